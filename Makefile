@@ -1,0 +1,28 @@
+# make demo: the whole job on real data.  make test: everything that must pass.  Both work on a fresh machine with Python 3.11+.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint clean
+
+# Rebuilt when a dependency list changes; pip is upgraded first because Python 3.11's own has no --group.
+$(VENV)/installed: pyproject.toml runtime/pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable "./runtime[cpu]" --editable . --group dev
+	touch $@
+
+demo: $(VENV)/installed
+	$(BIN)/edgeport demo --out demo
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: $(VENV)/installed lint
+	$(BIN)/pytest
+
+clean:
+	rm -rf $(VENV) demo dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

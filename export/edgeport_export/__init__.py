@@ -1,0 +1,22 @@
+"""Make bundles: export a trained network, prove its parity, quantise it, and write it with its evidence."""
+
+from .errors import AxisError, ExportError, OutputError, ParityError
+from .parity import Parity, measure_parity
+from .pipeline import ExportOptions, export_bundle
+from .source import Source, load_source
+from .verify import Verification, verify
+
+__all__ = [
+    "AxisError",
+    "ExportError",
+    "ExportOptions",
+    "OutputError",
+    "Parity",
+    "ParityError",
+    "Source",
+    "Verification",
+    "export_bundle",
+    "load_source",
+    "measure_parity",
+    "verify",
+]

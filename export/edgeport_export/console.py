@@ -1,0 +1,48 @@
+"""What people see: progress bars for anything that takes time, tables for results."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from .progress import Watch
+
+out = Console(soft_wrap=True, highlight=False)
+err = Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+@contextmanager
+def watching(title: str) -> Iterator[Watch]:
+    """Yield a Watch that shows one bar for each stage, on stderr; bars are gone when the block ends."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=30), TextColumn("{task.fields[note]}"), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True) as progress:
+        tasks: dict[str, TaskID] = {}
+
+        def watch(stage: str, done: int, total: int, note: str = "") -> None:
+            if stage not in tasks:
+                for earlier in tasks.values():
+                    progress.update(earlier, completed=1, total=1)
+                tasks[stage] = progress.add_task(f"{title}: {stage}", total=total, note="")
+            progress.update(tasks[stage], completed=done, total=total if total > 1 else None, note=f"{done}/{total}  {note}" if total > 1 else note)
+
+        yield watch
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str = "") -> None:
+    """Print one table on stdout, at its full width: a cut figure is worse than a long line."""
+    drawn = Table(title=title or None, title_justify="left")
+    for index, column in enumerate(columns):
+        drawn.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
+    for row in rows:
+        drawn.add_row(*(str(cell) for cell in row))
+    wide = Console(width=max(200, out.width), highlight=False) if not sys.stdout.isatty() else out
+    wide.print(drawn)
+
+
+def metric(name: str, value: float) -> str:
+    """A quality as people read it: 98.06% or 30.21 dB."""
+    return f"{value:.2%}" if name == "accuracy" else f"{value:.2f} dB"

@@ -1,0 +1,152 @@
+"""From an nn.Module to an fp32 ONNX model whose promised axes are dynamic, whose nodes are named by module, and that names no path."""
+
+import ast
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import onnx
+import onnx_ir
+import torch
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+from torch import Tensor, nn
+
+from edgeport_runtime import Contract
+from edgeport_runtime.contract import METADATA_KEY
+
+from .errors import AxisError, ExportError
+from .rewrites import TRANSLATIONS
+from .wrap import LEVELS, GraphModule, graph_outputs
+
+OPSET, IR_VERSION = 20, 10
+LARGEST_BYTES = 1_900_000_000  # protobuf ends at 2 GiB, and a bundle's files hold no external data
+SCOPES = "pkg.torch.onnx.name_scopes"
+ROOT = "network"  # where the user's module sits inside GraphModule
+WRAPPER = "edgeport/"  # prefix of the nodes around it: normalisation, layout, rounding
+
+
+def trace(network: nn.Module, contract: Contract) -> onnx.ModelProto:
+    """Export in eval mode at an example of batch 2 with unequal sides, neither 0 nor 1, so that no axis is taken for fixed.
+
+    The model has the outputs of `wrap.graph_outputs`; `finish` makes it a variant.
+    Raises ExportError where the exporter fails or the network is too large, AxisError where a promised axis came out fixed.
+    """
+    size = sum(value.numel() * value.element_size() for value in network.state_dict().values())
+    if size > LARGEST_BYTES:
+        raise ExportError(f"the network holds {size / 1e9:.1f} GB of weights; a bundle holds at most {LARGEST_BYTES / 1e9:.1f} GB")
+    module = GraphModule(network, contract).eval()
+    program = _export(module, example(contract), contract)
+    model = program.model
+    name_nodes(model)
+    ClearMetadataAndDocStringPass()(model)
+    model.graph.name, model.producer_name, model.producer_version = "edgeport", "edgeport", None
+    proto: onnx.ModelProto = onnx_ir.to_proto(model)
+    require_versions(proto)
+    require_dynamic(proto, contract)
+    return proto
+
+
+def example(contract: Contract) -> tuple[Tensor, ...]:
+    """Inputs to trace with: every named axis has a size of its own, at least 2, inside its range where the range allows it."""
+    sizes: dict[str, int] = {}
+    for each in contract.inputs:
+        if each.pixels is not None:
+            sizes |= {"height": each.pixels.height, "width": each.pixels.width + max(1, each.pixels.width // 4)}
+    for name, limits in contract.axes.items():
+        sizes[name] = max(2, min(sizes.get(name, 2), limits.high))
+    if sizes.get("height") == sizes.get("width") and "width" in contract.axes:
+        sizes["height"] = max(2, contract.axes["height"].low, sizes["height"] - 1)
+    shapes = [[axis if isinstance(axis, int) else sizes[axis] for axis in each.shape] for each in contract.inputs]
+    generator = torch.Generator().manual_seed(0)
+    return tuple(_random(shape, each.dtype, generator) for shape, each in zip(shapes, contract.inputs, strict=True))
+
+
+def _random(shape: Sequence[int], dtype: str, generator: torch.Generator) -> Tensor:
+    kind: torch.dtype = getattr(torch, dtype)
+    if kind.is_floating_point:
+        return torch.randn(list(shape), generator=generator, dtype=kind)
+    return torch.randint(0, 256 if dtype == "uint8" else 2, list(shape), generator=generator).to(kind)
+
+
+def _export(module: nn.Module, inputs: tuple[Tensor, ...], contract: Contract) -> Any:
+    named = [{index: axis for index, axis in enumerate(each.shape) if isinstance(axis, str)} for each in contract.inputs]
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.onnx.export(
+                module,
+                inputs,
+                dynamo=True,
+                verbose=False,
+                dynamic_shapes=(tuple(named),),  # one tuple for *inputs
+                input_names=[each.name for each in contract.inputs],
+                output_names=graph_outputs(contract),
+                opset_version=OPSET,
+                custom_translation_table=TRANSLATIONS,
+            )
+    except Exception as error:  # torch.onnx raises many kinds, some of them bare
+        raise ExportError(f"PyTorch could not export the network: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost cause says what happened; the outer ones say how to file a bug."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def name_nodes(model: onnx_ir.Model) -> None:
+    """Name every node by its module's path and its operator (`layer1.0.conv1/Conv`), so that later messages can name a module."""
+    taken: Counter[str] = Counter()
+    for node in model.graph:
+        name = _module_path(node) + node.op_type
+        taken[name] += 1
+        node.name = name if taken[name] == 1 else f"{name}_{taken[name]}"
+
+
+def _module_path(node: onnx_ir.Node) -> str:
+    """Where the node's weight lives; without one, the module that was running. (A folded BatchNorm leaves its own scope on the convolution.)"""
+    for value in node.inputs:
+        if value is not None and value.is_initializer() and value.name is not None and value.name.startswith(f"{ROOT}.") and value.name.endswith(".weight"):
+            return value.name.removeprefix(f"{ROOT}.").removesuffix(".weight") + "/"
+    scopes = ast.literal_eval(node.metadata_props.get(SCOPES, "[]"))
+    path: str = next((scope for scope in reversed(scopes[:-1]) if scope), "")
+    if path.split(".")[0] != ROOT:
+        return WRAPPER
+    return f"{path.removeprefix(ROOT).removeprefix('.')}/".removeprefix("/")
+
+
+def require_versions(model: onnx.ModelProto) -> None:
+    """A failed conversion leaves another opset behind without a word: read it back. Raises ExportError."""
+    found = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
+    if found.get("ai.onnx") != OPSET or model.ir_version != IR_VERSION:
+        raise ExportError(f"asked for opset {OPSET} and IR {IR_VERSION}, but the exporter wrote {found} and IR {model.ir_version}")
+
+
+def require_dynamic(model: onnx.ModelProto, contract: Contract) -> None:
+    """Every promised axis must be symbolic in the graph, under its name. Raises AxisError naming the axis."""
+    for value, each in zip(model.graph.input, contract.inputs, strict=True):
+        for position, (axis, dim) in enumerate(zip(each.shape, value.type.tensor_type.shape.dim, strict=True)):
+            found = dim.dim_param or dim.dim_value
+            if found != axis:
+                raise AxisError(
+                    f"axis {position} of input {each.name!r} was promised as {axis!r}, but the graph has it fixed at {found!r}; "
+                    "the network is bound to that size: fix the axis in the contract"
+                )
+
+
+def finish(model: onnx.ModelProto, contract: Contract) -> bytes:
+    """A variant's bytes: only the contract's outputs, and the contract itself in the metadata."""
+    final = onnx.ModelProto()
+    final.CopyFrom(model)
+    kept = [value for value in final.graph.output if not value.name.endswith(LEVELS)]
+    del final.graph.output[:]
+    final.graph.output.extend(kept)
+    del final.metadata_props[:]
+    onnx.helper.set_model_props(final, {METADATA_KEY: contract.to_json()})
+    onnx.checker.check_model(final, full_check=True)
+    return bytes(final.SerializeToString(deterministic=True))

@@ -1,0 +1,62 @@
+"""One training from names to a checkpoint: what `edgeport train` and the demo both do."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edgeport_models import Card, load_data, network, train
+from edgeport_models.checkpoint import save
+from edgeport_models.training import steps
+from edgeport_runtime import InputError, Quality
+from edgeport_runtime.evaluate import measure
+
+from .errors import OutputError
+from .progress import Watch
+from .wrap import Reference
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingJob:
+    """What to train and where to write it. `data`, `side_px`: the network's own where empty or 0. `changes`: to the recipe.
+
+    `arguments`: for the network's constructor.
+    """
+
+    name: str
+    out: Path
+    data: str = ""
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    side_px: int = 0
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    force: bool = False
+
+
+def run_training(job: TrainingJob, watch: Watch) -> Quality | None:
+    """Train, write the checkpoint, and return the quality on the held-out part; None where that part is empty.
+
+    Raises InputError for arguments the network does not take, OutputError where the file exists, DataError, NetworkError.
+    """
+    entry = network(job.name)
+    recipe = replace(entry.recipe, **job.changes)
+    strange = sorted(set(job.arguments) - entry.parameters)
+    if strange:
+        raise InputError(f"{job.name} takes no {' or '.join('--' + name for name in strange)}; leave it out")
+    if recipe.epochs < 1 or recipe.batch < 2 or not recipe.learning_rate > 0 or job.side_px < 0:
+        raise InputError("expected at least 1 epoch, a batch of at least 2, a learning rate above 0 and a size of at least 1")
+    if job.out.suffix != ".safetensors":
+        raise OutputError(f"{job.out}: checkpoints are written as .safetensors; give a file name with that ending")
+    if job.out.exists() and not job.force:
+        raise OutputError(f"{job.out} exists already; give another file with --out, or replace it with --force")
+    data = load_data(job.data or recipe.data, pairs=entry.generates)
+    contract = entry.contract(data.labels, job.side_px or entry.side_px)
+    torch.manual_seed(recipe.seed)
+    arguments = dict(job.arguments) | ({} if entry.generates else {"num_classes": len(data.labels)})
+    module = entry.make(arguments)
+    total, done = steps(data.train, recipe), iter(range(1, 1 << 62))
+    train(module, contract, data.train, recipe, lambda text: watch("batches", next(done), total, text))
+    card = Card(network=entry.name, arguments={**arguments, **entry.untrained}, contract=contract, data=data.name, recipe=asdict(recipe))
+    save(job.out, module, card)
+    return measure(contract, Reference(module, contract).pixels, data.test) if data.test else None

@@ -1,0 +1,109 @@
+"""The seam between a network and its graph: pixels in, named outputs out. The network itself is never edited.
+
+`GraphModule` is what is traced. `Reference` is what PyTorch says: the same network behind the textbook normalisation, in any
+precision; parity and golden cases come from it, so that a mistake in `GraphModule` shows as a difference.
+"""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from edgeport_runtime import Contract, Output
+
+LEVELS = ".levels"  # suffix of the value that holds a pixel output before rounding, in levels 0..255
+
+
+def graph_outputs(contract: Contract) -> list[str]:
+    """Names of everything that is traced: the contract's outputs, then the levels of pixel outputs."""
+    return [each.name for each in contract.outputs] + [each.name + LEVELS for each in contract.outputs if each.kind == "pixels"]
+
+
+def compared_outputs(contract: Contract) -> list[str]:
+    """Names of the values that parity looks at: before rounding, where the output is pixels."""
+    return [each.name + (LEVELS if each.kind == "pixels" else "") for each in contract.outputs]
+
+
+class GraphModule(nn.Module):
+    """uint8 pixels (N, H, W, C) -> the outputs named by `graph_outputs`, with normalisation and layout inside the graph."""
+
+    def __init__(self, network: nn.Module, contract: Contract) -> None:
+        super().__init__()
+        self.network = network
+        self.contract = contract
+        for index, each in enumerate(contract.inputs):
+            if each.pixels is not None:
+                mean, std = np.array(each.pixels.mean), np.array(each.pixels.std)
+                self.register_buffer(f"scale{index}", torch.tensor(1 / (255 * std), dtype=torch.float32))
+                self.register_buffer(f"shift{index}", torch.tensor(-mean / std, dtype=torch.float32))
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        network_inputs = [self._input(index, value) for index, value in enumerate(inputs)]
+        outputs = [from_network(value, each) for value, each in zip(flatten(self.network(*network_inputs)), self.contract.outputs, strict=True)]
+        return tuple(as_pixels(value) if each.kind == "pixels" else value for value, each in zip(outputs, self.contract.outputs, strict=True)) + tuple(
+            value for value, each in zip(outputs, self.contract.outputs, strict=True) if each.kind == "pixels"
+        )
+
+    def _input(self, index: int, value: Tensor) -> Tensor:
+        if self.contract.inputs[index].pixels is None:
+            return value
+        scale, shift = getattr(self, f"scale{index}"), getattr(self, f"shift{index}")
+        normalised: Tensor = (value.to(torch.float32) * scale + shift).permute(0, 3, 1, 2)
+        return normalised
+
+
+def flatten(outputs: Any) -> list[Tensor]:
+    """The tensors of a network's answer in order: one tensor, a tuple, a list or a dict of tensors."""
+    if isinstance(outputs, Tensor):
+        return [outputs]
+    return [tensor for each in (outputs.values() if isinstance(outputs, Mapping) else outputs) for tensor in flatten(each)]
+
+
+def from_network(value: Tensor, output: Output) -> Tensor:
+    """A pixel output as float levels 0..255 in (N, H, W, C); anything else as it is."""
+    if output.kind != "pixels":
+        return value
+    low, high = output.range
+    return ((value - low) * (255 / (high - low))).clamp(0, 255).permute(0, 2, 3, 1)
+
+
+def as_pixels(levels: Tensor) -> Tensor:
+    """Float levels 0..255 to uint8, halves to even."""
+    return levels.round().to(torch.uint8)
+
+
+class Reference:
+    """What PyTorch gives for the same arrays, in `dtype`. Holds a copy of the network, so that the original stays as it is."""
+
+    def __init__(self, network: nn.Module, contract: Contract, dtype: torch.dtype = torch.float32) -> None:
+        self.network = copy.deepcopy(network).eval().to(dtype)
+        self.contract = contract
+        self.dtype = dtype
+
+    def run(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Outputs by the names of `graph_outputs`; float outputs in `dtype`."""
+        contract = self.contract
+        with torch.inference_mode():
+            inputs = [self._input(torch.from_numpy(np.ascontiguousarray(arrays[each.name])), index) for index, each in enumerate(contract.inputs)]
+            outputs = [from_network(value, each) for value, each in zip(flatten(self.network(*inputs)), contract.outputs, strict=True)]
+        named: dict[str, NDArray[Any]] = {}
+        for value, each in zip(outputs, contract.outputs, strict=True):
+            named[each.name] = (as_pixels(value) if each.kind == "pixels" else value).numpy()
+            if each.kind == "pixels":
+                named[each.name + LEVELS] = value.numpy()
+        return named
+
+    def pixels(self, array: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+        """`run` for the only image input."""
+        return self.run({self.contract.inputs[0].name: array})
+
+    def _input(self, value: Tensor, index: int) -> Tensor:
+        pixels = self.contract.inputs[index].pixels
+        if pixels is None:
+            return value.to(self.dtype) if value.is_floating_point() else value
+        mean, std = (torch.tensor(values, dtype=self.dtype) for values in (pixels.mean, pixels.std))
+        return ((value.to(self.dtype) / 255 - mean) / std).permute(0, 3, 1, 2)

@@ -1,0 +1,144 @@
+"""Checkpoints: weights in a .safetensors file whose metadata says which network they belong to and what it was trained on."""
+
+import hashlib
+import json
+import os
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from edgeport_runtime import Contract, ContractError
+
+from .errors import CheckpointError
+
+KEY = "edgeport"
+LISTED = 40  # differing keys of one kind that a message names
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What a checkpoint says about itself: registry name, constructor arguments, contract (with the labels), data and recipe."""
+
+    network: str
+    arguments: Mapping[str, Any]
+    contract: Contract
+    data: str
+    recipe: Mapping[str, Any]
+
+    def to_json(self) -> str:
+        body = {"network": self.network, "arguments": dict(self.arguments), "contract": self.contract.to_dict(), "data": self.data, "recipe": dict(self.recipe)}
+        return json.dumps(body, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Card":
+        body = json.loads(text)
+        return cls(
+            network=body["network"], arguments=body["arguments"], contract=Contract.from_dict(body["contract"]), data=body["data"], recipe=body["recipe"]
+        )
+
+
+def save(path: str | Path, module: nn.Module, card: Card) -> None:
+    """Write the weights and the card as .safetensors, whole or not at all."""
+    path = Path(path)
+    staged = path.with_name(f".{path.name}.part")
+    state = {key: value.detach().contiguous() for key, value in module.state_dict().items()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(state, staged, metadata={KEY: card.to_json()})
+        os.replace(staged, path)  # noqa: PTH105  # atomic on one file system
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: the checkpoint cannot be written ({error})") from error
+    finally:
+        staged.unlink(missing_ok=True)
+
+
+def read_card(path: str | Path) -> Card:
+    """The card of a checkpoint that edgeport wrote. Raises CheckpointError where there is none."""
+    path = Path(path)
+    require_file(path)
+    if path.suffix != ".safetensors":
+        raise CheckpointError(f"{path}: expected a .safetensors file written by `edgeport train`, which names its own network")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: the checkpoint is damaged or truncated ({error}); copy or train it again") from error
+    if KEY not in metadata:
+        raise CheckpointError(f"{path}: these weights do not say which network they belong to; expected a checkpoint written by `edgeport train`")
+    try:
+        return Card.from_json(metadata[KEY])
+    except (ValueError, KeyError, TypeError, ContractError) as error:
+        raise CheckpointError(f"{path}: the checkpoint's own description cannot be read ({error}); train it again with this version") from error
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Tensors by name from .safetensors, or from .pt/.pth read with weights_only=True. Raises CheckpointError."""
+    path = Path(path)
+    require_file(path)
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # safe_open is no dict
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{path}: the checkpoint is damaged or truncated ({str(error).splitlines()[0] if str(error) else type(error).__name__}); copy or train it again"
+        ) from error
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path}: the file holds more than tensors (a pickled object, or no checkpoint at all); save the module's state_dict() and give that"
+        ) from error
+    return state_of(loaded, path)
+
+
+def state_of(loaded: Any, path: Path) -> dict[str, Tensor]:
+    """Find the tensors in what was loaded: nested under `state_dict` or `model`, behind `module.` or `_orig_mod.`."""
+    for _ in range(3):
+        if not isinstance(loaded, dict):
+            break
+        inner = next((loaded[key] for key in ("state_dict", "model_state_dict", "model") if isinstance(loaded.get(key), dict)), None)
+        if inner is None:
+            break
+        loaded = inner
+    if not isinstance(loaded, dict) or not loaded or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise CheckpointError(f"{path}: expected tensors by name (a state_dict, perhaps under 'state_dict' or 'model'), got {type(loaded).__name__}")
+    state: dict[str, Tensor] = loaded
+    while all(key.startswith(("module.", "_orig_mod.")) for key in state):
+        state = {key.split(".", 1)[1]: value for key, value in state.items()}
+    return state
+
+
+def load_state(module: nn.Module, state: Mapping[str, Tensor], *, name: str | Path) -> None:
+    """Load every tensor into the module. Raises CheckpointError listing all missing, unexpected and mis-shaped keys at once."""
+    wanted = module.state_dict()
+    missing = [key for key in wanted if key not in state]
+    unexpected = [key for key in state if key not in wanted]
+    shaped = [
+        f"{key} is {tuple(state[key].shape)}, expected {tuple(wanted[key].shape)}" for key in wanted if key in state and state[key].shape != wanted[key].shape
+    ]
+    faults = [(f"{len(keys)} {kind}", keys) for kind, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", shaped)) if keys]
+    if faults:
+        listed = "; ".join(f"{head}: {', '.join(keys[:LISTED])}{' …' if len(keys) > LISTED else ''}" for head, keys in faults)
+        raise CheckpointError(
+            f"{name}: these are not the weights of {type(module).__name__} as it was built ({listed}); give the checkpoint of this network, or other arguments"
+        )
+    module.load_state_dict(dict(state))
+
+
+def require_file(path: Path) -> None:
+    """Raises CheckpointError where there is no such file."""
+    if not path.is_file():
+        raise CheckpointError(f"{path}: expected a checkpoint, but there is no such file")
+
+
+def sha256(path: Path) -> str:
+    """Hash of a checkpoint's bytes, for the bundle's provenance."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

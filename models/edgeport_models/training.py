@@ -1,0 +1,122 @@
+"""Training, small and seeded: cross-entropy and SGD for classifiers, adversarial + L1 for the generator."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from edgeport_runtime import Contract
+from edgeport_runtime.evaluate import Example
+from edgeport_runtime.images import Source, prepare, require_size, stack
+
+from .datasets import Part
+from .errors import DataError
+from .generator import PatchDiscriminator
+from .registry import Recipe
+
+ADVERSARIAL_SHARE = 0.001  # of the generator's loss; the rest is L1 in the range -1..1
+MOST_ROTATION_RAD, MOST_ZOOM, MOST_SHIFT = 0.26, 0.15, 0.15  # of the random views; shift in half image sides
+Step = Callable[[str], None]
+
+
+def train(module: nn.Module, contract: Contract, part: Part, recipe: Recipe, step: Step = lambda text: None) -> None:
+    """Train in place and leave the module in eval mode. `step` is called with a line on the loss after every batch.
+
+    Repeatable on one machine with one number of threads: everything random comes from `recipe.seed`. Raises DataError, ImageError.
+    """
+    if len(part) < 2:
+        raise DataError(f"expected at least 2 images to learn from, got {len(part)}")
+    generator = torch.Generator().manual_seed(recipe.seed)
+    learn = _adversarial if contract.task == "image-to-image" else _classify
+    module.to(memory_format=torch.channels_last)
+    module.train()
+    learn(module, contract, part, recipe, generator, step)
+    module.eval().to(memory_format=torch.contiguous_format)
+
+
+def steps(part: Part, recipe: Recipe) -> int:
+    """How many batches a training takes."""
+    return recipe.epochs * len(_starts(len(part), recipe.batch))
+
+
+def _starts(count: int, batch: int) -> list[int]:
+    """Where each batch begins; a last batch of one image would leave BatchNorm without a variance, so it is dropped."""
+    return [start for start in range(0, count, batch) if count - start > 1]
+
+
+def normalise(pixels: Tensor, contract: Contract) -> Tensor:
+    """uint8 (B, H, W, C) -> float32 (B, C, H, W): (pixel / 255 - mean) / std."""
+    mean, std = (torch.tensor(values, dtype=torch.float32) for values in (contract.pixels.mean, contract.pixels.std))
+    return ((pixels.float() / 255 - mean) / std).permute(0, 3, 1, 2)
+
+
+def _pixels(examples: list[Example], contract: Contract) -> Tensor:
+    arrays = [prepare(example.source, contract.pixels) for example in examples]
+    require_size(arrays[0], contract, "the first image")
+    return torch.from_numpy(stack(arrays))
+
+
+def _batches(part: Part, contract: Contract, recipe: Recipe, generator: torch.Generator) -> Iterator[tuple[Tensor, list[Example]]]:
+    """Every epoch in another order: network input (B, C, H, W) and its examples."""
+    for _ in range(recipe.epochs):
+        order = torch.randperm(len(part), generator=generator).tolist()
+        for start in _starts(len(part), recipe.batch):
+            examples = [part[index] for index in order[start : start + recipe.batch]]
+            yield normalise(_pixels(examples, contract), contract), examples
+
+
+def _image(example: Example) -> Source:
+    """The image that a generator should make. Raises DataError where the example holds a label instead."""
+    if isinstance(example.truth, int):
+        raise DataError("a generator learns from pairs of images, but this example has a label")
+    return example.truth
+
+
+def random_views(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Rotate, zoom and shift each image a little, so that other people's handwriting is met halfway. (B, C, H, W) -> same."""
+    uniform = torch.rand((4, len(x)), generator=generator) * 2 - 1  # (4, B) in -1..1
+    angle, zoom, shift = uniform[0] * MOST_ROTATION_RAD, 1 + uniform[1] * MOST_ZOOM, uniform[2:] * MOST_SHIFT
+    cosine, sine = torch.cos(angle) * zoom, torch.sin(angle) * zoom
+    matrix = torch.stack([torch.stack([cosine, -sine, shift[0]], 1), torch.stack([sine, cosine, shift[1]], 1)], 1)  # (B, 2, 3)
+    grid = F.affine_grid(matrix, list(x.shape), align_corners=False)  # (B, H, W, 2)
+    return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+
+
+def _classify(module: nn.Module, contract: Contract, part: Part, recipe: Recipe, generator: torch.Generator, step: Step) -> None:
+    learnt = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.SGD(learnt, recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.learning_rate, total_steps=steps(part, recipe), pct_start=0.2)
+    for x, examples in _batches(part, contract, recipe, generator):
+        truth = torch.tensor([example.truth for example in examples])
+        loss = F.cross_entropy(module(random_views(x, generator).contiguous(memory_format=torch.channels_last)), truth)
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        schedule.step()
+        step(f"loss {loss.item():.4f}")
+
+
+def _adversarial(module: nn.Module, contract: Contract, part: Part, recipe: Recipe, generator: torch.Generator, step: Step) -> None:
+    torch.manual_seed(recipe.seed)
+    judge = PatchDiscriminator().to(memory_format=torch.channels_last)
+    makers = [torch.optim.Adam(module.parameters(), recipe.learning_rate), torch.optim.Adam(judge.parameters(), recipe.learning_rate / 4, betas=(0.5, 0.999))]
+    schedule = torch.optim.lr_scheduler.OneCycleLR(makers[0], recipe.learning_rate, total_steps=steps(part, recipe), pct_start=0.1)
+    for x, examples in _batches(part, contract, recipe, generator):
+        given = x.contiguous(memory_format=torch.channels_last)
+        wanted = normalise(torch.from_numpy(np.stack([prepare(_image(example), contract.pixels) for example in examples])), contract)
+        made = module(given)
+        real, fake = judge(given, wanted), judge(given, made.detach())
+        judged = F.binary_cross_entropy_with_logits(real, torch.ones_like(real)) + F.binary_cross_entropy_with_logits(fake, torch.zeros_like(fake))
+        makers[1].zero_grad()
+        judged.backward()  # type: ignore[no-untyped-call]
+        makers[1].step()
+        fooled = judge(given, made)
+        distance = F.l1_loss(made, wanted)
+        loss = distance + ADVERSARIAL_SHARE * F.binary_cross_entropy_with_logits(fooled, torch.ones_like(fooled))
+        makers[0].zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        makers[0].step()
+        schedule.step()
+        step(f"L1 {distance.item():.4f}, judge {judged.item():.3f}")

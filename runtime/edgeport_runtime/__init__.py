@@ -1,0 +1,40 @@
+"""Run edgeport bundles without PyTorch: `load` a bundle, call it with an image, `check` it on the machine at hand."""
+
+from .bundle import Bundle
+from .check import CheckReport
+from .compare import Comparison, Tolerance, compare
+from .contract import Contract, Input, Output, Pixels, Range
+from .device import SessionOptions
+from .errors import AlteredError, BundleError, ContractError, DeviceError, EdgeportError, FormatError, ImageError, InputError
+from .evaluate import Quality, evaluate
+from .model import Label, Model, Prediction, load
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AlteredError",
+    "Bundle",
+    "BundleError",
+    "CheckReport",
+    "Comparison",
+    "Contract",
+    "ContractError",
+    "DeviceError",
+    "EdgeportError",
+    "FormatError",
+    "ImageError",
+    "Input",
+    "InputError",
+    "Label",
+    "Model",
+    "Output",
+    "Pixels",
+    "Prediction",
+    "Quality",
+    "Range",
+    "SessionOptions",
+    "Tolerance",
+    "compare",
+    "evaluate",
+    "load",
+]

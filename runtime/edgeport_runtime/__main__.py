@@ -1,0 +1,7 @@
+"""`python -m edgeport_runtime` is `edgeport-run`, for machines where scripts are not on the path."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

@@ -1,0 +1,67 @@
+"""Golden cases, re-run on the machine at hand: the bundle's proof that the numbers are still the same."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .bundle import Bundle, GoldenCase
+from .compare import Comparison, Tolerance, compare
+from .contract import Contract
+from .engine import Arrays
+from .errors import BundleError
+from .protobuf import Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckReport:
+    """One comparison for each output of each golden case. True where there is at least one and all passed."""
+
+    precision: str
+    against: str
+    comparisons: tuple[Comparison, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.comparisons) and all(self.comparisons)
+
+    def __str__(self) -> str:
+        passed = sum(map(bool, self.comparisons))
+        head = f"{self.precision}: {passed} of {len(self.comparisons)} golden outputs agree with {self.against}"
+        return "\n".join([head, *(f"  FAILED {each}" for each in self.comparisons if not each)])
+
+
+def check(bundle: Bundle, precision: str, run: Callable[[Arrays], Arrays]) -> CheckReport:
+    """Run every golden case through `run` and compare. Raises AlteredError where a stored tensor was changed."""
+    contract = bundle.manifest.contract
+    if not bundle.manifest.golden:
+        raise BundleError(f"{bundle.folder}: this bundle has no golden cases, so there is nothing to check")
+    comparisons = []
+    for case in bundle.manifest.golden:
+        inputs = {each.name: bundle.tensor(file) for each, file in zip(contract.inputs, case.inputs, strict=True)}
+        outputs = run(inputs)
+        for name, expected, tolerance in _expected(bundle, case, contract, precision):
+            comparisons.append(compare(f"{case.folder}/{name}", outputs[name], expected, tolerance))
+    return CheckReport(precision=precision, against="PyTorch" if precision == "fp32" else f"what {precision} gave on the host", comparisons=tuple(comparisons))
+
+
+def _expected(bundle: Bundle, case: GoldenCase, contract: Contract, precision: str) -> Iterator[tuple[str, Array, Tolerance]]:
+    """fp32 is held to PyTorch, before rounding where the output is pixels; other precisions to what they gave on the host."""
+    if precision not in case.tolerance:
+        raise BundleError(f"{bundle.folder}: {case.folder} holds nothing to check {precision} against")
+    files = case.outputs if precision == "fp32" else case.host[precision]
+    for output, file, tolerance in zip(contract.outputs, files, case.tolerance[precision], strict=True):
+        before_rounding = case.levels.get(output.name) if precision == "fp32" else None
+        yield output.name, bundle.tensor(before_rounding or file), tolerance
+
+
+def drift_tolerance(host: NDArray[Any], truth: NDArray[Any], floor: float) -> Tolerance:
+    """What a lossy variant may differ by on another machine from what it gave on the host.
+
+    Its own error bounds it: a drift as large as the error would double what the user was promised, so the largest drift
+    may reach the largest error, and the rms half of the rms error. Fused integer kernels differ by single quantisation
+    steps between machines (microsoft/onnxruntime#32132), which stays under both; saturating products do not.
+    """
+    error = np.abs(host.astype(np.float64) - truth.astype(np.float64))
+    return Tolerance(max_abs=max(floor, float(error.max())), rms=max(floor, 0.5 * float(np.sqrt(np.mean(error**2)))))

@@ -1,0 +1,151 @@
+"""`edgeport-run`: the runtime's functions from a shell. Exit code 0: good; 1: a check failed; 2: bad input."""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from . import __version__
+from .bundle import Bundle
+from .device import PROVIDERS
+from .doctor import diagnose
+from .errors import EdgeportError, InputError
+from .evaluate import evaluate
+from .model import PRECISIONS, Model, Prediction, load
+from .timing import example_inputs, measure_calls
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = build_parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except EdgeportError as error:
+        print(f"edgeport-run: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("edgeport-run: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of a pipe, `head` say, has left
+        sys.stderr.close()
+        return 141
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="edgeport-run", description="Run an edgeport bundle. No PyTorch needed.")
+    parser.add_argument("--version", action="version", version=f"edgeport-runtime {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: Any, text: str, *, model: bool = True) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        added.set_defaults(run=run)
+        added.add_argument("--json", action="store_true", help="print JSON for machines")
+        if model:
+            added.add_argument("bundle", help="folder of the bundle, or a lone .onnx file that edgeport wrote")
+            added.add_argument("--device", default="cpu", choices=sorted(PROVIDERS), help="where to run; never another one than asked")
+            added.add_argument("--precision", default="auto", choices=PRECISIONS)
+            added.add_argument("--threads", type=int, default=0, help="0: what CPU affinity and cgroup quota allow")
+        return added
+
+    info = command("info", _info, "what the bundle holds and promises", model=False)
+    info.add_argument("bundle", help="folder of the bundle")
+    command("check", _check, "re-run the golden cases on this machine; exit code 1 where one fails")
+    predict = command("predict", _predict, "predict images")
+    predict.add_argument("images", nargs="+")
+    predict.add_argument("--top", type=int, default=3, help="classes to list for each image")
+    predict.add_argument("--out", type=Path, help="folder for the images that a generator makes")
+    quality = command("eval", _eval, "accuracy on a folder of class folders, or PSNR on folders `input` and `target`")
+    quality.add_argument("data", help="folder:PATH")
+    bench = command("bench", _bench, "milliseconds per call on this machine")
+    bench.add_argument("--batch", type=int, default=1)
+    bench.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="pixels; the contract's size if left out")
+    bench.add_argument("--seconds", type=float, default=2.0)
+    command("doctor", _doctor, "what this machine can run, and what is wrong with it", model=False)
+    return parser
+
+
+def _load(arguments: argparse.Namespace) -> Model:
+    return load(arguments.bundle, device=arguments.device, precision=arguments.precision, threads=arguments.threads)
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    bundle = Bundle(arguments.bundle)
+    manifest = bundle.manifest
+    if arguments.json:
+        return _print(json.loads(manifest.to_json()))
+    contract = manifest.contract
+    _print(f"{manifest.name}: {contract.task}, format {manifest.format}")
+    for each in contract.inputs:
+        _print(f"  input   {each.name}: {each.dtype} ({', '.join(map(str, each.shape))})")
+    for output in contract.outputs:
+        _print(f"  output  {output.name}: {output.dtype} ({', '.join(map(str, output.shape))})")
+    _print("  axes    " + ", ".join(f"{name} {size}" for name, size in contract.axes.items()))
+    if contract.labels:
+        _print("  labels  " + ", ".join(contract.labels[:10]) + (f" … {len(contract.labels)} in all" if len(contract.labels) > 10 else ""))
+    for variant in manifest.variants:
+        _print(f"  {variant.precision:7s} {variant.file}: {variant.bytes:,} bytes, opset {variant.opset}, onnxruntime {variant.onnxruntime} or newer")
+    _print(f"  auto    {manifest.auto['precision']}: {manifest.auto['reason']}")
+    return _print(f"  golden  {len(manifest.golden)} cases")
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    model = _load(arguments)
+    report = model.check()
+    _print({"passed": bool(report), **asdict(report)} if arguments.json else str(report))
+    return 0 if report else 1
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    model = _load(arguments)
+    if model.contract.task == "image-to-image" and arguments.out is None:
+        raise InputError("this model makes images: name a folder for them with --out")
+    names = [f"{Path(image).stem}.png" for image in arguments.images]
+    if arguments.out is not None and len(set(names)) < len(names):
+        raise InputError("two of the images have the same name, so one result would overwrite the other; predict them in two calls")
+    for image, name, answer in zip(arguments.images, names, model.batch(arguments.images, top=arguments.top), strict=True):
+        if isinstance(answer, Prediction):
+            text = "  ".join(f"{each.label} {each.score:.3f}" for each in answer.top)
+            _print({"image": image, **asdict(answer)} if arguments.json else f"{image}: {text}")
+            continue
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        answer.save(arguments.out / name)
+        _print({"image": image, "out": str(arguments.out / name)} if arguments.json else f"{image} -> {arguments.out / name}")
+    return 0
+
+
+def _eval(arguments: argparse.Namespace) -> int:
+    model = _load(arguments)
+    quality = evaluate(model, arguments.data)
+    if arguments.json:
+        return _print({"precision": model.precision, "metric": quality.metric, "value": quality.value, "count": quality.count})
+    return _print(f"{model.precision}: {quality} on {quality.count} images")
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    model = _load(arguments)
+    if arguments.batch < 1 or not arguments.seconds > 0:
+        raise InputError("--batch must be at least 1 and --seconds above 0")
+    inputs = example_inputs(model.contract, batch=arguments.batch, size_px=tuple(arguments.size) if arguments.size else None)
+    timing = measure_calls(lambda: model.raw(**inputs), seconds=arguments.seconds)
+    if arguments.json:
+        return _print({"precision": model.precision, "device": arguments.device, "batch": arguments.batch, **asdict(timing)})
+    where = f"{model.precision} on {arguments.device}, batch {arguments.batch}"
+    return _print(f"{where}: {timing.median_ms:.3f} ms a call, {timing.median_ms / arguments.batch:.3f} ms an image (median of {timing.calls})")
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    diagnosis = diagnose()
+    if arguments.json:
+        _print(asdict(diagnosis))
+    else:
+        for name, fact in diagnosis.facts.items():
+            _print(f"{name:20s}{fact}")
+        for fault in diagnosis.faults:
+            _print(f"FAULT: {fault}")
+    return 0 if diagnosis else 1
+
+
+def _print(value: Any) -> int:
+    print(value if isinstance(value, str) else json.dumps(value))
+    return 0

@@ -1,0 +1,240 @@
+"""The contract: what a model promises to whoever feeds it, in one frozen value that travels with every file."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
+
+from .errors import ContractError, InputError
+
+Task = Literal["classification", "image-to-image", "tensors"]
+Resize = Literal["stretch", "crop", "letterbox", "keep"]
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+CHANNELS = {"RGB": 3, "L": 1}
+METADATA_KEY = "edgeport.contract"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pixels:
+    """How an image becomes the uint8 pixels a network is fed, and how the graph normalises them.
+
+    `height`, `width`: the size in pixels that the network is used at unless the caller names another.
+    `mode`: "RGB" (3 channels) or "L" (grey, 1 channel).
+    `resize`: "stretch" to height x width; "crop": the shorter side to `resize_shorter_px`, then the centre;
+        "letterbox": fit inside, padded with `fill`; "keep": the image's own size.
+    `interpolation`: Pillow's filter, antialiased whenever the image shrinks.
+    `mean`, `std`: per channel, for pixels scaled to 0..1: the network sees (pixel / 255 - mean) / std.
+    """
+
+    height: int
+    width: int
+    mode: Literal["RGB", "L"] = "RGB"
+    resize: Resize = "stretch"
+    resize_shorter_px: int = 0
+    interpolation: Interpolation = "bilinear"
+    fill: int = 114
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+
+    @property
+    def channels(self) -> int:
+        return CHANNELS[self.mode]
+
+    def faults(self) -> list[str]:
+        found = [f"pixels.{name} must be at least 1, got {getattr(self, name)}" for name in ("height", "width") if getattr(self, name) < 1]
+        if self.mode not in CHANNELS:
+            return [*found, f"pixels.mode must be one of {sorted(CHANNELS)}, got {self.mode!r}"]
+        for name, allowed in (("resize", get_args(Resize)), ("interpolation", get_args(Interpolation))):
+            if getattr(self, name) not in allowed:
+                found.append(f"pixels.{name} must be one of {list(allowed)}, got {getattr(self, name)!r}")
+        for name in ("mean", "std"):
+            if len(getattr(self, name)) != self.channels:
+                found.append(f"pixels.{name} must have {self.channels} values for mode {self.mode}, got {len(getattr(self, name))}")
+        if any(not value > 0 for value in self.std):
+            found.append(f"pixels.std must be above 0, got {self.std}")
+        if self.resize == "crop" and self.resize_shorter_px < 1:
+            found.append("pixels.resize_shorter_px must be at least 1 where resize is 'crop'")
+        if not 0 <= self.fill <= 255:
+            found.append(f"pixels.fill must be in 0..255, got {self.fill}")
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Input:
+    """One input of the graph. `shape` holds sizes, or names of axes; `pixels` is None for a plain tensor."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+    pixels: Pixels | None = None
+
+    def faults(self) -> list[str]:
+        if self.pixels is None:
+            return []
+        found = self.pixels.faults()
+        if self.dtype != "uint8" or len(self.shape) != 4 or self.shape[-1] != CHANNELS.get(self.pixels.mode):
+            found.append(f"input {self.name!r} holds pixels, so it must be uint8 of shape (batch, height, width, channels), got {self.dtype} {self.shape}")
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """One output of the graph: `kind` says what it means, `shape` names the axes it follows.
+
+    `range`: for pixels, the values of the network that become the levels 0 and 255.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+    kind: Literal["logits", "pixels", "tensor"]
+    range: tuple[float, float] = (-1.0, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Range:
+    """The sizes that an axis promises, both ends included."""
+
+    low: int
+    high: int
+
+    def __contains__(self, size: object) -> bool:
+        return isinstance(size, int) and self.low <= size <= self.high
+
+    def __str__(self) -> str:
+        return f"{self.low}..{self.high}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contract:
+    """What a model promises: its task, inputs, dynamic axes with their ranges, outputs and labels.
+
+    Raises ContractError listing every fault at once.
+    """
+
+    task: Task
+    inputs: tuple[Input, ...]
+    outputs: tuple[Output, ...]
+    axes: Mapping[str, Range] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        found = [fault for each in self.inputs for fault in each.faults()]
+        if self.task not in get_args(Task):
+            found.append(f"task must be one of {list(get_args(Task))}, got {self.task!r}")
+        if not self.inputs or not self.outputs:
+            found.append("at least one input and one output are needed")
+        named = {axis for each in self.inputs for axis in each.shape if isinstance(axis, str)}
+        found += [f"axis {axis!r} of an input has no range" for axis in sorted(named - set(self.axes))]
+        found += [f"axis {axis!r} has a range but is in no input" for axis in sorted(set(self.axes) - named)]
+        found += [f"axis {name!r} has the range {size}: expected 1 <= low <= high" for name, size in self.axes.items() if not 1 <= size.low <= size.high]
+        if self.task == "classification" and self.labels and self.outputs and self.outputs[0].shape[-1] != len(self.labels):
+            found.append(f"{len(self.labels)} labels for an output of {self.outputs[0].shape[-1]} classes")
+        if self.task != "tensors" and (len(self.inputs) != 1 or self.inputs[0].pixels is None):
+            found.append(f"the task {self.task!r} takes exactly one input of pixels")
+        if found:
+            raise ContractError("the contract contradicts itself: " + "; ".join(found))
+
+    @property
+    def pixels(self) -> Pixels:
+        """The pixels of the only image input. Raises ContractError for a contract of plain tensors."""
+        if self.inputs[0].pixels is None:
+            raise ContractError("this contract takes plain tensors, not images: use raw() with arrays")
+        return self.inputs[0].pixels
+
+    @property
+    def largest_batch(self) -> int:
+        """The largest batch of the first input: its first axis."""
+        axis = self.inputs[0].shape[0]
+        return axis if isinstance(axis, int) else self.axes[axis].high
+
+    def require_arrays(self, arrays: Mapping[str, Any]) -> None:
+        """Check names, dtypes and shapes (axes within their ranges, one size for each name) before a run.
+
+        Raises InputError that names the input, what was expected and what came.
+        """
+        if set(arrays) != {each.name for each in self.inputs}:
+            raise InputError(f"expected the inputs {sorted(each.name for each in self.inputs)}, got {sorted(arrays)}")
+        sizes: dict[str, int] = {}
+        for each in self.inputs:
+            array = arrays[each.name]
+            if str(array.dtype) != each.dtype or len(array.shape) != len(each.shape):
+                wanted = f"{each.dtype} with axes ({', '.join(map(str, each.shape))})"
+                raise InputError(f"input {each.name!r}: expected {wanted}, got {array.dtype} of shape {tuple(array.shape)}")
+            for position, (axis, size) in enumerate(zip(each.shape, array.shape, strict=True)):
+                self._require_size(each.name, position, axis, size, sizes)
+
+    def _require_size(self, name: str, position: int, axis: int | str, size: int, sizes: dict[str, int]) -> None:
+        if isinstance(axis, int):
+            if size != axis:
+                raise InputError(f"input {name!r}: expected {axis} along axis {position}, got {size}")
+        elif size not in self.axes[axis]:
+            raise InputError(f"input {name!r}: {axis} must be within {self.axes[axis]}, got {size}")
+        elif sizes.setdefault(axis, size) != size:
+            raise InputError(f"input {name!r}: {axis} is {sizes[axis]} in another input, but {size} here")
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def to_json(self) -> str:
+        """Canonical text: equal contracts give equal bytes."""
+        return canonical_json(self.to_dict())
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Contract":
+        """Read what `to_dict` wrote. Raises ContractError where a field is missing, unknown or of the wrong kind."""
+        try:
+            return cls(
+                task=data["task"],
+                inputs=tuple(_input(each) for each in data["inputs"]),
+                outputs=tuple(Output(**_tuples(each)) for each in data["outputs"]),
+                axes={name: Range(low=int(size["low"]), high=int(size["high"])) for name, size in data["axes"].items()},
+                labels=tuple(str(label) for label in data["labels"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ContractError(f"this is not a contract that this version of edgeport can read ({type(error).__name__}: {error})") from error
+
+    @classmethod
+    def from_json(cls, text: str) -> "Contract":
+        try:
+            return cls.from_dict(json.loads(text))
+        except json.JSONDecodeError as error:
+            raise ContractError(f"the contract is not JSON: {error}") from error
+
+
+def canonical_json(data: Any) -> str:
+    """JSON with sorted keys and no spaces, the form that is hashed and compared."""
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def _tuples(data: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON knows no tuples: lists become tuples again, so that equal contracts compare equal."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
+
+
+def _input(data: Mapping[str, Any]) -> Input:
+    pixels = data["pixels"]
+    return Input(**{**_tuples(data), "pixels": None if pixels is None else Pixels(**_tuples(pixels))})
+
+
+def pixel_input(pixels: Pixels, name: str = "pixels") -> Input:
+    """The input every image network has: uint8 (batch, height, width, channels)."""
+    return Input(name=name, dtype="uint8", shape=("batch", "height", "width", pixels.channels), pixels=pixels)
+
+
+def image_axes(*, smallest_px: int, largest_px: int = 1024, largest_batch: int = 64) -> dict[str, Range]:
+    """Ranges for the three axes of an image input."""
+    side = Range(low=smallest_px, high=largest_px)
+    return {"batch": Range(low=1, high=largest_batch), "height": side, "width": side}
+
+
+def classification(pixels: Pixels, labels: tuple[str, ...], axes: Mapping[str, Range]) -> Contract:
+    """One image in, one row of logits out: float32 (batch, classes)."""
+    logits = Output(name="logits", dtype="float32", shape=("batch", len(labels)), kind="logits")
+    return Contract(task="classification", inputs=(pixel_input(pixels),), outputs=(logits,), axes=axes, labels=labels)
+
+
+def image_to_image(pixels: Pixels, axes: Mapping[str, Range]) -> Contract:
+    """One image in, an image of the same size out: uint8 (batch, height, width, channels)."""
+    image = Output(name="image", dtype="uint8", shape=("batch", "height", "width", pixels.channels), kind="pixels")
+    return Contract(task="image-to-image", inputs=(pixel_input(pixels),), outputs=(image,), axes=axes)

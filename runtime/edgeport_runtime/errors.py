@@ -1,0 +1,46 @@
+"""Every error that edgeport raises on purpose.
+
+    EdgeportError
+    ├── BundleError          a bundle cannot be used as it is
+    │   ├── FormatError      its manifest is malformed or of a newer format
+    │   └── AlteredError     a file differs from what the manifest says
+    ├── ContractError        a contract contradicts itself
+    ├── ImageError           what was given as an image is not one, or does not fit the contract
+    ├── InputError           an array, an option or a path does not fit
+    └── DeviceError          the device asked for cannot run the model here
+
+The host side adds its own branches where they belong (`CheckpointError`, `DataError`, `ExportError`, …).
+Each message says what was expected, what came, and what to do.
+"""
+
+
+class EdgeportError(Exception):
+    """The root: catch this to catch everything that edgeport raises on purpose."""
+
+
+class BundleError(EdgeportError):
+    """A bundle is missing, incomplete, or cannot be loaded."""
+
+
+class FormatError(BundleError):
+    """A manifest is malformed, or written in a format this version cannot read."""
+
+
+class AlteredError(BundleError):
+    """A file of the bundle does not have the content that its manifest promises."""
+
+
+class ContractError(EdgeportError):
+    """A contract contradicts itself; the message lists every fault at once."""
+
+
+class ImageError(EdgeportError):
+    """An image cannot be decoded, or is outside the sizes that the model promises."""
+
+
+class InputError(EdgeportError):
+    """An argument has the wrong type, shape, dtype or value."""
+
+
+class DeviceError(EdgeportError):
+    """The device that was asked for cannot run the model on this machine."""

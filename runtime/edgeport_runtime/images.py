@@ -1,0 +1,160 @@
+"""From anything that holds an image to the uint8 pixels of a contract.
+
+The only preprocessing there is: training, calibration, parity and the device all call `prepare`.
+"""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from .contract import Contract, Pixels
+from .errors import ImageError, InputError
+
+Pixel = NDArray[np.uint8]
+Source = str | Path | bytes | Image.Image | NDArray[Any]
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+LARGEST_PX = 89_478_485  # Pillow only warns up to twice this; see PIL.Image.MAX_IMAGE_PIXELS
+FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+def decode(source: Source) -> Image.Image:
+    """Open a file, bytes, a PIL image or an array as an upright PIL image, still in its own mode.
+
+    Arrays are uint8 of shape (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA, values in 0..255.
+    Raises ImageError where it is no image, is truncated, or has more than LARGEST_PX pixels.
+    """
+    if isinstance(source, np.ndarray):
+        return _from_array(source)
+    if isinstance(source, Image.Image):
+        return ImageOps.exif_transpose(source)
+    name = describe(source)
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
+            if image.width * image.height > LARGEST_PX:
+                raise ImageError(f"{name}: {image.width}x{image.height} pixels are more than the {LARGEST_PX:,} that are decoded; shrink the image first")
+            image.load()
+            return ImageOps.exif_transpose(image)
+    except FileNotFoundError as error:
+        raise ImageError(f"{name}: there is no such file") from error
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{name}: expected an image ({', '.join(FORMATS)}), but the content is not one") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{name}: the image claims more pixels than the {LARGEST_PX:,} that are decoded; shrink it first") from error
+    except (OSError, ValueError, SyntaxError) as error:  # Pillow raises SyntaxError for broken PNG chunks
+        raise ImageError(f"{name}: the image cannot be read ({error})") from error
+
+
+def describe(source: Source) -> str:
+    """What to call an image in a message: its path, or what kind of thing it is."""
+    if isinstance(source, str | Path):
+        return str(source)
+    if isinstance(source, bytes):
+        return f"an image of {len(source)} bytes"
+    if isinstance(source, Image.Image):
+        return f"a PIL image of {source.width}x{source.height} pixels (WxH)"
+    return f"an array of shape {source.shape}"
+
+
+def _from_array(array: NDArray[Any]) -> Image.Image:
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)) or 0 in array.shape:
+        raise ImageError(f"expected a uint8 array of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got {array.dtype} of shape {array.shape}")
+    return Image.fromarray(array[:, :, 0] if array.ndim == 3 and array.shape[2] == 1 else np.ascontiguousarray(array))
+
+
+def convert(image: Image.Image, mode: str) -> Image.Image:
+    """To RGB or L as torchvision's loader does (`convert`): alpha is dropped, palettes are looked up, CMYK is converted.
+
+    16-bit grey is scaled to 8 bits first, because Pillow's own conversion clips it at 255.
+    """
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image).astype(np.uint32) // 257).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise ImageError(f"expected 8 or 16 bits a channel, got an image of mode {image.mode}; convert it to 8 bits first")
+    elif image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image if image.mode == mode else image.convert(mode)
+
+
+def fit(image: Image.Image, pixels: Pixels, height: int, width: int) -> Image.Image:
+    """Resize, crop or pad to height x width as the contract's rule says; "keep" leaves the image alone."""
+    resample = FILTERS[pixels.interpolation]
+    if pixels.resize == "stretch":
+        return image.resize((width, height), resample)
+    if pixels.resize == "crop":
+        return _centre(_shorter(image, round(pixels.resize_shorter_px * min(height, width) / min(pixels.height, pixels.width)), resample), height, width)
+    if pixels.resize == "letterbox":
+        scale = min(width / image.width, height / image.height)
+        inner = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), resample)
+        page = Image.new(image.mode, (width, height), (pixels.fill,) * pixels.channels if pixels.channels > 1 else pixels.fill)
+        page.paste(inner, ((width - inner.width) // 2, (height - inner.height) // 2))
+        return page
+    return image
+
+
+def _shorter(image: Image.Image, size_px: int, resample: Image.Resampling) -> Image.Image:
+    """torchvision's Resize(int): the longer side is truncated, not rounded (383, not 384, for 640x427 at 256)."""
+    longer = int(size_px * max(image.size) / min(image.size))
+    return image.resize((size_px, longer) if image.width <= image.height else (longer, size_px), resample)
+
+
+def _centre(image: Image.Image, height: int, width: int) -> Image.Image:
+    """torchvision's CenterCrop: round-half-even offsets, black where the image is too small."""
+    if image.width < width or image.height < height:
+        page = Image.new(image.mode, (max(width, image.width), max(height, image.height)))
+        page.paste(image, ((page.width - image.width) // 2, (page.height - image.height) // 2))
+        image = page
+    left, top = round((image.width - width) / 2), round((image.height - height) / 2)
+    return image.crop((left, top, left + width, top + height))
+
+
+def prepare(source: Source, pixels: Pixels, size_px: tuple[int, int] | None = None) -> Pixel:
+    """Decode, convert and fit one image: uint8 (height, width, channels), values in 0..255.
+
+    `size_px`: (height, width) instead of the contract's. Raises ImageError.
+    """
+    height, width = size_px or (pixels.height, pixels.width)
+    image = fit(convert(decode(source), pixels.mode), pixels, height, width)
+    array = np.array(image, dtype=np.uint8)
+    return array if array.ndim == 3 else array[:, :, np.newaxis]
+
+
+def require_size(array: Pixel, contract: Contract, name: str) -> None:
+    """Refuse an image outside the sizes that the contract promises. Raises ImageError naming the image."""
+    for axis, size in zip(contract.inputs[0].shape[1:3], array.shape[:2], strict=True):
+        if isinstance(axis, int) and size != axis:
+            raise ImageError(
+                f"{name}: this model takes images of {contract.inputs[0].shape[1]}x{contract.inputs[0].shape[2]} (HxW), got {array.shape[0]}x{array.shape[1]}"
+            )
+        if isinstance(axis, str) and size not in contract.axes[axis]:
+            small = size < contract.axes[axis].low
+            raise ImageError(
+                f"{name}: {size} px is too {'small' if small else 'large'} for the {axis} of this model ({contract.axes[axis]} px); resize the image first"
+            )
+
+
+def stack(arrays: Sequence[Pixel]) -> Pixel:
+    """Images of one size as one batch: uint8 (N, H, W, C). Raises ImageError where sizes differ."""
+    if len({array.shape for array in arrays}) > 1:
+        raise ImageError(f"one batch holds images of one size, got {sorted({array.shape for array in arrays})}")
+    return np.stack(arrays)
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The image files directly in a folder, sorted by name. Raises InputError where there are none."""
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES) if folder.is_dir() else []
+    if not found:
+        raise InputError(
+            f"{folder}: expected a folder of images ({', '.join(SUFFIXES)}), but there {'are none in it' if folder.is_dir() else 'is no such folder'}"
+        )
+    return found

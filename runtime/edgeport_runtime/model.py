@@ -1,0 +1,171 @@
+"""The model an application holds: images in, predictions out."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from .bundle import Bundle
+from .check import CheckReport, check
+from .contract import METADATA_KEY, Contract
+from .device import SessionOptions
+from .engine import Arrays, Engine
+from .errors import BundleError, InputError
+from .images import Pixel, Source, describe, prepare, require_size, stack
+from .protobuf import read_outline
+
+PRECISIONS = ("auto", "fp32", "int8", "fp16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Label:
+    """One class with its probability."""
+
+    label: str
+    score: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What a classifier says of one image: the most probable class, and `top` classes in falling order of probability."""
+
+    label: str
+    score: float
+    top: tuple[Label, ...]
+
+
+class Model:
+    """A loaded variant. Safe to use from several threads at once.
+
+    `precision`, `reason`: the variant that runs, and why it was chosen.
+    """
+
+    def __init__(self, engine: Engine, *, precision: str, reason: str, bundle: Bundle | None) -> None:
+        self.engine = engine
+        self.contract = engine.contract
+        self.precision = precision
+        self.reason = reason
+        self.bundle = bundle
+
+    def __call__(self, source: Source, *, size_px: tuple[int, int] | None = None, top: int = 5) -> "Prediction | Image.Image":
+        """Predict one image: a file, bytes, PIL image or uint8 array. Returns a Prediction, or for a generator an image.
+
+        `size_px`: (height, width) to run at instead of the contract's. Raises ImageError.
+        """
+        return self.batch([source], size_px=size_px, top=top)[0]
+
+    def batch(self, sources: Iterable[Source], *, size_px: tuple[int, int] | None = None, top: int = 5) -> "list[Prediction | Image.Image]":
+        """Predict several images, grouped by size into the largest batches the contract allows; answers in the order given."""
+        if self.contract.task == "tensors":
+            raise InputError("this model takes plain tensors, so there is no image to predict from: use raw() with arrays")
+        arrays = [self._prepare(source, size_px) for source in sources]
+        answers: list[Prediction | Image.Image | None] = [None] * len(arrays)
+        for group in batches([array.shape for array in arrays], self.contract.largest_batch):
+            outputs = self.raw(stack([arrays[index] for index in group]))
+            for index, answer in zip(group, interpret(self.contract, outputs, top), strict=True):
+                answers[index] = answer
+        return [answer for answer in answers if answer is not None]
+
+    def raw(self, pixels: "NDArray[Any] | None" = None, /, **tensors: NDArray[Any]) -> Arrays:
+        """One run of the graph on arrays, without any preprocessing.
+
+        `pixels`: uint8 (N, H, W, C) for a model of one image input; otherwise one keyword for each input.
+        Returns every output by name: "logits" float32 (N, classes), or "image" uint8 (N, H, W, C). Raises InputError.
+        """
+        if pixels is not None:
+            tensors = {self.contract.inputs[0].name: np.asarray(pixels), **tensors}
+        return self.engine.run(tensors)
+
+    def check(self) -> CheckReport:
+        """Re-run the golden cases on this machine. Raises BundleError for a lone .onnx file, which carries none."""
+        if self.bundle is None:
+            raise BundleError("a lone .onnx file carries no golden cases: load the bundle's folder to check it")
+        return check(self.bundle, self.precision, self.engine.run)
+
+    def _prepare(self, source: Source, size_px: tuple[int, int] | None) -> Pixel:
+        array = prepare(source, self.contract.pixels, size_px)
+        require_size(array, self.contract, describe(source))
+        return array
+
+
+def batches(shapes: Sequence[tuple[int, ...]], largest: int) -> list[list[int]]:
+    """Indices of equal shapes in lists of at most `largest`, in order of first appearance."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index, shape in enumerate(shapes):
+        groups.setdefault(shape, []).append(index)
+    return [group[start : start + largest] for group in groups.values() for start in range(0, len(group), largest)]
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Probabilities along the last axis, in float64."""
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    exponents: NDArray[np.float64] = np.exp(shifted)
+    probabilities: NDArray[np.float64] = exponents / exponents.sum(axis=-1, keepdims=True)
+    return probabilities
+
+
+def interpret(contract: Contract, outputs: Arrays, top: int) -> "list[Prediction | Image.Image]":
+    """Turn one batch of raw outputs into what the task promises."""
+    if contract.task == "classification":
+        return [_prediction(row, contract.labels, top) for row in softmax(outputs[contract.outputs[0].name])]
+    return [Image.fromarray(row[:, :, 0] if row.shape[2] == 1 else row) for row in outputs[contract.outputs[0].name]]
+
+
+def _prediction(probabilities: NDArray[np.float64], labels: Sequence[str], top: int) -> Prediction:
+    order = np.argsort(-probabilities, kind="stable")[: max(1, top)]
+    ranked = tuple(Label(label=labels[index] if labels else str(index), score=float(probabilities[index])) for index in order)
+    return Prediction(label=ranked[0].label, score=ranked[0].score, top=ranked)
+
+
+def choose(bundle: Bundle, device: str, precision: str) -> tuple[str, str]:
+    """The precision to run, and why. Raises InputError for an unknown one, BundleError where the bundle lacks it."""
+    if precision not in PRECISIONS:
+        raise InputError(f"precision must be one of {list(PRECISIONS)}, got {precision!r}")
+    if precision != "auto":
+        return bundle.variant(precision).precision, "asked for"
+    if device == "cuda":
+        return "fp32", "int8 graphs have no integer kernels on CUDA (microsoft/onnxruntime#12229)"
+    auto = bundle.manifest.auto
+    return bundle.variant(auto["precision"]).precision, auto["reason"]
+
+
+def load(path: str | Path, *, device: str = "cpu", precision: str = "auto", threads: int = 0, spinning: bool = True) -> Model:
+    """Load a bundle, or a lone .onnx file that edgeport wrote.
+
+    `device`: "cpu" or "cuda"; never another one than asked. `precision`: "auto", "fp32", "int8" or "fp16".
+    `threads`, `spinning`: see SessionOptions. Raises BundleError, DeviceError or InputError.
+    """
+    options = SessionOptions(device=device, threads=threads, spinning=spinning)
+    path = Path(path)
+    if path.suffix == ".onnx":
+        return _load_file(path, options, precision)
+    bundle = Bundle(path)
+    chosen, reason = choose(bundle, device, precision)
+    model = bundle.read(bundle.variant(chosen))
+    written = _contract(model, path)
+    if written.to_json() != bundle.manifest.contract.to_json():
+        raise BundleError(f"{path}: the contract inside {bundle.variant(chosen).file} is not the manifest's; export the bundle again")
+    return Model(Engine(model, bundle.manifest.contract, options), precision=chosen, reason=reason, bundle=bundle)
+
+
+def _load_file(path: Path, options: SessionOptions, precision: str) -> Model:
+    if precision not in ("auto", "fp32"):
+        raise InputError(f"{path} is one file at one precision: leave precision at 'auto', or load the bundle's folder")
+    try:
+        model = path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{path}: the model cannot be read ({error.strerror})") from error
+    return Model(Engine(model, _contract(model, path), options), precision="as stored", reason="a lone file", bundle=None)
+
+
+def _contract(model: bytes, path: Path) -> Contract:
+    outline = read_outline(model)
+    if outline.external:
+        raise BundleError(f"{path}: {len(outline.external)} tensors are kept outside the model file, which edgeport never writes nor reads")
+    if METADATA_KEY not in outline.metadata:
+        raise BundleError(f"{path}: this ONNX file carries no contract, so edgeport did not write it; load it with onnxruntime, or export it with edgeport")
+    return Contract.from_json(outline.metadata[METADATA_KEY])

@@ -1,0 +1,62 @@
+"""How long one call takes on this machine: medians of single calls after a warm-up."""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .contract import Contract
+from .errors import InputError
+
+LEAST_CALLS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """Milliseconds per call: median, fastest and slowest of `calls`."""
+
+    median_ms: float
+    fastest_ms: float
+    slowest_ms: float
+    calls: int
+
+
+def measure_calls(call: Callable[[], Any], *, seconds: float = 1.0, warm_up: int = 2) -> Timing:
+    """Call again and again for `seconds` (at least LEAST_CALLS times) after `warm_up` calls that are not counted."""
+    for _ in range(warm_up):
+        call()
+    spent_ms: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(spent_ms) < LEAST_CALLS or time.perf_counter() < end:
+        start = time.perf_counter()
+        call()
+        spent_ms.append((time.perf_counter() - start) * 1e3)
+    return Timing(median_ms=statistics.median(spent_ms), fastest_ms=min(spent_ms), slowest_ms=max(spent_ms), calls=len(spent_ms))
+
+
+def example_inputs(contract: Contract, *, batch: int, size_px: tuple[int, int] | None = None, seed: int = 0) -> dict[str, NDArray[Any]]:
+    """Random inputs of the contract's shapes: pixels over the whole range, tensors from a normal distribution.
+
+    Every axis is set to the contract's default size, `batch` and `size_px` (height, width). Raises InputError outside its ranges.
+    """
+    generator = np.random.default_rng(seed)
+    inputs: dict[str, NDArray[Any]] = {}
+    for each in contract.inputs:
+        sizes: dict[str, int] = {"batch": batch}
+        if each.pixels is not None:
+            height, width = size_px or (each.pixels.height, each.pixels.width)
+            sizes |= {"height": height, "width": width}
+        shape = tuple(axis if isinstance(axis, int) else sizes.get(axis, contract.axes[axis].low) for axis in each.shape)
+        if np.issubdtype(np.dtype(each.dtype), np.integer):
+            inputs[each.name] = generator.integers(0, 256 if each.dtype == "uint8" else 2, shape).astype(each.dtype)
+        else:
+            inputs[each.name] = generator.standard_normal(shape).astype(each.dtype)
+    try:
+        contract.require_arrays(inputs)
+    except InputError as error:
+        raise InputError(f"cannot run at batch {batch}{'' if size_px is None else f' and {size_px[0]}x{size_px[1]}'}: {error}") from error
+    return inputs
