@@ -17,7 +17,10 @@ err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 @contextmanager
 def watching(title: str) -> Iterator[Watch]:
-    """Yield a Watch that shows one bar for each stage, on stderr; bars are gone when the block ends."""
+    """Yield a Watch that shows one bar for each stage, on stderr, gone when the block ends; a line for each where that is no terminal."""
+    if not err.is_terminal:
+        yield _lines(title)
+        return
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=30), TextColumn("{task.fields[note]}"), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True) as progress:
         tasks: dict[str, TaskID] = {}
@@ -30,6 +33,17 @@ def watching(title: str) -> Iterator[Watch]:
             progress.update(tasks[stage], completed=done, total=total if total > 1 else None, note=f"{done}/{total}  {note}" if total > 1 else note)
 
         yield watch
+
+
+def _lines(title: str) -> Watch:
+    seen: set[str] = set()
+
+    def watch(stage: str, done: int, total: int, note: str = "") -> None:
+        if stage not in seen:
+            seen.add(stage)
+            err.print(f"{title}: {stage}")
+
+    return watch
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str = "") -> None:

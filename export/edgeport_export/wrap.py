@@ -38,8 +38,8 @@ class GraphModule(nn.Module):
         for index, each in enumerate(contract.inputs):
             if each.pixels is not None:
                 mean, std = np.array(each.pixels.mean), np.array(each.pixels.std)
+                self.register_buffer(f"mean{index}", torch.tensor(255 * mean, dtype=torch.float32))
                 self.register_buffer(f"scale{index}", torch.tensor(1 / (255 * std), dtype=torch.float32))
-                self.register_buffer(f"shift{index}", torch.tensor(-mean / std, dtype=torch.float32))
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         network_inputs = [self._input(index, value) for index, value in enumerate(inputs)]
@@ -51,8 +51,9 @@ class GraphModule(nn.Module):
     def _input(self, index: int, value: Tensor) -> Tensor:
         if self.contract.inputs[index].pixels is None:
             return value
-        scale, shift = getattr(self, f"scale{index}"), getattr(self, f"shift{index}")
-        normalised: Tensor = (value.to(torch.float32) * scale + shift).permute(0, 3, 1, 2)
+        # Two operations instead of three; the other order, pixel * scale + shift, triples the distance from float64.
+        mean, scale = getattr(self, f"mean{index}"), getattr(self, f"scale{index}")
+        normalised: Tensor = ((value.to(torch.float32) - mean) * scale).permute(0, 3, 1, 2)
         return normalised
 
 

@@ -56,7 +56,8 @@ def save(path: str | Path, module: nn.Module, card: Card) -> None:
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: the checkpoint cannot be written ({error})") from error
     finally:
-        staged.unlink(missing_ok=True)
+        if staged.exists():
+            staged.unlink()
 
 
 def read_card(path: str | Path) -> Card:

@@ -88,7 +88,7 @@ class Bundle:
     def read(self, file: File | Variant) -> bytes:
         """Read one file once and check it. Raises AlteredError where the content is not what the manifest says."""
         path = self.folder / file.file
-        if path.is_absolute() != self.folder.is_absolute() or ".." in Path(file.file).parts:
+        if Path(file.file).is_absolute() or ".." in Path(file.file).parts:
             raise FormatError(f"{self.folder / MANIFEST}: {file.file!r} points outside the bundle")
         try:
             data = path.read_bytes()

@@ -42,13 +42,11 @@ class Pixels:
 
     def faults(self) -> list[str]:
         found = [f"pixels.{name} must be at least 1, got {getattr(self, name)}" for name in ("height", "width") if getattr(self, name) < 1]
-        if self.mode not in CHANNELS:
-            return [*found, f"pixels.mode must be one of {sorted(CHANNELS)}, got {self.mode!r}"]
-        for name, allowed in (("resize", get_args(Resize)), ("interpolation", get_args(Interpolation))):
+        for name, allowed in (("mode", tuple(CHANNELS)), ("resize", get_args(Resize)), ("interpolation", get_args(Interpolation))):
             if getattr(self, name) not in allowed:
                 found.append(f"pixels.{name} must be one of {list(allowed)}, got {getattr(self, name)!r}")
         for name in ("mean", "std"):
-            if len(getattr(self, name)) != self.channels:
+            if self.mode in CHANNELS and len(getattr(self, name)) != self.channels:
                 found.append(f"pixels.{name} must have {self.channels} values for mode {self.mode}, got {len(getattr(self, name))}")
         if any(not value > 0 for value in self.std):
             found.append(f"pixels.std must be above 0, got {self.std}")
@@ -219,7 +217,7 @@ def _input(data: Mapping[str, Any]) -> Input:
 
 def pixel_input(pixels: Pixels, name: str = "pixels") -> Input:
     """The input every image network has: uint8 (batch, height, width, channels)."""
-    return Input(name=name, dtype="uint8", shape=("batch", "height", "width", pixels.channels), pixels=pixels)
+    return Input(name=name, dtype="uint8", shape=("batch", "height", "width", CHANNELS.get(pixels.mode, 0)), pixels=pixels)
 
 
 def image_axes(*, smallest_px: int, largest_px: int = 1024, largest_batch: int = 64) -> dict[str, Range]:

@@ -49,8 +49,8 @@ def decode(source: Source) -> Image.Image:
         raise ImageError(f"{name}: there is no such file") from error
     except UnidentifiedImageError as error:
         raise ImageError(f"{name}: expected an image ({', '.join(FORMATS)}), but the content is not one") from error
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"{name}: the image claims more pixels than the {LARGEST_PX:,} that are decoded; shrink it first") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # a warning only where warnings are errors
+        raise ImageError(f"{name}: its pixels are more than the {LARGEST_PX:,} that are decoded; shrink the image first") from error
     except (OSError, ValueError, SyntaxError) as error:  # Pillow raises SyntaxError for broken PNG chunks
         raise ImageError(f"{name}: the image cannot be read ({error})") from error
 

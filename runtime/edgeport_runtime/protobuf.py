@@ -77,7 +77,7 @@ def read_tensor(data: bytes) -> tuple[str, Array]:
         elif number == 2 and isinstance(value, int):
             kind = value
         elif number == 8 and not isinstance(value, int):
-            name = bytes(value).decode()
+            name = _text(value)
         elif number == 9 and not isinstance(value, int):
             raw = value
     if kind not in DTYPES or raw is None:

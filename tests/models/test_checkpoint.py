@@ -1,0 +1,99 @@
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from edgeport_models import Card, CheckpointError, network
+from edgeport_models.checkpoint import load_state, read_card, read_weights, save, sha256
+
+
+class Anything:
+    """A class that weights_only refuses to load."""
+
+
+@pytest.fixture
+def card() -> Card:
+    entry = network("cnn")
+    return Card(network="cnn", arguments={"num_classes": 2}, contract=entry.contract(("a", "b"), 32), data="digits", recipe={"epochs": 1})
+
+
+@pytest.fixture
+def module() -> nn.Module:
+    torch.manual_seed(0)
+    return network("cnn").make({"num_classes": 2})
+
+
+def test_round_trip(tmp_path: Path, module: nn.Module, card: Card) -> None:
+    path = tmp_path / "deep" / "cnn.safetensors"
+    save(path, module, card)
+    assert read_card(path) == card
+    state = read_weights(path)
+    assert all(torch.equal(state[key], value) for key, value in module.state_dict().items())
+    assert len(sha256(path)) == 64
+    assert [p.name for p in path.parent.iterdir()] == ["cnn.safetensors"]
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: state,
+        lambda state: {"state_dict": state, "epoch": 3},
+        lambda state: {"model": {"state_dict": state}},
+        lambda state: {f"module.{key}": value for key, value in state.items()},
+        lambda state: {"model": {f"module._orig_mod.{key}": value for key, value in state.items()}},
+    ],
+)
+def test_tensors_are_found_wherever_trainers_put_them(tmp_path: Path, module: nn.Module, wrap) -> None:  # type: ignore[no-untyped-def]
+    torch.save(wrap(module.state_dict()), tmp_path / "w.pt")
+    assert set(read_weights(tmp_path / "w.pt")) == set(module.state_dict())
+
+
+@pytest.mark.parametrize("keep", [0, 3, 100, 3000])
+def test_truncated_files(tmp_path: Path, module: nn.Module, card: Card, keep: int) -> None:
+    save(tmp_path / "whole.safetensors", module, card)
+    torch.save(module.state_dict(), tmp_path / "whole.pt")
+    for name in ("whole.safetensors", "whole.pt"):
+        cut = tmp_path / f"cut{Path(name).suffix}"
+        cut.write_bytes((tmp_path / name).read_bytes()[:keep])
+        with pytest.raises(CheckpointError, match=r"damaged or truncated|more than tensors"):
+            read_weights(cut)
+    with pytest.raises(CheckpointError, match="damaged or truncated"):
+        read_card(tmp_path / "cut.safetensors")
+
+
+def test_files_that_are_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="there is no such file"):
+        read_weights(tmp_path / "nothing.pt")
+    torch.save(Anything(), tmp_path / "object.pt")
+    with pytest.raises(CheckpointError, match="save the module's state_dict"):
+        read_weights(tmp_path / "object.pt")
+    torch.save({"epoch": 3}, tmp_path / "numbers.pt")
+    with pytest.raises(CheckpointError, match="expected tensors by name"):
+        read_weights(tmp_path / "numbers.pt")
+    save_file({"a": torch.zeros(1)}, tmp_path / "plain.safetensors")
+    with pytest.raises(CheckpointError, match="do not say which network"):
+        read_card(tmp_path / "plain.safetensors")
+    save_file({"a": torch.zeros(1)}, tmp_path / "strange.safetensors", metadata={"edgeport": "{}"})
+    with pytest.raises(CheckpointError, match="description cannot be read"):
+        read_card(tmp_path / "strange.safetensors")
+    with pytest.raises(CheckpointError, match=r"expected a \.safetensors file"):
+        read_card(tmp_path / "numbers.pt")
+
+
+def test_every_key_that_differs_is_listed_at_once(module: nn.Module) -> None:
+    state = module.state_dict()
+    state["head.weight"] = torch.zeros(5, 128)
+    state["extra.weight"] = state.pop("hidden.bias")
+    with pytest.raises(CheckpointError) as caught:
+        load_state(module, state, name="w.pt")
+    text = str(caught.value)
+    for said in ("w.pt", "CNN", "1 missing: hidden.bias", "1 unexpected: extra.weight", "1 of another shape: head.weight is (5, 128), expected (2, 128)"):
+        assert said in text
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path, module: nn.Module, card: Card) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        save(tmp_path / "file" / "cnn.safetensors", module, card)

@@ -1,0 +1,59 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgeport_runtime import Bundle, load
+from edgeport_runtime.check import check, drift_tolerance
+from edgeport_runtime.engine import Arrays
+
+
+@pytest.mark.parametrize("name", ["classifier", "generator"])
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_golden_cases_pass_on_this_machine(name: str, precision: str, request: pytest.FixtureRequest) -> None:
+    report = load(request.getfixturevalue(name), precision=precision).check()
+    assert report
+    assert len(report.comparisons) == 2
+    assert str(report).startswith(f"{precision}: 2 of 2 golden outputs agree")
+
+
+@pytest.mark.parametrize(
+    ("precision", "wrong"),
+    [
+        ("fp32", lambda y: y + 1e-3),
+        ("fp32", lambda y: y * np.float32(1.001)),
+        ("fp32", lambda y: np.full_like(y, np.nan)),
+        ("fp32", lambda y: y[:, :2]),
+        ("int8", lambda y: y + 1.0),
+    ],
+)
+def test_wrong_numbers_fail(classifier: Path, precision: str, wrong) -> None:  # type: ignore[no-untyped-def]
+    model = load(classifier, precision=precision)
+
+    def broken(inputs: Arrays) -> Arrays:
+        return {name: wrong(value) for name, value in model.engine.run(inputs).items()}
+
+    report = check(Bundle(classifier), precision, broken)
+    assert not report
+    assert "FAILED" in str(report)
+
+
+def test_a_pixel_may_be_off_only_at_a_tie(generator: Path) -> None:
+    """PyTorch's value before rounding is stored: a level that is one off is caught, because ties are rare."""
+    model = load(generator, precision="fp32")
+    report = check(Bundle(generator), "fp32", lambda inputs: {name: value ^ 1 for name, value in model.engine.run(inputs).items()})
+    assert not report
+
+
+def test_int8_of_another_kernel_is_not_hidden_inside_its_own_error(classifier: Path) -> None:
+    """fp32's answers are nearer to PyTorch than int8's, and still must not pass for int8's by their distance alone."""
+    fp32 = load(classifier, precision="fp32")
+    assert not check(Bundle(classifier), "int8", fp32.engine.run)
+
+
+def test_drift_tolerance_by_hand() -> None:
+    found = drift_tolerance(np.array([1.0, 2.0]), np.array([1.0, 2.4]), floor=1e-6)
+    assert found.max_abs == pytest.approx(0.4)
+    assert found.rms == pytest.approx(0.5 * 0.4 / 2**0.5)
+    exact = drift_tolerance(np.array([1.0]), np.array([1.0]), floor=1e-6)
+    assert (exact.max_abs, exact.rms) == (1e-6, 1e-6)

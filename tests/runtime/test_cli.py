@@ -1,0 +1,115 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgeport_runtime.cli import main
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "photo.png"
+    Image.fromarray(np.full((20, 30, 3), 225, np.uint8)).save(path)
+    return path
+
+
+def test_info(classifier: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(classifier)]) == 0
+    text = capsys.readouterr().out
+    for said in (
+        "tiny-classifier: classification",
+        "pixels: uint8 (batch, height, width, 3)",
+        "height 4..64",
+        "dark, middle, bright",
+        "model.int8.onnx",
+        "golden  2 cases",
+    ):
+        assert said in text
+    assert main(["info", str(classifier), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["format"] == 1
+
+
+def test_check(classifier: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(classifier), "--precision", "int8"]) == 0
+    assert "int8: 2 of 2 golden outputs agree" in capsys.readouterr().out
+    assert main(["check", str(classifier), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["passed"] is True
+
+
+def test_check_fails_with_exit_code_1(classifier: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from edgeport_runtime.engine import Engine
+
+    run = Engine.run
+    monkeypatch.setattr(Engine, "run", lambda self, inputs: {name: value + 9 for name, value in run(self, inputs).items()})
+    assert main(["check", str(classifier), "--precision", "fp32"]) == 1
+    assert "0 of 2" in capsys.readouterr().out
+
+
+def test_predict(classifier: Path, photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", str(classifier), str(photo), "--top", "2"]) == 0
+    assert f"{photo}: bright" in capsys.readouterr().out
+    assert main(["predict", str(classifier), str(photo), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["label"] == "bright"
+
+
+def test_predict_writes_a_generators_images(generator: Path, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", str(generator), str(photo), "--out", str(tmp_path / "made")]) == 0
+    with Image.open(tmp_path / "made" / "photo.png") as made:
+        assert made.size == (30, 20)
+    assert "->" in capsys.readouterr().out
+    assert main(["predict", str(generator), str(photo)]) == 2
+    assert "name a folder for them with --out" in capsys.readouterr().err
+    assert main(["predict", str(generator), str(photo), str(photo), "--out", str(tmp_path / "twice")]) == 2
+    assert not (tmp_path / "twice").exists()
+
+
+def test_eval(classifier: Path, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "data" / "bright").mkdir(parents=True)
+    photo.rename(tmp_path / "data" / "bright" / "a.png")
+    assert main(["eval", str(classifier), f"folder:{tmp_path / 'data'}", "--precision", "fp32", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"precision": "fp32", "metric": "accuracy", "value": 1.0, "count": 1}
+
+
+def test_bench(classifier: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", str(classifier), "--batch", "2", "--size", "8", "12", "--seconds", "0.01"]) == 0
+    assert "ms an image" in capsys.readouterr().out
+    assert main(["bench", str(classifier), "--seconds", "0.01", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["median_ms"] > 0
+
+
+def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    assert "onnxruntime wheels" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["info", "nowhere"], "nowhere: expected a bundle"),
+        (["check", "{bundle}", "--precision", "fp16"], "no fp16 variant in this bundle"),
+        (["predict", "{bundle}", "nowhere.png"], "nowhere.png: there is no such file"),
+        (["predict", "{bundle}", "{bundle}/manifest.json"], "manifest.json: expected an image"),
+        (["eval", "{bundle}", "folder:nowhere"], "nowhere: expected one folder of images per label"),
+        (["bench", "{bundle}", "--batch", "0"], "--batch must be at least 1"),
+        (["bench", "{bundle}", "--batch", "99"], "batch must be within 1..8, got 99"),
+        (["bench", "{bundle}", "--size", "1", "1"], "height must be within 4..64, got 1"),
+        (["bench", "{bundle}", "--threads", "-1"], "threads must be 0"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(classifier: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([argument.format(bundle=classifier) for argument in arguments]) == 2
+    err = capsys.readouterr().err
+    assert said in err and err.startswith("edgeport-run: ") and err.count("\n") == 1
+
+
+def test_ctrl_c(classifier: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from edgeport_runtime import cli
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "load", interrupted)
+    assert main(["check", str(classifier)]) == 130
+    assert "interrupted" in capsys.readouterr().err

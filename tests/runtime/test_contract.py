@@ -1,0 +1,99 @@
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgeport_runtime import Contract, ContractError, InputError, Pixels
+from edgeport_runtime.contract import Input, Output, Range, classification, image_axes, image_to_image
+
+LABELS = ("a", "b")
+AXES = image_axes(smallest_px=4, largest_px=64, largest_batch=8)
+GOOD = classification(Pixels(height=16, width=16), LABELS, AXES)
+
+
+def test_json_round_trip_is_exact() -> None:
+    grey = Pixels(height=9, width=7, mode="L", resize="crop", resize_shorter_px=12, interpolation="bicubic", mean=(0.1307,), std=(0.3081,))
+    contract = image_to_image(grey, AXES)
+    assert Contract.from_json(contract.to_json()) == contract
+    assert Contract.from_json(contract.to_json()).to_json() == contract.to_json()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"height": 0}, "height must be at least 1"),
+        ({"mode": "CMYK"}, "mode must be one of"),
+        ({"resize": "squash"}, "resize must be one of"),
+        ({"resize": "crop"}, "resize_shorter_px"),
+        ({"interpolation": "magic"}, "interpolation must be one of"),
+        ({"mean": (0.5,)}, "mean must have 3 values"),
+        ({"std": (0.5, 0.0, 0.5)}, "std must be above 0"),
+        ({"fill": 256}, "fill must be in 0..255"),
+    ],
+)
+def test_a_fault_in_the_pixels_is_named(change: dict[str, object], said: str) -> None:
+    with pytest.raises(ContractError, match=said):
+        classification(Pixels(**{"height": 16, "width": 16, **change}), LABELS, AXES)  # type: ignore[arg-type]
+
+
+def test_every_fault_is_listed_at_once() -> None:
+    with pytest.raises(ContractError) as caught:
+        classification(Pixels(height=0, width=0, std=(0, 1, 1)), LABELS, {"batch": Range(low=3, high=2), "height": AXES["height"], "depth": AXES["width"]})
+    for said in ("height must", "width must", "std must", "'width' of an input has no range", "'depth' has a range", "1 <= low <= high"):
+        assert said in str(caught.value)
+
+
+def test_labels_must_match_the_classes() -> None:
+    logits = Output(name="logits", dtype="float32", shape=("batch", 3), kind="logits")
+    with pytest.raises(ContractError, match="2 labels for an output of 3 classes"):
+        Contract(task="classification", inputs=GOOD.inputs, outputs=(logits,), axes=AXES, labels=LABELS)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"task": "classification"}', "null"])
+def test_what_is_no_contract_is_refused(text: str) -> None:
+    with pytest.raises(ContractError):
+        Contract.from_json(text)
+
+
+def test_an_unknown_field_is_refused() -> None:
+    data = json.loads(GOOD.to_json())
+    data["inputs"][0]["pixels"]["gamma"] = 2.2
+    with pytest.raises(ContractError, match="gamma"):
+        Contract.from_dict(data)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({}, "expected the inputs"),
+        ({"image": np.zeros((1, 16, 16, 3), np.uint8)}, "expected the inputs"),
+        ({"pixels": np.zeros((1, 16, 16, 3), np.float32)}, "got float32"),
+        ({"pixels": np.zeros((16, 16, 3), np.uint8)}, r"got uint8 of shape \(16, 16, 3\)"),
+        ({"pixels": np.zeros((1, 3, 16, 16), np.uint8)}, "expected 3 along axis 3, got 16|height must be within"),
+        ({"pixels": np.zeros((0, 16, 16, 3), np.uint8)}, r"batch must be within 1\.\.8, got 0"),
+        ({"pixels": np.zeros((9, 16, 16, 3), np.uint8)}, r"batch must be within 1\.\.8, got 9"),
+        ({"pixels": np.zeros((1, 3, 16, 3), np.uint8)}, r"height must be within 4\.\.64, got 3"),
+        ({"pixels": np.zeros((1, 16, 65, 3), np.uint8)}, r"width must be within 4\.\.64, got 65"),
+    ],
+)
+def test_arrays_outside_the_contract_are_refused(arrays: dict[str, np.ndarray], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        GOOD.require_arrays(arrays)
+
+
+@given(st.integers(1, 8), st.integers(4, 64), st.integers(4, 64))
+def test_every_size_inside_the_ranges_is_accepted(batch: int, height: int, width: int) -> None:
+    GOOD.require_arrays({"pixels": np.zeros((batch, height, width, 3), np.uint8)})
+
+
+def test_one_axis_has_one_size_in_all_inputs() -> None:
+    inputs = tuple(Input(name=name, dtype="float32", shape=("batch", 4)) for name in ("a", "b"))
+    out = Output(name="out", dtype="float32", shape=("batch",), kind="tensor")
+    contract = Contract(task="tensors", inputs=inputs, outputs=(out,), axes={"batch": Range(low=1, high=8)})
+    contract.require_arrays({"a": np.zeros((2, 4), np.float32), "b": np.zeros((2, 4), np.float32)})
+    with pytest.raises(InputError, match="batch is 2 in another input, but 3 here"):
+        contract.require_arrays({"a": np.zeros((2, 4), np.float32), "b": np.zeros((3, 4), np.float32)})
+    with pytest.raises(ContractError, match="plain tensors"):
+        _ = contract.pixels

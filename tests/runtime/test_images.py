@@ -1,0 +1,158 @@
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from edgeport_runtime import ImageError, InputError, Pixels
+from edgeport_runtime.images import decode, describe, image_files, prepare, stack
+
+KEEP = Pixels(height=8, width=8, resize="keep")
+RAMP = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def test_file_bytes_pil_and_array_give_the_same_pixels(tmp_path: Path) -> None:
+    image = Image.fromarray(RAMP)
+    path = tmp_path / "ramp.png"
+    image.save(path)
+    for source in (path, str(path), encoded(image), image, RAMP):
+        np.testing.assert_array_equal(prepare(source, KEEP), RAMP)
+
+
+RED = (255, 0, 0)
+PALETTE = Image.new("P", (2, 1))
+PALETTE.putpalette([10, 20, 30, 200, 100, 50])
+PALETTE.putpixel((1, 0), 1)
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        (Image.new("L", (1, 1), 77), [[[77, 77, 77]]]),
+        (Image.new("RGBA", (1, 1), (*RED, 0)), [[[255, 0, 0]]]),  # alpha is dropped, not blended
+        (Image.new("LA", (1, 1), (9, 128)), [[[9, 9, 9]]]),
+        (Image.new("1", (1, 1), 1), [[[255, 255, 255]]]),
+        (PALETTE, [[[10, 20, 30], [200, 100, 50]]]),
+        (Image.fromarray(np.array([[0, 257, 65535]], np.uint16)), [[[0] * 3, [1] * 3, [255] * 3]]),  # 16 bits are scaled, not clipped
+        (Image.new("CMYK", (1, 1), (0, 255, 255, 0)), [[[255, 0, 0]]]),
+    ],
+)
+def test_every_mode_becomes_rgb(image: Image.Image, expected: list[list[list[int]]]) -> None:
+    np.testing.assert_array_equal(prepare(image, KEEP), np.array(expected, np.uint8))
+
+
+def test_cmyk_jpeg_from_a_file() -> None:
+    got = prepare(encoded(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG", quality=100), KEEP)
+    assert np.abs(got.astype(int) - np.array(RED)).max() <= 3
+
+
+def test_grey_contract_has_one_channel() -> None:
+    grey = Pixels(height=8, width=8, mode="L", resize="keep", mean=(0.5,), std=(0.5,))
+    got = prepare(Image.new("RGB", (3, 2), (255, 255, 255)), grey)
+    assert got.shape == (2, 3, 1) and got.min() == 255
+
+
+@pytest.mark.parametrize(
+    ("orientation", "turn"), [(1, lambda a: a), (3, lambda a: a[::-1, ::-1]), (6, lambda a: np.rot90(a, -1)), (8, np.rot90), (2, lambda a: a[:, ::-1])]
+)
+def test_exif_orientation_is_applied(orientation: int, turn) -> None:  # type: ignore[no-untyped-def]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    got = prepare(encoded(Image.fromarray(RAMP), exif=exif.tobytes()), KEEP)
+    np.testing.assert_array_equal(got, turn(RAMP))
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (5, 11), (40, 3)])
+def test_stretch_is_pillows_antialiased_resize(height: int, width: int) -> None:
+    photo = np.random.default_rng(0).integers(0, 256, (37, 29, 3), dtype=np.uint8)
+    expected = np.asarray(Image.fromarray(photo).resize((width, height), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(prepare(photo, Pixels(height=height, width=width)), expected)
+
+
+def test_crop_truncates_the_longer_side_and_takes_the_centre() -> None:
+    photo = np.random.default_rng(1).integers(0, 256, (427, 640, 3), dtype=np.uint8)
+    pixels = Pixels(height=224, width=224, resize="crop", resize_shorter_px=256)
+    shrunk = np.asarray(Image.fromarray(photo).resize((383, 256), Image.Resampling.BILINEAR))  # 256 * 640 / 427 = 383.7
+    np.testing.assert_array_equal(prepare(photo, pixels), shrunk[16:240, 80:304])  # (383 - 224) / 2 = 79.5, half to even
+
+
+def test_crop_scales_with_the_size_asked_for() -> None:
+    pixels = Pixels(height=224, width=224, resize="crop", resize_shorter_px=256)
+    photo = np.random.default_rng(1).integers(0, 256, (200, 200, 3), dtype=np.uint8)
+    shrunk = np.asarray(Image.fromarray(photo).resize((128, 128), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(prepare(photo, pixels, (112, 112)), shrunk[8:120, 8:120])
+
+
+def test_letterbox_keeps_the_shape_and_fills_the_rest() -> None:
+    got = prepare(np.full((10, 20, 3), 200, np.uint8), Pixels(height=16, width=16, resize="letterbox", fill=7))
+    assert got.shape == (16, 16, 3)
+    assert (got[:4] == 7).all() and (got[4:12] == 200).all() and (got[12:] == 7).all()
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.sampled_from(["stretch", "crop", "letterbox"]))
+def test_any_image_becomes_the_size_promised(height: int, width: int, resize: str) -> None:
+    pixels = Pixels(height=9, width=13, resize=resize, resize_shorter_px=11)  # type: ignore[arg-type]
+    assert prepare(np.zeros((height, width, 3), np.uint8), pixels).shape == (9, 13, 3)
+
+
+TRUNCATED = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)))[:2000]
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("nowhere.png", "nowhere.png: there is no such file"),
+        (b"", "not one"),
+        (b"certainly not an image", "an image of 22 bytes: expected an image"),
+        (TRUNCATED, "cannot be read"),
+        (np.zeros((4, 4, 3), np.float32), "got float32"),
+        (np.zeros((4, 4, 2), np.uint8), r"\(4, 4, 2\)"),
+        (np.zeros((0, 4, 3), np.uint8), r"\(0, 4, 3\)"),
+        (Image.new("F", (2, 2)), "mode F"),
+    ],
+)
+def test_what_is_no_image_is_refused_by_name(source: object, said: str) -> None:
+    with pytest.raises(ImageError, match=said):
+        prepare(source, KEEP)  # type: ignore[arg-type]
+
+
+def test_a_text_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_text("hello")
+    with pytest.raises(ImageError, match=r"a\.png: expected an image"):
+        decode(tmp_path / "a.png")
+
+
+def test_a_decompression_bomb_is_refused_before_it_is_decoded() -> None:
+    with pytest.raises(ImageError, match="more than the 89,478,485"):
+        decode(encoded(Image.new("1", (10_000, 9_000))))
+
+
+def test_inputs_are_not_written_to() -> None:
+    photo = RAMP.copy()
+    prepare(photo, Pixels(height=2, width=2))[:] = 0
+    prepare(photo, KEEP)[:] = 0
+    np.testing.assert_array_equal(photo, RAMP)
+
+
+def test_images_of_two_sizes_are_no_batch() -> None:
+    with pytest.raises(ImageError, match="one batch holds images of one size"):
+        stack([np.zeros((2, 2, 3), np.uint8), np.zeros((2, 3, 3), np.uint8)])
+
+
+def test_describe_and_image_files(tmp_path: Path) -> None:
+    assert describe(RAMP) == "an array of shape (4, 6, 3)"
+    assert describe(Image.new("L", (6, 4))) == "a PIL image of 6x4 pixels (WxH)"
+    for name in ("b.PNG", "a.jpg", "notes.txt"):
+        (tmp_path / name).touch()
+    assert [path.name for path in image_files(tmp_path)] == ["a.jpg", "b.PNG"]
+    with pytest.raises(InputError, match="no such folder"):
+        image_files(tmp_path / "nothing")
