@@ -1,6 +1,6 @@
 """Make bundles: export a trained network, prove its parity, quantise it, and write it with its evidence."""
 
-from .errors import AxisError, ExportError, OutputError, ParityError
+from .errors import AxisError, ExportError, NetworkFailure, OutputError, ParityError
 from .parity import Parity, measure_parity
 from .pipeline import ExportOptions, export_bundle
 from .source import Source, load_source
@@ -10,6 +10,7 @@ __all__ = [
     "AxisError",
     "ExportError",
     "ExportOptions",
+    "NetworkFailure",
     "OutputError",
     "Parity",
     "ParityError",

@@ -17,6 +17,7 @@ from .progress import counting
 app = typer.Typer(
     help="From a trained PyTorch image model to a bundle that runs without PyTorch.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
 )
+INTERRUPTED = "interrupted; nothing was left half-written"
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Checkpoint = Annotated[Path, typer.Option(help="The .safetensors file that `edgeport train` wrote.")]
 
@@ -24,14 +25,14 @@ Checkpoint = Annotated[Path, typer.Option(help="The .safetensors file that `edge
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; every error that edgeport knows becomes one sentence on stderr."""
     try:
-        result = app(args=argv, prog_name="edgeport", standalone_mode=False)
-        return int(result or 0)
+        code = int(app(args=argv, prog_name="edgeport", standalone_mode=False) or 0)
+        return _fail(INTERRUPTED, code) if code == 130 else code  # typer turns Ctrl-C into this number
     except ParityError as error:
         return _fail(str(error), 1)
     except EdgeportError as error:
         return _fail(str(error), 2)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted; nothing was left half-written", 130)
+        return _fail(INTERRUPTED, 130)
     except Exception as error:
         if not hasattr(error, "format_message"):  # click's usage errors, without importing click: typer may carry its own
             raise
@@ -178,6 +179,7 @@ def bench(
 
     if against not in ("", "torch") or batch < 1 or rounds < 1 or threads < 0:
         raise InputError("expected --against torch (or nothing), --batch and --rounds of at least 1, --threads of at least 0")
+    size_px = _size(size)
     opened = Bundle(bundle)
     engines = {f"edgeport {v.precision}": Contender(kind="onnx", path=str(opened.folder / v.file), threads=threads) for v in opened.manifest.variants}
     if against == "torch":
@@ -188,7 +190,7 @@ def bench(
         }
     with console.watching("timing") as watch:
         watch(f"{len(engines)} engines", 0, 1)
-        heats = race(engines, batch=batch, size_px=_size(size), rounds=rounds)
+        heats = race(engines, batch=batch, size_px=size_px, rounds=rounds)
     if as_json:
         print(json.dumps({name: dataclasses.asdict(heat) for name, heat in heats.items()}))
         return

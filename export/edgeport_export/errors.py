@@ -2,7 +2,8 @@
 
 EdgeportError
 └── ExportError          a bundle cannot be made
-    ├── AxisError        an axis that should be dynamic came out fixed, or the network is bound to one size
+    ├── AxisError        an axis that should be dynamic came out fixed
+    ├── NetworkFailure   the network itself fails in PyTorch, at a size that the contract promises
     ├── ParityError      a variant disagrees with PyTorch
     └── OutputError      the folder to write to exists, or cannot be written
 """
@@ -15,7 +16,11 @@ class ExportError(EdgeportError):
 
 
 class AxisError(ExportError):
-    """A promised dynamic axis is fixed in the graph, or the network cannot be traced with it."""
+    """A promised dynamic axis is fixed in the graph."""
+
+
+class NetworkFailure(ExportError):  # noqa: N818  # it is the network's error, not ours
+    """The network fails in PyTorch, before any export: it does not accept a size that the contract promises."""
 
 
 class ParityError(ExportError):

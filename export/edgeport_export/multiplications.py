@@ -24,7 +24,8 @@ def count_multiplications(model: onnx.ModelProto, inputs: Arrays) -> dict[str, i
     """
     nodes = [node for node in model.graph.node if node.op_type in PRODUCTS]
     shapes: dict[str, tuple[int, ...]] = {each.name: tuple(each.dims) for each in model.graph.initializer}
-    wanted = sorted({name for node in nodes for name in (node.output[0], *node.input[:2])} - set(shapes) - set(inputs))
+    shapes |= {name: array.shape for name, array in inputs.items()}
+    wanted = sorted({name for node in nodes for name in (node.output[0], *node.input[:2])} - set(shapes))
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
     del probe.graph.output[:]

@@ -18,7 +18,7 @@ from edgeport_runtime.contract import METADATA_KEY
 
 from .errors import AxisError, ExportError
 from .rewrites import TRANSLATIONS
-from .wrap import LEVELS, GraphModule, graph_outputs
+from .wrap import LEVELS, GraphModule, first_line, graph_outputs
 
 OPSET, IR_VERSION = 20, 10
 LARGEST_BYTES = 1_900_000_000  # protobuf ends at 2 GiB, and a bundle's files hold no external data
@@ -95,8 +95,7 @@ def _reason(error: BaseException) -> str:
     """The innermost cause says what happened; the outer ones say how to file a bug."""
     while error.__cause__ is not None:
         error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    return first_line(error)
 
 
 def name_nodes(model: onnx_ir.Model) -> None:

@@ -5,7 +5,7 @@ precision; parity and golden cases come from it, so that a mistake in `GraphModu
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgeport_runtime import Contract, Output
+
+from .errors import NetworkFailure
 
 LEVELS = ".levels"  # suffix of the value that holds a pixel output before rounding, in levels 0..255
 
@@ -77,6 +79,36 @@ def as_pixels(levels: Tensor) -> Tensor:
     return levels.round().to(torch.uint8)
 
 
+def _tensor(array: NDArray[Any]) -> Tensor:
+    """The same memory as a tensor, unless torch would warn that it must not be written to."""
+    contiguous = np.ascontiguousarray(array)
+    return torch.from_numpy(contiguous if contiguous.flags.writeable else contiguous.copy())
+
+
+def failing_module(network: nn.Module, inputs: Sequence[Tensor]) -> str:
+    """Run once more and return the path and class of the innermost module that was running when it failed."""
+    running: list[str] = []
+    handles = []
+    for path, module in network.named_modules():
+        name = f"{path or 'the network'} ({type(module).__name__})"
+        handles.append(module.register_forward_pre_hook(lambda _module, _inputs, name=name: running.append(name)))
+        handles.append(module.register_forward_hook(lambda *_: [running.pop(), None][1]))
+    try:
+        network(*inputs)
+    except Exception:
+        return running[-1] if running else "the network"
+    finally:
+        for handle in handles:
+            handle.remove()
+    return "the network, but not when it was run again"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error that says something, or its type."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
 class Reference:
     """What PyTorch gives for the same arrays, in `dtype`. Holds a copy of the network, so that the original stays as it is."""
 
@@ -89,14 +121,21 @@ class Reference:
         """Outputs by the names of `graph_outputs`; float outputs in `dtype`."""
         contract = self.contract
         with torch.inference_mode():
-            inputs = [self._input(torch.from_numpy(np.ascontiguousarray(arrays[each.name])), index) for index, each in enumerate(contract.inputs)]
-            outputs = [from_network(value, each) for value, each in zip(flatten(self.network(*inputs)), contract.outputs, strict=True)]
+            inputs = [self._input(_tensor(arrays[each.name]), index) for index, each in enumerate(contract.inputs)]
+            outputs = [from_network(value, each) for value, each in zip(flatten(self._forward(inputs)), contract.outputs, strict=True)]
         named: dict[str, NDArray[Any]] = {}
         for value, each in zip(outputs, contract.outputs, strict=True):
             named[each.name] = (as_pixels(value) if each.kind == "pixels" else value).numpy()
             if each.kind == "pixels":
                 named[each.name + LEVELS] = value.numpy()
         return named
+
+    def _forward(self, inputs: Sequence[Tensor]) -> Any:
+        try:
+            return self.network(*inputs)
+        except Exception as error:  # whatever the user's code raises
+            shapes = ", ".join(str(tuple(value.shape)) for value in inputs)
+            raise NetworkFailure(f"PyTorch itself fails at {shapes} in {failing_module(self.network, inputs)}: {first_line(error)}") from error
 
     def pixels(self, array: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
         """`run` for the only image input."""

@@ -175,6 +175,7 @@ def _photo_folder(root: Path) -> Data:
 
 
 def folder_images(folder: Path) -> list[Path]:
+    """The images directly in a folder, sorted by name. Raises DataError where there are none."""
     try:
         return image_files(folder)
     except InputError as error:

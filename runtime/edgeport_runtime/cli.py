@@ -33,6 +33,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """Every command with its options; each sets `run` to the function that does it and returns the exit code."""
     parser = argparse.ArgumentParser(prog="edgeport-run", description="Run an edgeport bundle. No PyTorch needed.")
     parser.add_argument("--version", action="version", version=f"edgeport-runtime {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

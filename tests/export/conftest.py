@@ -1,0 +1,52 @@
+"""Small networks that export in a second or two, and one trained checkpoint."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from edgeport_export.progress import unwatched
+from edgeport_export.race import Heat
+from edgeport_export.training_job import TrainingJob, run_training
+from edgeport_runtime import Contract, Pixels
+from edgeport_runtime.contract import classification, image_axes, image_to_image
+
+STORED = Path(__file__).parents[1] / "fixtures"
+
+
+@pytest.fixture(scope="session")
+def tiny() -> ModuleType:
+    """The networks and examples behind the stored bundles."""
+    spec = importlib.util.spec_from_file_location("make_fixtures", STORED / "make.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def class_contract() -> Contract:
+    return classification(Pixels(height=16, width=16), ("dark", "middle", "bright"), image_axes(smallest_px=4, largest_px=64, largest_batch=8))
+
+
+@pytest.fixture(scope="session")
+def image_contract() -> Contract:
+    return image_to_image(Pixels(height=16, width=16, resize="keep"), image_axes(smallest_px=4, largest_px=64, largest_batch=8))
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CNN that has seen the digits for one epoch."""
+    path = tmp_path_factory.mktemp("checkpoints") / "cnn.safetensors"
+    run_training(TrainingJob(name="cnn", out=path, changes={"epochs": 1}), unwatched)
+    return path
+
+
+@pytest.fixture
+def even_race(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Speed is measured by `make bench`, not by tests: here int8 wins by a fixed figure, and no process is started."""
+    from edgeport_export import pipeline
+
+    heats = {"fp32": Heat(median_ms=2.0, rounds_ms=(2.0,)), "int8": Heat(median_ms=1.0, rounds_ms=(1.0,))}
+    monkeypatch.setattr(pipeline, "race", lambda contenders, **_: {name: heats[name] for name in contenders})

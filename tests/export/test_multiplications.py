@@ -1,0 +1,54 @@
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from onnx.numpy_helper import from_array
+
+from edgeport_export.multiplications import count_multiplications, integer_nodes, share
+
+
+def model(nodes: list[onnx.NodeProto], weights: dict[str, tuple[int, ...]], out: str) -> onnx.ModelProto:
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, None)],
+        [helper.make_tensor_value_info(out, TensorProto.FLOAT, None)],
+        [from_array(np.ones(shape, np.float32), name) for name, shape in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+@pytest.mark.parametrize(
+    ("op", "weight", "attributes", "x", "count"),
+    [
+        ("Conv", (8, 3, 3, 3), {"pads": [1, 1, 1, 1]}, (2, 3, 10, 12), 2 * 8 * 10 * 12 * 3 * 9),
+        ("Conv", (8, 3, 3, 3), {"strides": [2, 2]}, (1, 3, 11, 11), 8 * 5 * 5 * 27),
+        ("Conv", (6, 1, 5, 5), {"group": 6, "pads": [2, 2, 2, 2]}, (1, 6, 7, 7), 6 * 49 * 25),
+        ("ConvTranspose", (4, 2, 2, 2), {"strides": [2, 2]}, (1, 4, 5, 5), 4 * 25 * 2 * 4),
+        ("Gemm", (20, 7), {}, (3, 20), 3 * 7 * 20),
+        ("Gemm", (20, 7), {"transA": 1}, (20, 3), 3 * 7 * 20),
+        ("MatMul", (5, 9), {}, (2, 4, 5), 2 * 4 * 9 * 5),
+    ],
+)
+def test_counts_by_hand(op: str, weight: tuple[int, ...], attributes: dict[str, object], x: tuple[int, ...], count: int) -> None:
+    built = model([helper.make_node(op, ["x", "w"], ["y"], "n", **attributes)], {"w": weight}, "y")
+    assert count_multiplications(built, {"x": np.zeros(x, np.float32)}) == {"n": count}
+
+
+def test_a_product_of_two_activations_and_a_chain() -> None:
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["t"], "t", perm=[1, 0]),
+        helper.make_node("MatMul", ["x", "t"], ["m"], "a"),
+        helper.make_node("MatMul", ["m", "w"], ["y"], "b"),
+    ]
+    assert count_multiplications(model(nodes, {"w": (4, 2)}, "y"), {"x": np.zeros((4, 6), np.float32)}) == {"a": 4 * 4 * 6, "b": 4 * 2 * 4}
+
+
+def test_share() -> None:
+    assert share({"a": 30, "b": 70}, {"b"}) == 0.7
+    assert share({}, set()) == 0.0
+
+
+def test_a_float_graph_has_no_integer_products() -> None:
+    built = model([helper.make_node("Conv", ["x", "w"], ["y"], "n")], {"w": (8, 3, 3, 3)}, "y")
+    assert integer_nodes(built.SerializeToString()) == set()

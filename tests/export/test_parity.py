@@ -1,0 +1,93 @@
+from types import ModuleType
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from edgeport_export import measure_parity
+from edgeport_export.parity import FACTOR, sweep_inputs, sweep_sizes
+from edgeport_export.trace import finish, trace
+from edgeport_models import network
+from edgeport_runtime import Contract, Pixels
+from edgeport_runtime.contract import Range, classification, image_axes, pixel_input
+
+
+def initializer(model: onnx.ModelProto, name: str) -> onnx.TensorProto:
+    return next(each for each in model.graph.initializer if each.name == name)
+
+
+def test_a_sound_export_is_as_near_to_float64_as_torch(tiny: ModuleType, class_contract: Contract) -> None:
+    module = tiny.trained_classifier()
+    parity = measure_parity(module, class_contract, finish(trace(module, class_contract), class_contract))
+    assert parity and parity.worst < 1e-6 and len(parity.cases) == len(sweep_sizes(class_contract))
+    assert parity.floors["logits"] < 1e-6 and "parity at" in str(parity)
+    assert parity.to_dict()["passed"] is True
+
+
+@pytest.mark.parametrize(("weight", "factor"), [("network.conv1.weight", 1.001), ("network.conv2.weight", 1.001), ("network.head.bias", 1.001)])
+def test_one_changed_weight_fails(tiny: ModuleType, class_contract: Contract, weight: str, factor: float) -> None:
+    module = tiny.trained_classifier()
+    model = trace(module, class_contract)
+    tensor = initializer(model, weight)
+    values = onnx.numpy_helper.to_array(tensor).copy()
+    values[np.unravel_index(np.argmax(np.abs(values)), values.shape)] *= factor
+    tensor.CopyFrom(onnx.numpy_helper.from_array(values, weight))
+    parity = measure_parity(module, class_contract, finish(model, class_contract))
+    assert not parity and "FAILED logits at" in str(parity)
+
+
+def test_a_graph_baked_to_its_example_fails_and_the_sizes_are_named() -> None:
+    """What the exporter does to adaptive pooling without the rewrite: the kernel of the example's size."""
+    module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 3))
+    baked = nn.Sequential(module[0], nn.AvgPool2d(8, 8), nn.Flatten(), module[3])
+    axes = {"batch": Range(low=1, high=8)}
+    fixed = classification(Pixels(height=16, width=16), tuple("abc"), image_axes(smallest_px=4, largest_px=64, largest_batch=8))
+    still = Contract(task="classification", inputs=(pixel_input_of(16),), outputs=fixed.outputs, axes=axes, labels=fixed.labels)
+    model = trace(baked, still)
+    parity = measure_parity(module, fixed, finish(model, fixed))
+    failed = {(case.sizes["height"], case.sizes["width"]) for case in parity.failures()}
+    assert not parity and (16, 16) not in failed and (17, 16) in failed
+    assert "onnxruntime failed" in str(parity) or "allowed" in str(parity)
+
+
+def pixel_input_of(side: int):  # type: ignore[no-untyped-def]
+    from dataclasses import replace
+
+    return replace(pixel_input(Pixels(height=side, width=side)), shape=("batch", side, side, 3))
+
+
+def test_pixel_outputs_are_compared_before_rounding(tiny: ModuleType, image_contract: Contract) -> None:
+    torch.manual_seed(0)
+    module = tiny.TinyGenerator()
+    model = finish(trace(module, image_contract), image_contract)
+    parity = measure_parity(module, image_contract, model)
+    assert parity and parity.ranges == {"image.levels": 255.0} and parity.worst < 1e-6
+    other = tiny.TinyGenerator()
+    other.load_state_dict(module.state_dict())
+    with torch.no_grad():
+        other.conv2.bias += 1e-5  # a thousandth of a level: the rounded images are all equal
+    assert not measure_parity(other, image_contract, model)
+
+
+def test_nan_never_passes(tiny: ModuleType, class_contract: Contract) -> None:
+    module = tiny.trained_classifier()
+    model = trace(module, class_contract)
+    tensor = initializer(model, "network.head.bias")
+    tensor.CopyFrom(onnx.numpy_helper.from_array(np.full(3, np.nan, np.float32), "network.head.bias"))
+    assert not measure_parity(module, class_contract, finish(model, class_contract))
+
+
+@pytest.mark.parametrize("name", ["cnn", "resnet18", "attention", "generator"])
+def test_the_sweep_covers_what_is_promised(name: str) -> None:
+    entry = network(name)
+    contract = entry.contract(() if entry.generates else tuple("0123456789"), entry.side_px)
+    sizes = sweep_sizes(contract)
+    heights, widths, batches = ({point[axis] for point in sizes} for axis in ("height", "width", "batch"))
+    assert {1, 2, 3, 5, 7} <= batches
+    assert min(heights) == contract.axes["height"].low and max(heights) > entry.side_px and any(h % 2 for h in heights)
+    assert any(point["height"] != point["width"] for point in sizes) and min(widths) < entry.side_px < max(widths)
+    assert len(sizes) >= 8 and FACTOR == 4
+    for point in sizes[:2]:
+        contract.require_arrays(sweep_inputs(contract, point, seed=0))

@@ -1,0 +1,36 @@
+from types import ModuleType
+
+import numpy as np
+
+from edgeport_export.quality import judge
+from edgeport_export.trace import finish, trace
+from edgeport_export.wrap import Reference
+from edgeport_runtime import Contract, SessionOptions
+from edgeport_runtime.engine import Arrays, Engine
+
+
+class Shifted(Engine):
+    """An engine that prefers the first class by `bias`."""
+
+    bias = 0.0
+
+    def run(self, inputs) -> Arrays:  # type: ignore[no-untyped-def]
+        logits = super().run(inputs)["logits"].copy()
+        logits[:, 0] += self.bias
+        return {"logits": logits}
+
+
+def test_changed_labels_and_the_drop_are_counted(tiny: ModuleType, class_contract: Contract) -> None:
+    network = tiny.trained_classifier()
+    model = finish(trace(network, class_contract), class_contract)
+    engines = {"fp32": Engine(model, class_contract, SessionOptions()), "int8": Shifted(model, class_contract, SessionOptions())}
+    engines["int8"].bias = 1e6  # type: ignore[attr-defined]
+    examples = tiny.brightness_examples(30, seed=4)
+    found = judge(class_contract, Reference(network, class_contract), engines, examples)
+    right = found.qualities["torch"].value
+    answers = np.array(found.qualities["torch"].answers)
+    assert right > 0.9 and found.qualities["int8"].value == 1 / 3  # always the first of three
+    assert found.changed == {"fp32": 0, "int8": int((answers != 0).sum())}
+    assert found.decided["int8"] == found.changed["int8"]
+    assert found.drop("int8") == 100 * (right - 1 / 3) and found.drop("fp32") == 0
+    assert found.to_dict()["values"]["torch"] == right

@@ -1,0 +1,23 @@
+from pathlib import Path
+
+import pytest
+
+from edgeport_export import ExportError
+from edgeport_export.race import Contender, race
+
+STORED = Path(__file__).parents[1] / "fixtures" / "format1" / "classifier"
+
+
+def test_every_engine_runs_in_a_process_of_its_own(checkpoint: Path) -> None:
+    lanes = {"onnx": Contender(kind="onnx", path=str(STORED / "model.onnx"), threads=1)}
+    heats = race(lanes, batch=2, size_px=(8, 12), rounds=3)
+    assert len(heats["onnx"].rounds_ms) == 3 and 0 < min(heats["onnx"].rounds_ms) <= heats["onnx"].median_ms <= max(heats["onnx"].rounds_ms)
+    heats = race({"torch": Contender(kind="torch", path=str(checkpoint), mode="channels_last")}, batch=2, rounds=1)
+    assert heats["torch"].median_ms > 0
+
+
+def test_an_engine_that_does_not_start_says_why() -> None:
+    with pytest.raises(ExportError, match=r"lost could not be timed: .*there\.onnx: the model cannot be read"):
+        race({"lost": Contender(kind="onnx", path="there.onnx")}, batch=1)
+    with pytest.raises(ExportError, match=r"cannot run at batch 99"):
+        race({"big": Contender(kind="onnx", path=str(STORED / "model.onnx"))}, batch=99)

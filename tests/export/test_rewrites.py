@@ -1,0 +1,89 @@
+"""Rewrites against PyTorch in float64, at sizes the graph was not traced at."""
+
+from typing import Any
+
+import numpy as np
+import onnx_ir
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from edgeport_export.rewrites import TRANSLATIONS
+from edgeport_runtime import SessionOptions
+from edgeport_runtime.device import open_session
+
+
+def exported(module: nn.Module, args: tuple[torch.Tensor, ...], dynamic: tuple[dict[int, str], ...] | None) -> Any:
+    program = torch.onnx.export(
+        module.eval(),
+        args,
+        dynamo=True,
+        verbose=False,
+        opset_version=20,
+        dynamic_shapes=dynamic,
+        custom_translation_table=TRANSLATIONS,
+        input_names=list("abcd")[: len(args)],
+    )
+    return open_session(onnx_ir.to_proto(program.model).SerializeToString(), SessionOptions(threads=1))
+
+
+HW = {0: "batch", 2: "height", 3: "width"}
+POOLS = {size: exported(nn.AdaptiveAvgPool2d(size), (torch.zeros(2, 3, 20, 28),), (HW,)) for size in ((6, 6), (5, 2), (1, 1), (7, 1))}
+
+
+@pytest.mark.parametrize("size", POOLS)
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 3), st.integers(1, 70), st.integers(1, 70))
+def test_adaptive_average_pooling_at_random_sizes(size: tuple[int, int], batch: int, height: int, width: int) -> None:
+    x = np.random.default_rng(height * 71 + width).standard_normal((batch, 3, height, width)).astype(np.float32)
+    expected = F.adaptive_avg_pool2d(torch.from_numpy(x).double(), size).numpy()
+    np.testing.assert_allclose(POOLS[size].run(None, {"a": x})[0], expected, atol=2e-6)
+
+
+def test_adaptive_average_pooling_without_a_batch_and_with_a_fixed_size() -> None:
+    x = torch.randn(3, 9, 11)
+    session = exported(nn.AdaptiveAvgPool2d((4, 5)), (x,), None)
+    np.testing.assert_allclose(session.run(None, {"a": x.numpy()})[0], F.adaptive_avg_pool2d(x.double(), (4, 5)).numpy(), atol=1e-6)
+
+
+class Attention(nn.Module):
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.options = options
+
+    def forward(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, **self.options)
+
+
+@pytest.mark.parametrize("lead", [(), (2,), (2, 3)])
+@pytest.mark.parametrize("options", [{}, {"scale": 0.3}, {"is_causal": True}])
+def test_attention_of_any_rank(lead: tuple[int, ...], options: dict[str, Any]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn((*lead, length, channels), generator=generator) for length, channels in ((5, 8), (7, 8), (7, 4)))
+    session = exported(Attention(**options), (query, key, value), None)
+    expected = F.scaled_dot_product_attention(query.double(), key.double(), value.double(), **options).numpy()
+    np.testing.assert_allclose(session.run(None, {"a": query.numpy(), "b": key.numpy(), "c": value.numpy()})[0], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("boolean", [True, False])
+def test_attention_with_a_mask(boolean: bool) -> None:
+    generator = torch.Generator().manual_seed(1)
+    query, key, value = (torch.randn((2, length, 8), generator=generator) for length in (5, 7, 7))
+    mask = torch.rand((5, 7), generator=generator)
+    mask = mask > 0.3 if boolean else mask
+    session = exported(Attention(), (query, key, value, mask), None)
+    expected = F.scaled_dot_product_attention(query.double(), key.double(), value.double(), attn_mask=mask if boolean else mask.double()).numpy()
+    got = session.run(None, {"a": query.numpy(), "b": key.numpy(), "c": value.numpy(), "d": mask.numpy()})[0]
+    np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:.*shares the same shape constraints")
+def test_attention_at_another_length_than_traced() -> None:
+    shape = {0: "batch", 1: "length"}
+    session = exported(Attention(), tuple(torch.randn(2, 6, 8) for _ in range(3)), (shape,) * 3)  # type: ignore[arg-type]
+    query, key, value = (torch.randn(3, 40, 8) for _ in range(3))
+    expected = F.scaled_dot_product_attention(query.double(), key.double(), value.double()).numpy()
+    np.testing.assert_allclose(session.run(None, {"a": query.numpy(), "b": key.numpy(), "c": value.numpy()})[0], expected, atol=1e-6)

@@ -1,0 +1,104 @@
+"""The walls of the house: the runtime never needs torch or onnx, public names are what they say, rooms stay small."""
+
+import ast
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCES = [path for room in ("runtime", "models", "export") for path in sorted((ROOT / room).rglob("*.py"))]
+LARGEST_FILE, LARGEST_BODY = 300, 40
+BLOCKED = ("torch", "torchvision", "onnx", "onnxscript", "sklearn", "safetensors", "rich", "typer")
+BLOCK = f"import sys; sys.modules.update(dict.fromkeys({BLOCKED!r}))\n"
+USE = """
+from edgeport_runtime import load
+model = load({bundle!r})
+assert model.check()
+import edgeport_runtime.cli, edgeport_runtime.doctor, edgeport_runtime.timing, edgeport_runtime.evaluate
+loaded = [name for name in {blocked!r} if sys.modules.get(name) is not None]
+assert not loaded, loaded
+"""
+
+
+def python(code: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def test_the_runtime_loads_checks_and_runs_with_torch_blocked() -> None:
+    done = python(BLOCK + USE.format(bundle=str(ROOT / "tests" / "fixtures" / "format1" / "classifier"), blocked=BLOCKED))
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", BLOCKED)
+def test_and_the_block_really_blocks(name: str) -> None:
+    done = python(BLOCK + f"import {name}")
+    assert done.returncode == 1 and name in done.stderr
+
+
+def test_an_import_of_torch_in_the_runtime_would_be_noticed(tmp_path: Path) -> None:
+    """The same check over a runtime with one forbidden line must fail, or it proves nothing."""
+    package = tmp_path / "edgeport_runtime"
+    package.mkdir()
+    for path in (ROOT / "runtime" / "edgeport_runtime").glob("*.py"):
+        text = path.read_text()
+        (package / path.name).write_text(text if path.name != "images.py" else text + "\nimport torch\n")
+    use = USE.format(bundle=str(ROOT / "tests" / "fixtures" / "format1" / "classifier"), blocked=BLOCKED)
+    done = python(f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n" + BLOCK + use)
+    assert done.returncode == 1 and "torch" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["edgeport_runtime", "edgeport_models", "edgeport_export"])
+def test_public_names_are_sorted_real_and_few(name: str) -> None:
+    package = importlib.import_module(name)
+    names = package.__all__
+    assert names == sorted(names, key=lambda each: (not each.isupper(), each[0].islower(), each))
+    assert all(hasattr(package, each) for each in names) and len(names) <= 30
+    public = {each for each in vars(package) if not each.startswith("_") and getattr(vars(package)[each], "__module__", "").startswith("edgeport")}
+    assert public <= set(names), public - set(names)
+
+
+def test_everything_public_has_a_docstring() -> None:
+    bare = []
+    for path in SOURCES:
+        tree = ast.parse(path.read_text())
+        if not ast.get_docstring(tree):
+            bare.append(f"{path.relative_to(ROOT)}")
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_") and not ast.get_docstring(node) and node.name != "main":
+                bare.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}")
+    assert not bare, bare
+
+
+def test_rooms_stay_small() -> None:
+    large = [f"{path.relative_to(ROOT)}: {lines} lines" for path in SOURCES if (lines := path.read_text().count("\n")) > LARGEST_FILE]
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                body = node.body[1:] if ast.get_docstring(node) else node.body
+                size = max(each.end_lineno or 0 for each in body) - body[0].lineno + 1 if body else 0
+                if size > LARGEST_BODY:
+                    large.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}: {size} lines")
+    assert not large, large
+
+
+@pytest.mark.parametrize("room", ["runtime", "models", "export", "tests"])
+def test_no_room_is_a_package_of_its_own(room: str) -> None:
+    assert not (ROOT / room / "__init__.py").exists()  # `import models` would collide with every application
+
+
+@pytest.mark.parametrize(
+    ("forbidden", "where"), [("import torch", "runtime/edgeport_runtime/images.py"), ("import edgeport_export", "models/edgeport_models/layers.py")]
+)
+def test_the_import_rules_would_notice(forbidden: str, where: str, tmp_path: Path) -> None:
+    """import-linter over a copy of the house with one wrong arrow."""
+    for path in [*SOURCES, ROOT / "pyproject.toml"]:
+        copy = tmp_path / path.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_text(path.read_text() + (f"\n{forbidden}\n" if path == ROOT / where else ""))
+    rooms = [str(tmp_path / room) for room in ("runtime", "models", "export")]
+    code = f"import sys; sys.path[:0] = {rooms!r}; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 1 and "BROKEN" in done.stdout, done.stdout + done.stderr

@@ -1,0 +1,95 @@
+"""The device wheel, built and used as a stranger would: small, torch-free, and able to predict."""
+
+import subprocess
+import sys
+import tomllib
+import zipfile
+from email import message_from_string
+from pathlib import Path
+
+import pytest
+
+import edgeport_runtime
+
+ROOT = Path(__file__).parents[1]
+STORED = ROOT / "tests" / "fixtures" / "format1"
+LARGEST_WHEEL = 60_000
+LARGEST_TREE = 200_000_000
+DEPENDENCIES = ("numpy", "numpy.libs", "PIL", "pillow.libs", "onnxruntime", "flatbuffers", "packaging", "google", "sympy", "mpmath", "coloredlogs")
+
+
+def build(project: Path, out: Path) -> Path:
+    done = subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(project)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return next(out.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(ROOT / "runtime", tmp_path_factory.mktemp("device"))
+
+
+def test_the_wheel_is_small_and_holds_the_runtime_alone(wheel: Path) -> None:
+    assert wheel.stat().st_size < LARGEST_WHEEL
+    names = zipfile.ZipFile(wheel).namelist()
+    rooms = {f"edgeport_runtime/{path.name}" for path in (ROOT / "runtime" / "edgeport_runtime").iterdir() if path.suffix == ".py" or path.name == "py.typed"}
+    assert {name for name in names if not name.startswith(f"edgeport_runtime-{edgeport_runtime.__version__}.dist-info/")} == rooms
+
+
+def test_its_needs_are_few_and_neither_onnxruntime_is_forced(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as opened:
+        metadata = message_from_string(opened.read(f"edgeport_runtime-{edgeport_runtime.__version__}.dist-info/METADATA").decode())
+    needs = metadata.get_all("Requires-Dist") or []
+    assert sorted(need.split(">")[0] for need in needs if "extra" not in need) == ["numpy", "pillow"]
+    assert any(need.startswith("onnxruntime>") and "'cpu'" in need for need in needs)
+    assert any(need.startswith("onnxruntime-gpu[cuda,cudnn]>") and "'gpu'" in need for need in needs)
+
+
+def test_it_loads_checks_and_predicts_where_torch_cannot_be_imported(wheel: Path, tmp_path: Path) -> None:
+    """An isolated interpreter that sees the unpacked wheel and the runtime's own dependencies, and nothing else."""
+    site = tmp_path / "site"
+    with zipfile.ZipFile(wheel) as opened:
+        opened.extractall(site)
+    installed = Path(edgeport_runtime.device.onnxruntime().__file__).parents[1]
+    for name in DEPENDENCIES:
+        if (installed / name).exists():
+            (site / name).symlink_to(installed / name)
+    for info in installed.glob("*.dist-info"):
+        if info.name.split("-")[0] in ("numpy", "pillow", "onnxruntime"):
+            (site / info.name).symlink_to(info)
+    code = f"""
+import sys; sys.path.insert(0, {str(site)!r})
+for name in ("torch", "onnx", "sklearn", "edgeport_export", "edgeport_models"):
+    try:
+        __import__(name)
+    except ImportError:
+        continue
+    raise SystemExit(f"{{name}} can be imported here, so this test proves nothing")
+import edgeport_runtime, numpy
+assert edgeport_runtime.__file__.startswith({str(site)!r})
+for precision in ("fp32", "int8"):
+    model = edgeport_runtime.load({str(STORED / "classifier")!r}, precision=precision)
+    assert model.check(), model.check()
+    assert model(numpy.full((16, 16, 3), 220, numpy.uint8)).label == "bright"
+    image = edgeport_runtime.load({str(STORED / "generator")!r}, precision=precision)(numpy.zeros((9, 21, 3), numpy.uint8))
+    assert image.size == (21, 9)
+print("predicted")
+"""
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0 and done.stdout.strip() == "predicted", done.stderr
+    tree = sum(path.stat().st_size for name in site.iterdir() for path in name.resolve().rglob("*") if path.is_file() and path.suffix != ".pyc")
+    assert tree < LARGEST_TREE
+
+
+def test_host_and_device_have_one_version(tmp_path: Path) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    exact = f"edgeport-runtime=={edgeport_runtime.__version__}"
+    assert exact in project["project"]["dependencies"]
+    for extra in ("cpu", "gpu"):
+        assert project["project"]["optional-dependencies"][extra] == [f"edgeport-runtime[{extra}]=={edgeport_runtime.__version__}"]
+    wheel = build(ROOT, tmp_path)
+    assert wheel.name == f"edgeport-{edgeport_runtime.__version__}-py3-none-any.whl"
+    packages = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()} - {f"edgeport-{edgeport_runtime.__version__}.dist-info"}
+    assert packages == {"edgeport_export", "edgeport_models"}
