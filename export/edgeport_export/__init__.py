@@ -1,6 +1,6 @@
 """Make bundles: export a trained network, prove its parity, quantise it, and write it with its evidence."""
 
-from .errors import AxisError, ExportError, NetworkFailure, OutputError, ParityError
+from .errors import AxisError, ExportError, NetworkFailure, OutputError, ParityError, PreflightError
 from .parity import Parity, measure_parity
 from .pipeline import ExportOptions, export_bundle
 from .source import Source, load_source
@@ -14,6 +14,7 @@ __all__ = [
     "OutputError",
     "Parity",
     "ParityError",
+    "PreflightError",
     "Source",
     "Verification",
     "export_bundle",

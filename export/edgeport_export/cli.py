@@ -12,7 +12,6 @@ from edgeport_runtime import Bundle, EdgeportError, InputError, __version__
 
 from . import console
 from .errors import ParityError
-from .progress import counting
 
 app = typer.Typer(
     help="From a trained PyTorch image model to a bundle that runs without PyTorch.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
@@ -143,14 +142,12 @@ def _show_bundle(bundle: Bundle, as_json: bool) -> None:
 @app.command()
 def verify(bundle: Path, checkpoint: Checkpoint, as_json: Json = False) -> int:
     """Compare an existing bundle with PyTorch again; exit code 1 where anything disagrees."""
-    from .parity import sweep_sizes
     from .source import load_source
     from .verify import verify as run
 
     Bundle(bundle)  # a wrong path should be said before the checkpoint is loaded
     with console.watching("verifying") as watch:
-        source = load_source(checkpoint)
-        verification = run(bundle, source, counting(watch, "parity with PyTorch", len(sweep_sizes(source.contract))))
+        verification = run(bundle, load_source(checkpoint), watch)
     if as_json:
         checks = {check.precision: bool(check) for check in verification.checks}
         print(

@@ -73,13 +73,14 @@ def _one(out: Path, name: str) -> Outcome:
         export_bundle(
             source.network, source.contract, folder, name=name, calibration=calibration, held_out=held_out, provenance=provenance, force=True, watch=watch
         )
-    with console.watching(f"{name}: verifying, running without torch, timing") as watch:
-        watch("", 0, 1)
-        verification = verify(folder, source)
+    with console.watching(f"{name}: verifying") as watch:
+        verification = verify(folder, source, watch)
         if not verification:
             raise ParityError(f"{name} does not verify; {verification}")
+        watch("running without torch", 0, 1)
         images = write_images(out / "held_out" / name, source.contract.labels, held_out)
         qualities = {precision: run_without_torch(folder, images, precision) for precision in ("fp32", "int8")}
+        watch("timing", 0, 1)
         heats = _race(folder, checkpoint)
     bundle = Bundle(folder)
     console.out.print(f"{name}: trained, exported, verified, and run on {len(held_out)} held-out images without torch")

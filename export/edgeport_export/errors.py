@@ -3,6 +3,7 @@
 EdgeportError
 └── ExportError          a bundle cannot be made
     ├── AxisError        an axis that should be dynamic came out fixed
+    ├── PreflightError   something in the network would make its graph wrong
     ├── NetworkFailure   the network itself fails in PyTorch, at a size that the contract promises
     ├── ParityError      a variant disagrees with PyTorch
     └── OutputError      the folder to write to exists, or cannot be written
@@ -17,6 +18,10 @@ class ExportError(EdgeportError):
 
 class AxisError(ExportError):
     """A promised dynamic axis is fixed in the graph."""
+
+
+class PreflightError(ExportError):
+    """The network would make a wrong graph, or none; the message lists every finding with its remedy."""
 
 
 class NetworkFailure(ExportError):  # noqa: N818  # it is the network's error, not ours

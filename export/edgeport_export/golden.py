@@ -17,7 +17,8 @@ from edgeport_runtime.evaluate import Example
 from edgeport_runtime.images import prepare
 from edgeport_runtime.model import batches
 
-from .parity import Parity, sweep_inputs, sweep_sizes
+from .parity import Parity
+from .sweep import sweep_inputs, sweep_sizes
 from .wrap import LEVELS, Reference
 
 DEVICE_FACTOR = 10.0  # times PyTorch's floor: another CPU or a GPU sums in another order, a changed weight shows above it

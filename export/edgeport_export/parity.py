@@ -6,7 +6,7 @@ a hundred times that of a shallow one, and a fixed number would be blind for one
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,20 +20,24 @@ from edgeport_runtime import Contract, SessionOptions
 from edgeport_runtime.device import open_session
 from edgeport_runtime.engine import Arrays
 
-from .wrap import LEVELS, Reference, compared_outputs
+from .progress import Watch, unwatched
+from .sweep import Sizes, measured_cost, sweep_inputs, sweep_sizes
+from .wrap import LEVELS, Reference, compared_outputs, first_line
 
 FACTOR = 4.0  # times PyTorch's own distance; over 17 sound networks the worst was 1.7, one weight changed by 1 % gives 10 and more
+_Row = tuple[Sizes, str, str, NDArray[Any], NDArray[Any], NDArray[Any] | str]  # sizes, note, output, float64, float32, the variant's
 LEAST_FLOOR = 2.0**-24  # half a unit in the last place of float32: no float32 result can promise less
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One point of the sweep for one output: largest distances from float64, over the range of the output."""
+    """One point of the sweep for one output: largest distances from float64, over the range of the output. `note`: what was special."""
 
     output: str
     sizes: Mapping[str, int]
     torch_error: float
     onnx_error: float
+    note: str = ""
     fault: str = ""
 
 
@@ -60,6 +64,13 @@ class Parity:
         """The largest distance from float64 over the range, of all outputs and sizes."""
         return max((case.onnx_error for case in self.cases), default=math.inf)
 
+    def axes_at_fault(self) -> list[str]:
+        """Axes at whose other sizes the variant fails, while it holds at the first point of the sweep."""
+        first, failed = self.cases[0], self.failures()
+        if first in failed:
+            return []
+        return [axis for axis in first.sizes if any(case.sizes[axis] != first.sizes[axis] for case in failed)]
+
     def __bool__(self) -> bool:
         return bool(self.cases) and not self.failures()
 
@@ -81,59 +92,10 @@ class Parity:
             "factor": FACTOR,
             "floors": dict(self.floors),
             "ranges": dict(self.ranges),
-            "cases": [{"output": c.output, "sizes": dict(c.sizes), "torch": c.torch_error, "onnx": c.onnx_error, "fault": c.fault} for c in self.cases],
+            "cases": [
+                {"output": c.output, "sizes": dict(c.sizes), "note": c.note, "fault": c.fault, "torch": c.torch_error, "onnx": c.onnx_error} for c in self.cases
+            ],
         }
-
-
-def sweep_sizes(contract: Contract) -> list[dict[str, int]]:
-    """Sizes to compare at: batch 1, 2, odd; the contract's size, odd, non-square, larger, smaller, the smallest. Without repeats."""
-    image = next((each.pixels for each in contract.inputs if each.pixels is not None), None)
-    height, width = (image.height, image.width) if image else (2, 2)
-    wanted = [
-        (1, height, width),
-        (2, height, width),
-        (3, height + 1, width),
-        (2, height, width + width // 2 + 1),
-        (1, 2 * height, 2 * width),
-        (5, height // 2, height // 2 + 3),
-        (1, 1, 1),
-        (2, 1, width),
-        (7, height - 1, width + 5),
-    ]
-    points = [{name: min(max(size, limits.low), limits.high) for name, limits, size in _named(contract, point)} for point in wanted]
-    return [dict(pairs) for pairs in dict.fromkeys(tuple(sorted(point.items())) for point in points)]
-
-
-def _named(contract: Contract, point: tuple[int, int, int]) -> Iterator[tuple[str, Any, int]]:
-    known = dict(zip(("batch", "height", "width"), point, strict=True))
-    for name, limits in contract.axes.items():
-        yield name, limits, known.get(name, point[0] + 2)
-
-
-def sweep_inputs(contract: Contract, sizes: Mapping[str, int], seed: int) -> Arrays:
-    """Random inputs at one point: smooth fields with grain for pixels, normal values for tensors."""
-    generator = np.random.default_rng(seed)
-    arrays: Arrays = {}
-    for each in contract.inputs:
-        shape = tuple(axis if isinstance(axis, int) else sizes[axis] for axis in each.shape)
-        if each.pixels is not None:
-            arrays[each.name] = _picture(shape, generator)
-        elif np.issubdtype(np.dtype(each.dtype), np.integer):
-            arrays[each.name] = generator.integers(0, 2, shape).astype(each.dtype)
-        else:
-            arrays[each.name] = generator.standard_normal(shape).astype(each.dtype)
-    return arrays
-
-
-def _picture(shape: tuple[int, ...], generator: np.random.Generator) -> NDArray[np.uint8]:
-    """Waves of random direction and colour with grain on top, full range: nearer to photographs than white noise."""
-    batch, height, width, channels = shape
-    y, x = np.mgrid[0:height, 0:width] / max(height, width)
-    waves = generator.uniform(-12, 12, (batch, 1, 1, channels, 2))
-    phase = generator.uniform(0, 2 * np.pi, (batch, 1, 1, channels))
-    field = np.sin(waves[..., 0] * y[None, :, :, None] + waves[..., 1] * x[None, :, :, None] + phase)
-    picture: NDArray[np.uint8] = np.clip(127.5 + 100 * field + generator.normal(0, 25, shape), 0, 255).astype(np.uint8)
-    return picture
 
 
 def with_levels(model: bytes, contract: Contract) -> bytes:
@@ -147,46 +109,63 @@ def with_levels(model: bytes, contract: Contract) -> bytes:
     return bytes(proto.SerializeToString())
 
 
-def measure_parity(network: nn.Module, contract: Contract, model: bytes, *, seed: int = 0, step: Callable[[int], None] = lambda done: None) -> Parity:
-    """Run PyTorch in float32 and float64, and the variant as it ships (all optimisations), over the sweep."""
+def measure_parity(network: nn.Module, contract: Contract, model: bytes, *, sizes: Sequence[Sizes] = (), seed: int = 0, watch: Watch = unwatched) -> Parity:
+    """Run PyTorch in float32 and float64, and the variant as it ships (all optimisations), at `sizes`, or the whole sweep.
+
+    Where a point has a batch, its last image is also run alone: it must give what it gave among the others.
+    Raises NetworkFailure where PyTorch itself fails at one of the sizes.
+    """
     names = compared_outputs(contract)
-    points = sweep_sizes(contract)
     session = open_session(with_levels(model, contract), SessionOptions())
     truth, single = Reference(network, contract, torch.float64), Reference(network, contract)
-    rows: list[tuple[dict[str, int], str, NDArray[Any], NDArray[Any], NDArray[Any] | str]] = []
-    for index, sizes in enumerate(points):
-        arrays = sweep_inputs(contract, sizes, seed + index)
+    rows: list[_Row] = []
+    points = sizes or sweep_sizes(contract, measured_cost(network, contract))
+    for index, point in enumerate(points):
+        watch("parity with PyTorch", index, len(points))
+        arrays = sweep_inputs(contract, point, seed + index)
         exact, rounded = truth.run(arrays), single.run(arrays)
-        got = _run(session, names, arrays)
-        rows += [(sizes, name, exact[name], rounded[name], got if isinstance(got, str) else got[name]) for name in names]
-        step(1)
+        rows += [(point, "", name, exact[name], rounded[name], got) for name, got in _run(session, names, arrays).items()]
+        if point.get("batch", 1) > 1:
+            last = {each.name: arrays[each.name][-1:] if each.shape[0] == "batch" else arrays[each.name] for each in contract.inputs}
+            alone = _run(session, names, last)
+            rows += [(point, "the last image alone", name, exact[name][-1:], rounded[name][-1:], alone[name]) for name in _rowwise(names, contract)]
     return _judge(names, rows)
 
 
-def _run(session: Any, names: Sequence[str], arrays: Arrays) -> Arrays | str:
+def _rowwise(names: Sequence[str], contract: Contract) -> list[str]:
+    """Compared values whose first axis is the batch: those that can be looked at one image at a time."""
+    return [name for name, each in zip(names, contract.outputs, strict=True) if each.shape and each.shape[0] == "batch"]
+
+
+def _run(session: Any, names: Sequence[str], arrays: Arrays) -> dict[str, NDArray[Any] | str]:
     """The outputs, or in words why there are none: a graph that fails at some size is a finding, not an accident."""
     try:
         return dict(zip(names, session.run(list(names), arrays), strict=True))
     except Exception as error:  # onnxruntime's exceptions derive from Exception directly
-        return f"onnxruntime failed: {str(error).splitlines()[0]}"
+        return dict.fromkeys(names, f"onnxruntime failed: {first_line(error)}")
 
 
-def _judge(names: Sequence[str], rows: Sequence[tuple[dict[str, int], str, Any, Any, Any]]) -> Parity:
-    ranges = {name: _range([exact for _, output, exact, _, _ in rows if output == name], name) for name in names}
+def _judge(names: Sequence[str], rows: Sequence[_Row]) -> Parity:
+    ranges = {name: _range([exact for _, _, output, exact, _, _ in rows if output == name], name) for name in names}
     cases = []
-    for sizes, name, exact, rounded, got in rows:
+    for sizes, note, name, exact, rounded, got in rows:
         fault = got if isinstance(got, str) else "" if got.shape == exact.shape else f"the shape is {got.shape}, PyTorch's {exact.shape}"
         cases.append(
             Case(
                 output=name,
                 sizes=sizes,
+                note=note,
                 torch_error=_distance(rounded, exact) / ranges[name],
-                onnx_error=math.inf if fault else _distance(got, exact) / ranges[name],
+                onnx_error=math.inf if isinstance(got, str) or fault else _distance(got, exact) / ranges[name],
                 fault=fault,
             )
         )
-    floors = {name: math.sqrt(sum(case.torch_error**2 for case in cases if case.output == name) / max(1, len(rows) // len(names))) for name in names}
+    floors = {name: _pooled([case.torch_error for case in cases if case.output == name]) for name in names}
     return Parity(cases=tuple(cases), floors=floors, ranges=ranges)
+
+
+def _pooled(errors: Sequence[float]) -> float:
+    return math.sqrt(sum(error**2 for error in errors) / max(1, len(errors)))
 
 
 def _range(values: Sequence[NDArray[Any]], name: str) -> float:

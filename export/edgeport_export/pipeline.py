@@ -1,4 +1,4 @@
-"""The whole export, readable as its own summary: trace, compare, quantise, judge, store, prove, write."""
+"""The whole export, readable as its own summary: look, trace, compare, quantise, judge, store, prove, write."""
 
 import hashlib
 import importlib.metadata
@@ -22,7 +22,8 @@ from edgeport_runtime.protobuf import read_outline
 from .compatibility import lowest_onnxruntime
 from .errors import ExportError, ParityError
 from .golden import golden_inputs, write_golden
-from .parity import Parity, measure_parity, sweep_sizes
+from .parity import Parity, measure_parity
+from .preflight import preflight, prepared
 from .progress import Watch, counting, unwatched
 from .quality import Judgement, judge
 from .quantize import Plan, calibration_sample, quantize
@@ -79,7 +80,9 @@ def export_bundle(
     options, out = options or ExportOptions(), Path(out)
     repair(out)
     require_free(out, force=force)
-    network = network.eval()
+    watch("preflight", 0, 1)
+    preflight(network, contract)
+    network = prepared(network)
     watch("tracing", 0, 1)
     traced = trace(network, contract)
     models = {"fp32": finish(traced, contract)}
@@ -110,9 +113,11 @@ def export_bundle(
 
 
 def _require_parity(network: nn.Module, contract: Contract, model: bytes, watch: Watch) -> Parity:
-    parity = measure_parity(network, contract, model, step=counting(watch, "parity with PyTorch", len(sweep_sizes(contract))))
+    parity = measure_parity(network, contract, model, watch=watch)
     if not parity:
-        raise ParityError(f"the fp32 graph disagrees with PyTorch, so no bundle was written; {parity}")
+        axes = parity.axes_at_fault()
+        remedy = f"it is right at its own size, but not at others of {', '.join(axes)}: leave these out of the dynamic axes; " if axes else ""
+        raise ParityError(f"the fp32 graph disagrees with PyTorch, so no bundle was written; {remedy}{parity}")
     return parity
 
 

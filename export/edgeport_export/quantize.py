@@ -171,6 +171,9 @@ def drop_last_pairs(model: onnx.ModelProto) -> None:
         graph.node.remove(last)
         if not any(first.output[0] in node.input for node in graph.node):
             graph.node.remove(first)
+    used = {name for node in graph.node for name in node.input}
+    for unused in [each for each in graph.initializer if each.name not in used]:
+        graph.initializer.remove(unused)  # onnxruntime warns of every one left behind
 
 
 def calibration_sample(examples: Sequence[Example], most: int, seed: int = 0) -> list[Example]:

@@ -1,12 +1,12 @@
 """Verifying a bundle that exists: parity with PyTorch again from the checkpoint, and every golden case."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgeport_runtime import Bundle, BundleError, CheckReport, load
 
 from .parity import Parity, measure_parity
+from .progress import Watch, unwatched
 from .source import Source
 
 
@@ -26,7 +26,7 @@ class Verification:
         return "\n".join(lines if self.same_checkpoint else [*lines, "FAILED the bundle was made from another checkpoint than this one"])
 
 
-def verify(bundle: str | Path, source: Source, step: Callable[[int], None] = lambda done: None) -> Verification:
+def verify(bundle: str | Path, source: Source, watch: Watch = unwatched) -> Verification:
     """Compare the bundle's fp32 variant with PyTorch over the sweep, at inputs the export did not use, and re-run all golden cases.
 
     Raises BundleError and its kin where the bundle cannot be read, or was made for another contract.
@@ -35,7 +35,7 @@ def verify(bundle: str | Path, source: Source, step: Callable[[int], None] = lam
     if opened.manifest.contract != source.contract:
         raise BundleError(f"{bundle}: this bundle was made for another contract than the checkpoint's; export the checkpoint again")
     model = opened.read(opened.variant("fp32"))
-    parity = measure_parity(source.network, source.contract, model, seed=10_000, step=step)
+    parity = measure_parity(source.network, source.contract, model, seed=10_000, watch=watch)
     checks = tuple(load(bundle, precision=variant.precision).check() for variant in opened.manifest.variants)
     same = opened.manifest.provenance.get("checkpoint_sha256") == source.checkpoint_sha256
     return Verification(parity=parity, checks=checks, same_checkpoint=same)

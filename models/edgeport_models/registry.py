@@ -112,14 +112,14 @@ NETWORKS = {
             # 256 px are 4,096 positions: 64 MiB of attention weights an image, 16 times that at 512 px
             contract=_classifier(AttentionNet.SMALLEST_PX, 256, HALF, HALF),
             side_px=64,
-            recipe=Recipe(data="digits", epochs=12, batch=32, learning_rate=0.1),
+            recipe=Recipe(data="digits", epochs=10, batch=32, learning_rate=0.1),
         ),
         Network(
             name="generator",
             build=Generator,
             contract=_generator,
             side_px=128,
-            recipe=Recipe(data="photos", epochs=8, batch=16, learning_rate=3e-3, weight_decay=0.0),
+            recipe=Recipe(data="photos", epochs=7, batch=16, learning_rate=3e-3, weight_decay=0.0),
         ),
     )
 }

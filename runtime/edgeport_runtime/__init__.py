@@ -7,7 +7,7 @@ from .contract import Contract, Input, Output, Pixels, Range
 from .device import SessionOptions
 from .errors import AlteredError, BundleError, ContractError, DeviceError, EdgeportError, FormatError, ImageError, InputError
 from .evaluate import Quality, evaluate
-from .model import Label, Model, Prediction, load
+from .model import Label, Model, Prediction, Segmentation, load
 
 __version__ = "0.1.0"
 
@@ -32,6 +32,7 @@ __all__ = [
     "Prediction",
     "Quality",
     "Range",
+    "Segmentation",
     "SessionOptions",
     "Tolerance",
     "compare",

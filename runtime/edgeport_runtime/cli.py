@@ -7,13 +7,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from . import __version__
 from .bundle import Bundle
 from .device import PROVIDERS
 from .doctor import diagnose
 from .errors import EdgeportError, InputError
 from .evaluate import evaluate
-from .model import PRECISIONS, Model, Prediction, load
+from .model import PRECISIONS, Answer, Model, Prediction, Segmentation, load
 from .timing import example_inputs, measure_calls
 
 
@@ -99,8 +102,8 @@ def _check(arguments: argparse.Namespace) -> int:
 
 def _predict(arguments: argparse.Namespace) -> int:
     model = _load(arguments)
-    if model.contract.task == "image-to-image" and arguments.out is None:
-        raise InputError("this model makes images: name a folder for them with --out")
+    if model.contract.task in ("image-to-image", "segmentation", "embedding") and arguments.out is None:
+        raise InputError(f"the results of this model ({model.contract.task}) are written to files: name a folder for them with --out")
     names = [f"{Path(image).stem}.png" for image in arguments.images]
     if arguments.out is not None and len(set(names)) < len(names):
         raise InputError("two of the images have the same name, so one result would overwrite the other; predict them in two calls")
@@ -109,10 +112,22 @@ def _predict(arguments: argparse.Namespace) -> int:
             text = "  ".join(f"{each.label} {each.score:.3f}" for each in answer.top)
             _print({"image": image, **asdict(answer)} if arguments.json else f"{image}: {text}")
             continue
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        answer.save(arguments.out / name)
-        _print({"image": image, "out": str(arguments.out / name)} if arguments.json else f"{image} -> {arguments.out / name}")
+        path = _write_answer(answer, arguments.out, name)
+        _print({"image": image, "out": str(path)} if arguments.json else f"{image} -> {path}")
     return 0
+
+
+def _write_answer(answer: Answer, folder: Path, name: str) -> Path:
+    """An image or a map of classes as PNG, an embedding as .npy."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(answer, np.ndarray):
+        path = folder / Path(name).with_suffix(".npy").name
+        np.save(path, answer)
+        return path
+    image = Image.fromarray(answer.classes.astype(np.uint8)) if isinstance(answer, Segmentation) else answer
+    if isinstance(image, Image.Image):
+        image.save(folder / name)
+    return folder / name
 
 
 def _eval(arguments: argparse.Namespace) -> int:

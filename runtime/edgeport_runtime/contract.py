@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 from .errors import ContractError, InputError
 
-Task = Literal["classification", "image-to-image", "tensors"]
+Task = Literal["classification", "image-to-image", "segmentation", "embedding", "tensors"]
 Resize = Literal["stretch", "crop", "letterbox", "keep"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 CHANNELS = {"RGB": 3, "L": 1}
@@ -91,16 +91,26 @@ class Output:
 
 @dataclass(frozen=True, kw_only=True)
 class Range:
-    """The sizes that an axis promises, both ends included."""
+    """The sizes that an axis promises: from `low` to `high`, both included, in steps of `step`."""
 
     low: int
     high: int
+    step: int = 1
 
     def __contains__(self, size: object) -> bool:
-        return isinstance(size, int) and self.low <= size <= self.high
+        return isinstance(size, int) and self.low <= size <= self.high and (size - self.low) % self.step == 0
 
     def __str__(self) -> str:
-        return f"{self.low}..{self.high}"
+        return f"{self.low}..{self.high}" + (f" in steps of {self.step}" if self.step > 1 else "")
+
+    def faults(self) -> list[str]:
+        good = 1 <= self.low <= self.high and self.step >= 1
+        return [] if good else [f"the range {self}: expected 1 <= low <= high and a step of at least 1"]
+
+    def nearest(self, size: int) -> int:
+        """The promised size that is nearest to `size`."""
+        steps = round((min(max(size, self.low), self.high) - self.low) / self.step)
+        return self.low + min(steps, (self.high - self.low) // self.step) * self.step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +135,7 @@ class Contract:
         named = {axis for each in self.inputs for axis in each.shape if isinstance(axis, str)}
         found += [f"axis {axis!r} of an input has no range" for axis in sorted(named - set(self.axes))]
         found += [f"axis {axis!r} has a range but is in no input" for axis in sorted(set(self.axes) - named)]
-        found += [f"axis {name!r} has the range {size}: expected 1 <= low <= high" for name, size in self.axes.items() if not 1 <= size.low <= size.high]
+        found += [f"axis {name!r} has {fault}" for name, size in self.axes.items() for fault in size.faults()]
         if self.task == "classification" and self.labels and self.outputs and self.outputs[0].shape[-1] != len(self.labels):
             found.append(f"{len(self.labels)} labels for an output of {self.outputs[0].shape[-1]} classes")
         if self.task != "tensors" and (len(self.inputs) != 1 or self.inputs[0].pixels is None):
@@ -186,7 +196,7 @@ class Contract:
                 task=data["task"],
                 inputs=tuple(_input(each) for each in data["inputs"]),
                 outputs=tuple(Output(**_tuples(each)) for each in data["outputs"]),
-                axes={name: Range(low=int(size["low"]), high=int(size["high"])) for name, size in data["axes"].items()},
+                axes={name: Range(**size) for name, size in data["axes"].items()},
                 labels=tuple(str(label) for label in data["labels"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -38,6 +38,17 @@ class Prediction:
     top: tuple[Label, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Segmentation:
+    """Which class each position of an image belongs to: `classes` int64 (H, W), indices into `labels` where there are any."""
+
+    classes: NDArray[np.int64]
+    labels: tuple[str, ...]
+
+
+Answer = Prediction | Segmentation | Image.Image | NDArray[np.float32]
+
+
 class Model:
     """A loaded variant. Safe to use from several threads at once.
 
@@ -51,19 +62,21 @@ class Model:
         self.reason = reason
         self.bundle = bundle
 
-    def __call__(self, source: Source, *, size_px: tuple[int, int] | None = None, top: int = 5) -> "Prediction | Image.Image":
-        """Predict one image: a file, bytes, PIL image or uint8 array. Returns a Prediction, or for a generator an image.
+    def __call__(self, source: Source, *, size_px: tuple[int, int] | None = None, top: int = 5) -> Answer:
+        """Predict one image: a file, bytes, PIL image or uint8 array.
+
+        Returns a Prediction for a classifier, an image for a generator, a Segmentation, or an embedding: float32 (channels,).
 
         `size_px`: (height, width) to run at instead of the contract's. Raises ImageError.
         """
         return self.batch([source], size_px=size_px, top=top)[0]
 
-    def batch(self, sources: Iterable[Source], *, size_px: tuple[int, int] | None = None, top: int = 5) -> "list[Prediction | Image.Image]":
+    def batch(self, sources: Iterable[Source], *, size_px: tuple[int, int] | None = None, top: int = 5) -> list[Answer]:
         """Predict several images, grouped by size into the largest batches the contract allows; answers in the order given."""
         if self.contract.task == "tensors":
             raise InputError("this model takes plain tensors, so there is no image to predict from: use raw() with arrays")
         arrays = [self._prepare(source, size_px) for source in sources]
-        answers: list[Prediction | Image.Image | None] = [None] * len(arrays)
+        answers: list[Answer | None] = [None] * len(arrays)
         for group in batches([array.shape for array in arrays], self.contract.largest_batch):
             outputs = self.raw(stack([arrays[index] for index in group]))
             for index, answer in zip(group, interpret(self.contract, outputs, top), strict=True):
@@ -108,10 +121,14 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     return probabilities
 
 
-def interpret(contract: Contract, outputs: Arrays, top: int) -> "list[Prediction | Image.Image]":
-    """Turn one batch of raw outputs into what the task promises."""
+def interpret(contract: Contract, outputs: Arrays, top: int) -> Sequence[Answer]:
+    """Turn one batch of raw outputs into what the task promises; where there are several, the first output counts."""
     if contract.task == "classification":
         return [_prediction(row, contract.labels, top) for row in softmax(outputs[contract.outputs[0].name])]
+    if contract.task == "segmentation":
+        return [Segmentation(classes=row.argmax(axis=0), labels=contract.labels) for row in outputs[contract.outputs[0].name]]
+    if contract.task == "embedding":
+        return list(outputs[contract.outputs[0].name])
     return [Image.fromarray(row[:, :, 0] if row.shape[2] == 1 else row) for row in outputs[contract.outputs[0].name]]
 
 

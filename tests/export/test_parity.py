@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from edgeport_export import measure_parity
-from edgeport_export.parity import FACTOR, sweep_inputs, sweep_sizes
+from edgeport_export.parity import FACTOR
+from edgeport_export.sweep import sweep_inputs, sweep_sizes
 from edgeport_export.trace import finish, trace
 from edgeport_models import network
 from edgeport_runtime import Contract, Pixels
@@ -21,7 +22,7 @@ def initializer(model: onnx.ModelProto, name: str) -> onnx.TensorProto:
 def test_a_sound_export_is_as_near_to_float64_as_torch(tiny: ModuleType, class_contract: Contract) -> None:
     module = tiny.trained_classifier()
     parity = measure_parity(module, class_contract, finish(trace(module, class_contract), class_contract))
-    assert parity and parity.worst < 1e-6 and len(parity.cases) == len(sweep_sizes(class_contract))
+    assert parity and parity.worst < 1e-6 and len(parity.cases) > len(sweep_sizes(class_contract))
     assert parity.floors["logits"] < 1e-6 and "parity at" in str(parity)
     assert parity.to_dict()["passed"] is True
 

@@ -36,6 +36,7 @@ def test_the_last_pair_is_dropped_so_the_answer_is_not_rounded(tiny: ModuleType,
     data, _ = quantize(trace(tiny.trained_classifier(), class_contract), class_contract, tiny.brightness_examples(24, seed=5))
     graph = onnx.load_from_string(data).graph
     last = next(node for node in graph.node if "logits" in node.output)
+    assert {each.name for each in graph.initializer} <= {name for node in graph.node for name in node.input}
     assert last.op_type == "Gemm"
     onnx.checker.check_model(onnx.load_from_string(data), full_check=True)
 

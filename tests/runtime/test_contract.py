@@ -41,7 +41,7 @@ def test_a_fault_in_the_pixels_is_named(change: dict[str, object], said: str) ->
 def test_every_fault_is_listed_at_once() -> None:
     with pytest.raises(ContractError) as caught:
         classification(Pixels(height=0, width=0, std=(0, 1, 1)), LABELS, {"batch": Range(low=3, high=2), "height": AXES["height"], "depth": AXES["width"]})
-    for said in ("height must", "width must", "std must", "'width' of an input has no range", "'depth' has a range", "1 <= low <= high"):
+    for said in ("height must", "width must", "std must", "'width' of an input has no range", "'depth' has a range", "expected 1 <= low <= high"):
         assert said in str(caught.value)
 
 

@@ -1,0 +1,174 @@
+"""Before tracing: what would make a graph wrong or impossible, each as a sentence with its remedy, all at once."""
+
+import copy
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from edgeport_runtime import Contract, Range
+from edgeport_runtime.engine import Arrays
+
+from .errors import NetworkFailure, PreflightError
+from .sweep import Sizes, sweep_inputs, sweep_sizes
+from .wrap import Reference, compared_outputs, flatten
+
+LISTED = 5
+ROW_TOLERANCE = 1e-4  # of the output's range: far above rounding, far below what batch statistics do
+STEPS = (2, 4, 8, 16, 32, 64)
+
+
+def prepared(network: nn.Module) -> nn.Module:
+    """A copy on the CPU in eval mode, so that the user's network is never touched."""
+    return copy.deepcopy(network).cpu().eval()
+
+
+def preflight(network: nn.Module, contract: Contract) -> None:
+    """Look at weights and modules, then run the network a few times. Raises PreflightError listing every finding.
+
+    Raises NetworkFailure where the network does not accept a size that the contract promises.
+    """
+    found = [*_weights(network), *_modules(network)]
+    if found:
+        raise PreflightError("; ".join(found))
+    reference = Reference(prepared(network), contract)
+    _require_sizes(reference, contract)
+    found = [*_randomness(reference, contract), *_batch_dependence(reference, contract)]
+    if found:
+        raise PreflightError("; ".join(found))
+
+
+def _weights(network: nn.Module) -> Iterator[str]:
+    tensors = [*network.named_parameters(), *network.named_buffers()]
+    devices = sorted({str(tensor.device) for _, tensor in tensors})
+    if len(devices) > 1:
+        yield f"the weights are on several devices ({', '.join(devices)}); move the whole network to one with .cpu()"
+    dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for _, tensor in tensors if tensor.is_floating_point()})
+    if dtypes not in ([], ["float32"]):
+        yield f"the weights are {', '.join(dtypes)}; export from float32 with .float()"
+    bad = [name for name, tensor in tensors if tensor.is_floating_point() and tensor.device.type != "meta" and not bool(torch.isfinite(tensor).all())]
+    if bad:
+        yield f"NaN or infinite values in {_listed(bad)}; train again or load another checkpoint"
+    empty = [name for name, tensor in tensors if tensor.device.type == "meta"]
+    if empty:
+        yield f"{_listed(empty)} hold no values (meta device); load a checkpoint"
+
+
+def _modules(network: nn.Module) -> Iterator[str]:
+    still = copy.deepcopy(network).eval()
+    training = [name or "the network itself" for name, module in still.named_modules() if module.training]
+    if training:
+        yield f"still in train mode after .eval(): {_listed(training)}; these override train(), so set their mode by hand"
+    bare = [name for name, module in network.named_modules() if isinstance(module, _BatchNorm) and module.running_mean is None]
+    if bare:
+        yield (
+            f"BatchNorm without running statistics in {_listed(bare)}: at inference each image would depend on the others of its batch; "
+            "set track_running_stats=True and train"
+        )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
+
+
+def _at_own_size(contract: Contract, batch: int) -> Arrays:
+    sizes = dict(sweep_sizes(contract)[0])
+    if "batch" in sizes:
+        sizes["batch"] = contract.axes["batch"].nearest(batch)
+    return sweep_inputs(contract, sizes, seed=0)
+
+
+def _require_sizes(reference: Reference, contract: Contract) -> None:
+    """PyTorch at every size of the sweep that is no larger than twice its own. The message offers axes that work."""
+    own, *others = sweep_sizes(contract)
+    try:
+        reference.run(sweep_inputs(contract, own, seed=0))
+    except NetworkFailure as error:
+        raise NetworkFailure(f"{error}; this is the size the contract gives: name the size that the network takes") from error
+    for sizes in others:
+        try:
+            reference.run(sweep_inputs(contract, sizes, seed=0))
+        except NetworkFailure as error:
+            raise NetworkFailure(f"{error}; the network is bound to its size there: {_remedy(reference, contract, own)}") from error
+
+
+def _remedy(reference: Reference, contract: Contract, own: Sizes) -> str:
+    """Steps that the sides can be taken in, where there are any; else the axes that can stay dynamic."""
+    sides = [name for name in own if name != "batch"]
+    batch = [f"batch={contract.axes['batch'].low}..{contract.axes['batch'].high}"] if "batch" in own else []
+    for step in STEPS:
+        if sides and all(_runs(reference, contract, {**own, **{name: own[name] + steps * step for name in sides}}) for steps in (1, 3)):
+            lows = {name: contract.axes[name].low + (own[name] - contract.axes[name].low) % step for name in sides}
+            stepped = [f"{name}={Range(low=lows[name], high=contract.axes[name].high).low}..{contract.axes[name].high}:{step}" for name in sides]
+            return f"it runs in steps of {step}, so try --dynamic {','.join([*batch, *stepped])}"
+    return f"export it with --dynamic {','.join(batch) or 'nothing'}"
+
+
+def _runs(reference: Reference, contract: Contract, sizes: Sizes) -> bool:
+    try:
+        reference.run(sweep_inputs(contract, sizes, seed=0))
+    except NetworkFailure:
+        return False
+    return True
+
+
+def _randomness(reference: Reference, contract: Contract) -> Iterator[str]:
+    """Two runs of one input must agree bit for bit; where they do not, name the first module whose output differs."""
+    arrays = _at_own_size(contract, batch=2)
+    first, second = (_traced_outputs(reference, arrays) for _ in range(2))
+    for (name, a), (_, b) in zip(first, second, strict=False):
+        if any(not torch.equal(x, y) for x, y in zip(a, b, strict=False)):
+            yield (
+                f"two runs of the same input differ, first in {name}: something random is active at inference "
+                "(F.dropout without training=self.training?); make it depend on self.training"
+            )
+            return
+
+
+def _traced_outputs(reference: Reference, arrays: Arrays) -> list[tuple[str, list[Tensor]]]:
+    """Outputs of every module in the order in which they finished."""
+    seen: list[tuple[str, list[Tensor]]] = []
+
+    def hook(name: str) -> object:
+        def record(_module: nn.Module, _inputs: object, output: object) -> None:
+            seen.append((name, [each.clone() for each in _tensors(output)]))
+
+        return record
+
+    handles = [
+        module.register_forward_hook(hook(f"{path or 'the network itself'} ({type(module).__name__})")) for path, module in reference.network.named_modules()
+    ]
+    try:
+        reference.run(arrays)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+def _tensors(output: object) -> list[Tensor]:
+    try:
+        return flatten(output)
+    except TypeError:  # a module may return anything
+        return []
+
+
+def _batch_dependence(reference: Reference, contract: Contract) -> Iterator[str]:
+    """Image i of a batch must give what it gives alone; batch statistics at inference break that."""
+    if any(each.shape[0] != "batch" for each in contract.inputs) or contract.axes["batch"].high < 2:
+        return
+    arrays = _at_own_size(contract, batch=2)
+    if contract.axes["batch"].low > 1:
+        return
+    together, alone = reference.run(arrays), reference.run({name: array[:1] for name, array in arrays.items()})
+    for name, output in zip(compared_outputs(contract), contract.outputs, strict=True):
+        if output.shape[:1] != ("batch",):
+            continue
+        spread = float(together[name].max() - together[name].min()) or 1.0
+        distance = float(abs(together[name][:1].astype(float) - alone[name].astype(float)).max())
+        if distance > ROW_TOLERANCE * spread:
+            yield (
+                f"an image alone gives another {name} than in a batch (by {distance / spread:.1e} of its range): batch statistics are active at inference; "
+                "use running statistics, or fix the batch at 1"
+            )

@@ -1,0 +1,155 @@
+"""The sizes at which a variant is compared with PyTorch, and the inputs it is fed there."""
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from edgeport_runtime import Contract
+from edgeport_runtime.engine import Arrays
+
+from .wrap import GraphModule
+
+MEMORY_BUDGET_BYTES = 256 * 2**20  # for all intermediate results of one float64 run
+Sizes = dict[str, int]
+Cost = Callable[[Mapping[str, int]], float]
+
+
+def sweep_sizes(contract: Contract, cost: Cost | None = None) -> list[Sizes]:
+    """Sizes inside the contract's ranges, without repeats.
+
+    Batch 1, 2 and odd; the contract's size, odd, non-square, larger, smaller; one side changed at a time; the smallest corner;
+    with `cost` (bytes at some sizes), the largest image and the largest batch that fit MEMORY_BUDGET_BYTES.
+    """
+    height, width = _default(contract)
+    wanted = [
+        (1, height, width),
+        (2, height, width),
+        (3, height + 1, width),
+        (2, height, width + width // 2 + 1),
+        (1, 2 * height, 2 * width),
+        (5, height // 2, height // 2 + 3),
+        (1, 1, 1),
+        (2, 1, width),
+        (7, height - 1, width + 5),
+    ]
+    points = [dict(_named(contract, point)) for point in wanted]
+    if cost is not None:
+        points = [point for point in points if cost(point) <= MEMORY_BUDGET_BYTES] + _corners(contract, cost)
+    return [dict(pairs) for pairs in dict.fromkeys(tuple(sorted(point.items())) for point in points)]
+
+
+def _default(contract: Contract) -> tuple[int, int]:
+    image = next((each.pixels for each in contract.inputs if each.pixels is not None), None)
+    return (image.height, image.width) if image else (2, 2)
+
+
+def _named(contract: Contract, point: tuple[int, int, int]) -> Iterator[tuple[str, int]]:
+    """One size for each axis; axes that are no batch, height or width differ from each other, so that a swap would show."""
+    known = dict(zip(("batch", "height", "width"), point, strict=True))
+    for index, (name, limits) in enumerate(contract.axes.items()):
+        yield name, limits.nearest(known.get(name, point[0] + 2 + index))
+
+
+def _corners(contract: Contract, cost: Cost) -> list[Sizes]:
+    """The largest image at batch 1, and the largest batch at the contract's size, that the budget allows."""
+    height, width = _default(contract)
+    tops = {name: contract.axes[name].high if name in contract.axes else 1 for name in ("batch", "height", "width")}
+
+    def image(share: float) -> Sizes:
+        return dict(_named(contract, (1, round(height + share * (tops["height"] - height)), round(width + share * (tops["width"] - width)))))
+
+    def batch(share: float) -> Sizes:
+        return dict(_named(contract, (round(1 + share * (tops["batch"] - 1)), height, width)))
+
+    return [corner for largest in (image, batch) if (corner := _largest(largest, cost)) is not None]
+
+
+def _largest(at: Callable[[float], Sizes], cost: Cost) -> Sizes | None:
+    """Bisect for the largest share, 0..1, of the way to the top whose cost fits."""
+    if cost(at(0.0)) > MEMORY_BUDGET_BYTES:
+        return None
+    low, high = 0.0, 1.0
+    if cost(at(1.0)) <= MEMORY_BUDGET_BYTES:
+        return at(1.0)
+    for _ in range(12):
+        middle = (low + high) / 2
+        low, high = (middle, high) if cost(at(middle)) <= MEMORY_BUDGET_BYTES else (low, middle)
+    return at(low)
+
+
+class _Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch does not annotate it
+    """Adds up the bytes of every result that a run makes."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for each in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(each, Tensor):
+                self.bytes += each.numel() * each.element_size()
+        return result
+
+
+def measured_cost(network: nn.Module, contract: Contract) -> Cost:
+    """Bytes of all intermediate results in float64, from two runs on torch's meta device, which computes shapes alone.
+
+    Between and beyond the two sizes a power law is assumed: 1 for convolutions, up to 2 for attention. Where the network does
+    not run on the meta device, the cost is measured at the contract's size alone and the power taken as 1.
+    """
+    height, width = _default(contract)
+    small = dict(_named(contract, (1, height, width)))
+    large = dict(_named(contract, (1, 2 * height, 2 * width)))
+    meta = GraphModule(copy.deepcopy(network), contract).to("meta").eval()
+    try:
+        first, second = _bytes(meta, contract, small, "meta"), _bytes(meta, contract, large, "meta")
+        power = math.log(second / first) / math.log(_area(large) / _area(small)) if _area(large) > _area(small) else 1.0
+    except (RuntimeError, NotImplementedError, TypeError):
+        first, power = _bytes(GraphModule(network, contract).eval(), contract, small, "cpu"), 1.0
+    base = _area(small)
+    return lambda sizes: 2 * first * sizes.get("batch", 1) * (_area(sizes) / base) ** power  # float64 is twice float32
+
+
+def _area(sizes: Mapping[str, int]) -> int:
+    return math.prod(size for name, size in sizes.items() if name != "batch")
+
+
+def _bytes(module: nn.Module, contract: Contract, sizes: Mapping[str, int], device: str) -> int:
+    inputs = [torch.from_numpy(array).to(device) for array in sweep_inputs(contract, sizes, seed=0).values()]
+    with torch.no_grad(), _Tally() as tally:
+        module(*inputs)
+    return max(1, int(tally.bytes))
+
+
+def sweep_inputs(contract: Contract, sizes: Mapping[str, int], seed: int) -> Arrays:
+    """Random inputs at one point: smooth fields with grain for pixels, normal values for tensors."""
+    generator = np.random.default_rng(seed)
+    arrays: Arrays = {}
+    for each in contract.inputs:
+        shape = tuple(axis if isinstance(axis, int) else sizes[axis] for axis in each.shape)
+        if each.pixels is not None:
+            arrays[each.name] = picture(shape, generator)
+        elif np.issubdtype(np.dtype(each.dtype), np.integer):
+            arrays[each.name] = generator.integers(0, 2, shape).astype(each.dtype)
+        else:
+            arrays[each.name] = generator.standard_normal(shape).astype(each.dtype)
+    return arrays
+
+
+def picture(shape: Sequence[int], generator: np.random.Generator) -> NDArray[np.uint8]:
+    """Waves of random direction and colour with grain on top, full range: nearer to photographs than white noise. uint8 (N, H, W, C)."""
+    batch, height, width, channels = shape
+    y, x = np.mgrid[0:height, 0:width] / max(height, width)
+    waves = generator.uniform(-12, 12, (batch, 1, 1, channels, 2))
+    phase = generator.uniform(0, 2 * np.pi, (batch, 1, 1, channels))
+    field = np.sin(waves[..., 0] * y[None, :, :, None] + waves[..., 1] * x[None, :, :, None] + phase)
+    made: NDArray[np.uint8] = np.clip(127.5 + 100 * field + generator.normal(0, 25, shape), 0, 255).astype(np.uint8)
+    return made
