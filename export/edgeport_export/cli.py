@@ -1,7 +1,7 @@
 """`edgeport`: train, export, verify, bench, demo. Exit code 0: good; 1: parity failed; 2: bad input; 130: interrupted."""
 
 import dataclasses
-import json
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from edgeport_runtime import Bundle, EdgeportError, InputError, __version__
+from edgeport_runtime.contract import strict_json
 
 from . import console
 from .errors import ParityError
@@ -18,11 +19,12 @@ app = typer.Typer(
 )
 INTERRUPTED = "interrupted; nothing was left half-written"
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-Checkpoint = Annotated[Path, typer.Option(help="The .safetensors file that `edgeport train` wrote.")]
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; every error that edgeport knows becomes one sentence on stderr."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupted)  # by default they end the process on the spot, and what is half-written stays
     try:
         code = int(app(args=argv, prog_name="edgeport", standalone_mode=False) or 0)
         return _fail(INTERRUPTED, code) if code == 130 else code  # typer turns Ctrl-C into this number
@@ -35,7 +37,11 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         if not hasattr(error, "format_message"):  # click's usage errors, without importing click: typer may carry its own
             raise
-        return _fail(error.format_message(), 2)
+        return _fail(error.format_message(), 2) if error.format_message() else 2
+
+
+def _interrupted(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _fail(message: str, code: int) -> int:
@@ -78,50 +84,48 @@ def train(
     )
     with console.watching(f"training {name}") as watch:
         quality = run_training(job, watch)
-    console.out.print(f"{out}: {quality} on {quality.count} held-out images" if quality else f"{out}: written; there are no held-out images to judge it on")
+    console.say(f"{out}: {quality} on {quality.count} held-out images" if quality else f"{out}: written; there are no held-out images to judge it on")
 
 
 @app.command()
 def export(
-    name: Annotated[str, typer.Argument(help="The network that the checkpoint was trained for.")],
-    checkpoint: Checkpoint,
+    name: Annotated[str, typer.Argument(help="The network that the checkpoint was trained for, or my.package:factory for any nn.Module.")],
     out: Annotated[Path, typer.Option(help="The folder to write the bundle to.")],
+    checkpoint: Annotated[Path | None, typer.Option(help="Weights: what `edgeport train` wrote, or for a factory any .safetensors, .pt or .pth.")] = None,
     calibration: Annotated[str, typer.Option(help="digits, photos, cifar10 or folder:PATH; what the network was trained on if left out.")] = "",
-    precision: Annotated[str, typer.Option(help="fp32, or fp32,int8.")] = "fp32,int8",
+    precision: Annotated[str, typer.Option(help="fp32, or fp32,int8; int8 is left out where there is no calibration data.")] = "fp32,int8",
+    dynamic: Annotated[str, typer.Option(help="Axes with ranges: batch=1..64,height=32..1024:32,width (a step after the colon).")] = "",
+    contract: Annotated[Path | None, typer.Option(help="Factory only: a contract as JSON, in the form of a manifest's.")] = None,
+    task: Annotated[str, typer.Option(help="Factory only: classification, image-to-image, segmentation, embedding or tensors.")] = "",
+    size: Annotated[str, typer.Option(help="Factory only: HEIGHTxWIDTH in pixels.")] = "",
+    grey: Annotated[bool, typer.Option(help="Factory only: the network takes one grey channel.")] = False,
+    mean: Annotated[str, typer.Option(help="Factory only: per channel, for pixels in 0..1, such as 0.485,0.456,0.406.")] = "",
+    std: Annotated[str, typer.Option(help="Factory only: per channel.")] = "",
+    resize: Annotated[str, typer.Option(help="Factory only: stretch, crop:SHORTER_PX, letterbox or keep.")] = "",
+    interpolation: Annotated[str, typer.Option(help="Factory only: nearest, bilinear, bicubic or lanczos.")] = "",
+    labels: Annotated[Path | None, typer.Option(help="Factory only: a file with one label a line.")] = None,
+    transforms: Annotated[str, typer.Option(help="Factory only: a torchvision weights object, such as ResNet50_Weights.IMAGENET1K_V2.")] = "",
     max_drop: Annotated[float, typer.Option(help="Points of accuracy, or dB, that int8 may lose and still be taken by itself.")] = 0.5,
     force: Annotated[bool, typer.Option(help="Replace the bundle where it exists.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Make a bundle from a checkpoint: fp32 and int8, compared with PyTorch, with golden cases and evidence."""
-    from .pipeline import ExportOptions, export_bundle
-    from .source import load_examples, load_source
-    from .write import require_free
+    """Make a bundle from a network: fp32 and int8, compared with PyTorch, with golden cases and evidence."""
+    from .export_job import ExportJob, Said, run_export
 
-    options = ExportOptions(precisions=tuple(part.strip() for part in precision.split(",")), max_drop=max_drop)
-    require_free(out, force=force)
-    source = load_source(checkpoint, name)
-    calibrating, held_out = load_examples(calibration or source.data, source.contract)
-    provenance = {"checkpoint_sha256": source.checkpoint_sha256, "calibration": calibration or source.data}
+    told = {"mean": mean, "std": std, "resize": resize, "interpolation": interpolation, "transforms": transforms}
+    said = Said(contract=contract, task=task, size_px=_size(size), grey=grey, labels=labels, **told)
+    job = ExportJob(
+        name=name, checkpoint=checkpoint, out=out, calibration=calibration, precision=precision, dynamic=dynamic, said=said, max_drop=max_drop, force=force
+    )
     with console.watching(f"exporting {name}") as watch:
-        export_bundle(
-            source.network,
-            source.contract,
-            out,
-            name=source.name,
-            calibration=calibrating,
-            held_out=held_out,
-            provenance=provenance,
-            options=options,
-            force=force,
-            watch=watch,
-        )
+        run_export(job, watch)
     _show_bundle(Bundle(out), as_json)
 
 
 def _show_bundle(bundle: Bundle, as_json: bool) -> None:
     evidence, manifest = bundle.evidence(), bundle.manifest
     if as_json:
-        print(json.dumps({"bundle": str(bundle.folder), "auto": manifest.auto, **evidence}))
+        print(strict_json({"bundle": str(bundle.folder), "auto": manifest.auto, **evidence}))
         return
     quality, speed = evidence["quality"], evidence["speed"]
     rows = []
@@ -135,29 +139,47 @@ def _show_bundle(bundle: Bundle, as_json: bool) -> None:
     )
     console.table(["variant", "bytes", "quality", "labels changed", f"ms per batch of {speed['batch']}", "integer multiplications"], rows, title)
     parity = evidence["parity"]["fp32"]
-    console.out.print(f"fp32 agrees with PyTorch at {len(parity['cases'])} sizes: largest difference {parity['worst']:.1e} of the output's range")
-    console.out.print(f"auto: {manifest.auto['precision']} ({manifest.auto['reason']})")
+    sizes = {tuple(sorted(case["sizes"].items())) for case in parity["cases"]}
+    console.say(f"fp32 agrees with PyTorch at {len(sizes)} sizes: largest difference {parity['worst']:.1e} of the output's range")
+    console.say(f"auto: {manifest.auto['precision']} ({manifest.auto['reason']})")
 
 
 @app.command()
-def verify(bundle: Path, checkpoint: Checkpoint, as_json: Json = False) -> int:
+def verify(
+    bundle: Path,
+    checkpoint: Annotated[Path | None, typer.Option(help="The weights that the bundle was made from.")] = None,
+    model: Annotated[str, typer.Option(help="my.package:factory, where the bundle was made from one.")] = "",
+    as_json: Json = False,
+) -> int:
     """Compare an existing bundle with PyTorch again; exit code 1 where anything disagrees."""
-    from .source import load_source
+    from .export_job import source_of_bundle
     from .verify import verify as run
 
-    Bundle(bundle)  # a wrong path should be said before the checkpoint is loaded
+    source = source_of_bundle(Bundle(bundle), checkpoint, model)
     with console.watching("verifying") as watch:
-        verification = run(bundle, load_source(checkpoint), watch)
+        verification = run(bundle, source, watch)
     if as_json:
-        checks = {check.precision: bool(check) for check in verification.checks}
-        print(
-            json.dumps(
-                {"passed": bool(verification), "parity": verification.parity.to_dict(), "golden": checks, "same_checkpoint": verification.same_checkpoint}
-            )
-        )
+        golden = {check.precision: bool(check) for check in verification.checks}
+        found = {"passed": bool(verification), "same_checkpoint": verification.same_checkpoint, "golden": golden}
+        print(strict_json({**found, "parity": verification.parity.to_dict()}))
     else:
-        console.out.print(str(verification))
+        console.say(str(verification))
     return 0 if verification else 1
+
+
+@app.command()
+def diff(first: Path, second: Path, as_json: Json = False) -> int:
+    """Say what differs between two bundles: contract, graphs, sizes, golden cases, evidence; exit code 1 where anything does."""
+    from .diff import diff_bundles
+
+    found = diff_bundles(Bundle(first), Bundle(second))
+    if as_json:
+        print(strict_json([dataclasses.asdict(each) for each in found]))
+    elif found:
+        console.table(["what", str(first), str(second)], [[each.what, each.first, each.second] for each in found])
+    else:
+        console.say("the bundles do not differ in anything but measurements")
+    return 1 if found else 0
 
 
 @app.command()
@@ -165,6 +187,7 @@ def bench(
     bundle: Path,
     against: Annotated[str, typer.Option(help="torch: PyTorch eager, channels-last and compiled.")] = "",
     checkpoint: Annotated[Path | None, typer.Option(help="What PyTorch runs; needed with --against torch.")] = None,
+    model: Annotated[str, typer.Option(help="my.package:factory, where the bundle was made from one.")] = "",
     batch: int = 16,
     size: Annotated[str, typer.Option(help="HEIGHTxWIDTH in pixels; the contract's size if left out.")] = "",
     threads: Annotated[int, typer.Option(help="0: what CPU affinity and cgroup quota allow.")] = 0,
@@ -180,16 +203,17 @@ def bench(
     opened = Bundle(bundle)
     engines = {f"edgeport {v.precision}": Contender(kind="onnx", path=str(opened.folder / v.file), threads=threads) for v in opened.manifest.variants}
     if against == "torch":
-        if checkpoint is None:
-            raise InputError("to time PyTorch, name its weights with --checkpoint")
-        engines |= {
-            f"torch {mode}": Contender(kind="torch", path=str(checkpoint), mode=mode, threads=threads) for mode in ("eager", "channels_last", "compile")
-        }
+        from .export_job import source_of_bundle
+        from .verify import require_same_contract
+
+        require_same_contract(opened, source_of_bundle(opened, checkpoint, model))
+        torch_lane = Contender(kind="torch", path=str(checkpoint or ""), target=model, bundle=str(bundle), threads=threads)
+        engines |= {f"torch {mode}": dataclasses.replace(torch_lane, mode=mode) for mode in ("eager", "channels_last", "compile")}
     with console.watching("timing") as watch:
         watch(f"{len(engines)} engines", 0, 1)
         heats = race(engines, batch=batch, size_px=size_px, rounds=rounds)
     if as_json:
-        print(json.dumps({name: dataclasses.asdict(heat) for name, heat in heats.items()}))
+        print(strict_json({name: dataclasses.asdict(heat) for name, heat in heats.items()}))
         return
     best = min(heat.median_ms for heat in heats.values())
     rows = [

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from .progress import Watch
 
@@ -21,7 +22,8 @@ def watching(title: str) -> Iterator[Watch]:
     if not err.is_terminal:
         yield _lines(title)
         return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=30), TextColumn("{task.fields[note]}"), TimeElapsedColumn())
+    stage, figures = TextColumn("{task.description}", markup=False), TextColumn("{task.fields[note]}", markup=False)
+    columns = (SpinnerColumn(), stage, BarColumn(bar_width=30), figures, TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True) as progress:
         tasks: dict[str, TaskID] = {}
 
@@ -41,18 +43,23 @@ def _lines(title: str) -> Watch:
     def watch(stage: str, done: int, total: int, note: str = "") -> None:
         if stage not in seen:
             seen.add(stage)
-            err.print(f"{title}: {stage}")
+            err.print(f"{title}: {stage}", markup=False)
 
     return watch
 
 
+def say(text: str) -> None:
+    """Print one line as it is: a path may hold brackets, which rich would take for markup."""
+    out.print(text, markup=False)
+
+
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str = "") -> None:
     """Print one table on stdout, at its full width: a cut figure is worse than a long line."""
-    drawn = Table(title=title or None, title_justify="left")
+    drawn = Table(title=Text(title) if title else None, title_justify="left")
     for index, column in enumerate(columns):
         drawn.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
     for row in rows:
-        drawn.add_row(*(str(cell) for cell in row))
+        drawn.add_row(*(Text(str(cell)) for cell in row))
     wide = Console(width=max(200, out.width), highlight=False) if not sys.stdout.isatty() else out
     wide.print(drawn)
 

@@ -135,6 +135,28 @@ def parse_axes(text: str) -> dict[str, Range]:
     return axes
 
 
+def with_axes(contract: Contract, axes: Mapping[str, Range]) -> Contract:
+    """The contract with these axes dynamic and every other one fixed at its own size, the batch at 1. Raises ContractError."""
+    strange = sorted(set(axes) - set(contract.axes))
+    if strange:
+        raise ContractError(f"this contract has the axes {', '.join(contract.axes)}, got {', '.join(strange)}")
+    image = next((each.pixels for each in contract.inputs if each.pixels is not None), None)
+    fixed = {"batch": 1, **({"height": image.height, "width": image.width} if image else {})}
+    lost = sorted(set(contract.axes) - set(axes) - set(fixed))
+    if lost:
+        raise ContractError(f"the axes {', '.join(lost)} have no size of their own to be fixed at; name them with --dynamic")
+
+    def settled(shape: tuple[int | str, ...]) -> tuple[int | str, ...]:
+        return tuple(fixed[axis] if axis in contract.axes and axis not in axes and isinstance(axis, str) else axis for axis in shape)
+
+    return replace(
+        contract,
+        axes=dict(axes),
+        inputs=tuple(replace(each, shape=settled(each.shape)) for each in contract.inputs),
+        outputs=tuple(replace(each, shape=settled(each.shape)) for each in contract.outputs),
+    )
+
+
 def read_contract(path: Path) -> Contract:
     """A contract that the user wrote as JSON, in the form of the manifest's. Raises ContractError."""
     try:

@@ -23,7 +23,7 @@ from edgeport_runtime.images import decode
 
 from . import console
 from .errors import ParityError
-from .pipeline import export_bundle
+from .export_job import ExportJob, run_export
 from .race import Contender, Heat, race
 from .source import load_examples, load_source
 from .training_job import TrainingJob, run_training
@@ -56,23 +56,20 @@ def run_demo(out: Path) -> None:
     outcomes = [_one(out, name) for name in SHOWN]
     _table(outcomes)
     blur = best_blur_db(load_data("photos", pairs=True))
-    console.out.print(f"generator: the best Gaussian blur of the same noisy images reaches {blur:.2f} dB")
-    console.out.print(f"picture: {_picture(out)} (noisy | PyTorch | int8 | clean)")
-    console.out.print(f"bundles: {', '.join(str(outcome.bundle.folder) for outcome in outcomes)}")
-    console.out.print(f"took {time.perf_counter() - started:.0f} s")
+    console.say(f"generator: the best Gaussian blur of the same noisy images reaches {blur:.2f} dB")
+    console.say(f"picture: {_picture(out)} (noisy | PyTorch | int8 | clean)")
+    console.say(f"bundles: {', '.join(str(outcome.bundle.folder) for outcome in outcomes)}")
+    console.say(f"took {time.perf_counter() - started:.0f} s")
 
 
 def _one(out: Path, name: str) -> Outcome:
     checkpoint, folder = out / "checkpoints" / f"{name}.safetensors", out / "bundles" / name
     with console.watching(f"{name}: training") as watch:
         run_training(TrainingJob(name=name, out=checkpoint, arguments=network(name).untrained, force=True), watch)
-    source = load_source(checkpoint)
-    calibration, held_out = load_examples(source.data, source.contract)
     with console.watching(f"{name}: exporting") as watch:
-        provenance = {"checkpoint_sha256": source.checkpoint_sha256, "calibration": source.data}
-        export_bundle(
-            source.network, source.contract, folder, name=name, calibration=calibration, held_out=held_out, provenance=provenance, force=True, watch=watch
-        )
+        run_export(ExportJob(name=name, checkpoint=checkpoint, out=folder, force=True), watch)
+    source = load_source(checkpoint)
+    _, held_out = load_examples(source.data, source.contract)
     with console.watching(f"{name}: verifying") as watch:
         verification = verify(folder, source, watch)
         if not verification:
@@ -83,7 +80,7 @@ def _one(out: Path, name: str) -> Outcome:
         watch("timing", 0, 1)
         heats = _race(folder, checkpoint)
     bundle = Bundle(folder)
-    console.out.print(f"{name}: trained, exported, verified, and run on {len(held_out)} held-out images without torch")
+    console.say(f"{name}: trained, exported, verified, and run on {len(held_out)} held-out images without torch")
     return Outcome(name=name, evidence=bundle.evidence(), bundle=bundle, without_torch=qualities, heats=heats)
 
 

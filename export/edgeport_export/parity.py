@@ -20,8 +20,9 @@ from edgeport_runtime import Contract, SessionOptions
 from edgeport_runtime.device import open_session
 from edgeport_runtime.engine import Arrays
 
+from .branches import Branch, explained, sizes_to_try
 from .progress import Watch, unwatched
-from .sweep import Sizes, measured_cost, sweep_inputs, sweep_sizes
+from .sweep import MEMORY_BUDGET_BYTES, Sizes, measured_cost, sweep_inputs, sweep_sizes
 from .wrap import LEVELS, Reference, compared_outputs, first_line
 
 FACTOR = 4.0  # times PyTorch's own distance; over 17 sound networks the worst was 1.7, one weight changed by 1 % gives 10 and more
@@ -96,6 +97,22 @@ class Parity:
                 {"output": c.output, "sizes": dict(c.sizes), "note": c.note, "fault": c.fault, "torch": c.torch_error, "onnx": c.onnx_error} for c in self.cases
             ],
         }
+
+
+def full_sweep(network: nn.Module, contract: Contract, branches: Sequence[Branch]) -> list[Sizes]:
+    """The sizes to compare at: corners and inside of the ranges, and wherever a branch that tracing froze does not hold."""
+    cost = measured_cost(network, contract)
+    return [*sweep_sizes(contract, cost), *sizes_to_try(branches, contract, cost, MEMORY_BUDGET_BYTES)]
+
+
+def remedy(parity: Parity, contract: Contract, branches: Sequence[Branch]) -> str:
+    """What to do about a sweep that failed: the ranges in which the graph is right, or the axes to leave out."""
+    failed = [dict(case.sizes) for case in parity.failures()]
+    why = explained(branches, contract, failed, [dict(case.sizes) for case in parity.cases if dict(case.sizes) not in failed])
+    if why:
+        return f"{why}; "
+    axes = parity.axes_at_fault()
+    return f"it is right at its own size, but not at others of {', '.join(axes)}: leave these out of the dynamic axes; " if axes else ""
 
 
 def with_levels(model: bytes, contract: Contract) -> bytes:

@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib.metadata
-import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,15 +13,17 @@ from torch import nn
 
 from edgeport_runtime import Contract, SessionOptions, __version__
 from edgeport_runtime.bundle import EVIDENCE, MANIFEST, Manifest, Variant
+from edgeport_runtime.contract import strict_json
 from edgeport_runtime.device import usable_threads
 from edgeport_runtime.engine import Engine
 from edgeport_runtime.evaluate import Example
 from edgeport_runtime.protobuf import read_outline
 
+from .branches import Branch
 from .compatibility import lowest_onnxruntime
 from .errors import ExportError, ParityError
 from .golden import golden_inputs, write_golden
-from .parity import Parity, measure_parity
+from .parity import Parity, full_sweep, measure_parity, remedy
 from .preflight import preflight, prepared
 from .progress import Watch, counting, unwatched
 from .quality import Judgement, judge
@@ -55,8 +56,10 @@ class ExportOptions:
         unknown = sorted(set(self.precisions) - set(FILES))
         if unknown or "fp32" not in self.precisions:
             raise ExportError(f"precisions must include fp32 and be among {', '.join(FILES)}, got {', '.join(self.precisions)}")
-        if self.calibration_images < 1 or self.race_batch < 1 or self.max_drop < 0:
-            raise ExportError("calibration_images and race_batch must be at least 1, max_drop at least 0")
+        if not self.max_drop >= 0:
+            raise ExportError(f"max_drop must be at least 0, got {self.max_drop}")
+        if self.calibration_images < 1 or self.race_batch < 1:
+            raise ExportError("calibration_images and race_batch must be at least 1")
 
 
 def export_bundle(
@@ -85,9 +88,9 @@ def export_bundle(
     network = prepared(network)
     watch("tracing", 0, 1)
     traced = trace(network, contract)
-    models = {"fp32": finish(traced, contract)}
-    parity = _require_parity(network, contract, models["fp32"], watch)
-    plan = _quantize(traced, contract, calibration, options, models, watch) if "int8" in options.precisions else None
+    models = {"fp32": finish(traced.model, contract)}
+    parity = _require_parity(network, contract, traced.branches, models["fp32"], watch)
+    plan = _quantize(traced.model, contract, calibration, options, models, watch) if "int8" in options.precisions else None
     reference = Reference(network, contract)
     engines = {precision: Engine(model, contract, SessionOptions()) for precision, model in models.items()}
     judgement = _judge(contract, reference, engines, held_out, watch)
@@ -106,18 +109,22 @@ def export_bundle(
             provenance={**versions(), **(provenance or {})},
         )
         (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
-        evidence = {"parity": {"fp32": parity.to_dict()}, "quality": judgement and judgement.to_dict(), "speed": _speed(heats, options), "machine": machine()}
-        (folder / EVIDENCE).write_text(json.dumps(evidence, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        evidence = {
+            "parity": {"fp32": parity.to_dict()},
+            "quality": judgement and judgement.to_dict(),
+            "speed": _speed(heats, contract, options),
+            "machine": machine(),
+        }
+        (folder / EVIDENCE).write_text(strict_json(evidence, indent=1) + "\n", encoding="utf-8")
         watch("writing", 0, 1)
     return out
 
 
-def _require_parity(network: nn.Module, contract: Contract, model: bytes, watch: Watch) -> Parity:
-    parity = measure_parity(network, contract, model, watch=watch)
+def _require_parity(network: nn.Module, contract: Contract, branches: Sequence[Branch], model: bytes, watch: Watch) -> Parity:
+    """The sweep, lengthened by sizes at which a frozen branch does not hold. Raises ParityError that says where the graph is right."""
+    parity = measure_parity(network, contract, model, sizes=full_sweep(network, contract, branches), watch=watch)
     if not parity:
-        axes = parity.axes_at_fault()
-        remedy = f"it is right at its own size, but not at others of {', '.join(axes)}: leave these out of the dynamic axes; " if axes else ""
-        raise ParityError(f"the fp32 graph disagrees with PyTorch, so no bundle was written; {remedy}{parity}")
+        raise ParityError(f"the fp32 graph disagrees with PyTorch, so no bundle was written; {remedy(parity, contract, branches)}{parity}")
     return parity
 
 
@@ -167,19 +174,19 @@ def _auto(heats: Mapping[str, Heat], judgement: Judgement | None, options: Expor
     """What `precision="auto"` runs on a CPU, and why. The figures behind it are in the evidence, so that equal decisions give equal bytes."""
     if "int8" not in heats:
         return {"precision": "fp32", "reason": "the bundle was made without int8"}
-    if judgement is not None and judgement.drop("int8") > options.max_drop:
-        return {
-            "precision": "fp32",
-            "reason": f"int8 loses more than the {options.max_drop:g} {'points' if judgement.changed else 'dB'} allowed; see the evidence",
-        }
+    if judgement is None:
+        return {"precision": "fp32", "reason": "int8 was not judged, because there were no held-out images"}
+    if judgement.drop("int8") > options.max_drop:
+        unit = "points" if judgement.qualities["torch"].metric == "accuracy" else "dB"
+        return {"precision": "fp32", "reason": f"int8 loses more than the {options.max_drop:g} {unit} allowed; see the evidence"}
     if heats["fp32"].median_ms < WORTH_IT * heats["int8"].median_ms:
         return {"precision": "fp32", "reason": "int8 was not faster than fp32 where the bundle was made; see the evidence"}
-    proof = "within the quality budget" if judgement is not None else "not judged on held-out images"
-    return {"precision": "int8", "reason": f"int8 was faster than fp32 where the bundle was made, and {proof}; see the evidence"}
+    return {"precision": "int8", "reason": "int8 was faster than fp32 where the bundle was made, and within the quality budget; see the evidence"}
 
 
-def _speed(heats: Mapping[str, Heat], options: ExportOptions) -> dict[str, Any]:
-    return {"batch": options.race_batch, "ms_per_call": {precision: round(heat.median_ms, 4) for precision, heat in heats.items()}}
+def _speed(heats: Mapping[str, Heat], contract: Contract, options: ExportOptions) -> dict[str, Any]:
+    batch = min(options.race_batch, contract.largest_batch)
+    return {"batch": batch, "ms_per_call": {precision: round(heat.median_ms, 4) for precision, heat in heats.items()}}
 
 
 def versions() -> dict[str, str]:

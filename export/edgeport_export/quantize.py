@@ -73,7 +73,7 @@ class CalibrationReader(CalibrationDataReader):  # type: ignore[misc]  # onnxrun
             examples = self.examples[start : start + CALIBRATION_BATCH]
             part = [prepare(example.source, self.contract.pixels) for example in examples]
             for example, array in zip(examples, part, strict=True):
-                require_size(array, self.contract, describe(example.source))
+                require_size(array.shape, self.contract, describe(example.source))
                 self.hash.update(repr(array.shape).encode() + array.tobytes())
             for group in batches([array.shape for array in part], self.contract.largest_batch):
                 yield {self.contract.inputs[0].name: stack([part[index] for index in group])}

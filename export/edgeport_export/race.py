@@ -21,12 +21,16 @@ ROUND_SECONDS = 0.25
 
 @dataclass(frozen=True, kw_only=True)
 class Contender:
-    """One engine. `kind`: "onnx" (`path`: a model file of a bundle) or "torch" (`path`: a checkpoint).
-    `mode`: for torch "eager", "channels_last" or "compile".
+    """One engine.
+
+    `kind`: "onnx" (`path`: a model file of a bundle) or "torch" (`path`: a checkpoint; `target`: the my.package:factory that
+    builds the network, with the contract of `bundle`, where the checkpoint does not say). `mode`: for torch "eager", "channels_last" or "compile".
     """
 
     kind: str
     path: str
+    target: str = ""
+    bundle: str = ""
     mode: str = "eager"
     threads: int = 0
 
@@ -42,7 +46,9 @@ class Heat:
 def race(contenders: Mapping[str, Contender], *, batch: int, size_px: tuple[int, int] | None = None, rounds: int = 5) -> dict[str, Heat]:
     """Time every contender on the same random inputs. Raises ExportError, with its last words, where one does not start."""
     with ExitStack() as stack:
-        lanes = {name: _start(stack, name, contender, batch, size_px) for name, contender in contenders.items()}
+        lanes = {name: _start(stack, contender, batch, size_px) for name, contender in contenders.items()}
+        for name, lane in lanes.items():  # they import and load side by side, and are asleep before the first turn
+            _require_ready(name, lane)
         spent: dict[str, list[float]] = {name: [] for name in lanes}
         for _ in range(rounds):
             for name, lane in lanes.items():
@@ -50,15 +56,18 @@ def race(contenders: Mapping[str, Contender], *, batch: int, size_px: tuple[int,
     return {name: Heat(median_ms=statistics.median(times), rounds_ms=tuple(times)) for name, times in spent.items()}
 
 
-def _start(stack: ExitStack, name: str, contender: Contender, batch: int, size_px: tuple[int, int] | None) -> "subprocess.Popen[str]":
+def _start(stack: ExitStack, contender: Contender, batch: int, size_px: tuple[int, int] | None) -> "subprocess.Popen[str]":
     order = json.dumps({**asdict(contender), "batch": batch, "size_px": size_px, "seconds": ROUND_SECONDS})
     command = [sys.executable, str(Path(__file__).with_name("race_worker.py")), order]
     process = stack.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
     stack.callback(_end, process)
+    return process
+
+
+def _require_ready(name: str, process: "subprocess.Popen[str]") -> None:
     if _pipe(process.stdout).readline().strip() != "ready":
         words = [line for line in _pipe(process.stderr).read().strip().splitlines() if line.strip()]
         raise ExportError(f"{name} could not be timed: {words[-1] if words else 'its process ended without a word'}")
-    return process
 
 
 def _turn(name: str, process: "subprocess.Popen[str]") -> float:

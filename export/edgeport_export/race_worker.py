@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from edgeport_runtime import load
+from edgeport_runtime import Bundle, load
 from edgeport_runtime.timing import example_inputs, measure_calls
 
 
@@ -29,12 +29,13 @@ def _onnx_call(order: dict[str, Any]) -> Callable[[], Any]:
 def _torch_call(order: dict[str, Any]) -> Callable[[], Any]:
     import torch
 
+    from edgeport_export.export_job import source_of_bundle
     from edgeport_export.source import load_source
     from edgeport_export.wrap import Reference
     from edgeport_runtime.device import usable_threads
 
     torch.set_num_threads(order["threads"] or usable_threads())
-    source = load_source(order["path"])
+    source = source_of_bundle(Bundle(order["bundle"]), order["path"] or None, order["target"]) if order["target"] else load_source(order["path"])
     reference = Reference(source.network, source.contract)
     if order["mode"] == "channels_last":
         reference.network.to(memory_format=torch.channels_last)

@@ -45,6 +45,11 @@ def sweep_sizes(contract: Contract, cost: Cost | None = None) -> list[Sizes]:
     return [dict(pairs) for pairs in dict.fromkeys(tuple(sorted(point.items())) for point in points)]
 
 
+def own_sizes(contract: Contract) -> Sizes:
+    """Every axis at the contract's own size, the batch at 1."""
+    return dict(_named(contract, (1, *_default(contract))))
+
+
 def _default(contract: Contract) -> tuple[int, int]:
     image = next((each.pixels for each in contract.inputs if each.pixels is not None), None)
     return (image.height, image.width) if image else (2, 2)
@@ -106,7 +111,7 @@ def measured_cost(network: nn.Module, contract: Contract) -> Cost:
     not run on the meta device, the cost is measured at the contract's size alone and the power taken as 1.
     """
     height, width = _default(contract)
-    small = dict(_named(contract, (1, height, width)))
+    small = own_sizes(contract)
     large = dict(_named(contract, (1, 2 * height, 2 * width)))
     meta = GraphModule(copy.deepcopy(network), contract).to("meta").eval()
     try:

@@ -5,6 +5,7 @@ import logging
 import warnings
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import onnx
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from edgeport_runtime import Contract
 from edgeport_runtime.contract import METADATA_KEY
 
+from .branches import Branch, frozen_branches
 from .errors import AxisError, ExportError
 from .rewrites import TRANSLATIONS
 from .wrap import LEVELS, GraphModule, first_line, graph_outputs
@@ -27,17 +29,26 @@ ROOT = "network"  # where the user's module sits inside GraphModule
 WRAPPER = "edgeport/"  # prefix of the nodes around it: normalisation, layout, rounding
 
 
-def trace(network: nn.Module, contract: Contract) -> onnx.ModelProto:
+@dataclass(frozen=True, kw_only=True)
+class Traced:
+    """A network's graph with the outputs of `wrap.graph_outputs`, and the branches on sizes that are frozen in it."""
+
+    model: onnx.ModelProto
+    branches: tuple[Branch, ...]
+
+
+def trace(network: nn.Module, contract: Contract) -> Traced:
     """Export in eval mode at an example of batch 2 with unequal sides, neither 0 nor 1, so that no axis is taken for fixed.
 
-    The model has the outputs of `wrap.graph_outputs`; `finish` makes it a variant.
-    Raises ExportError where the exporter fails or the network is too large, AxisError where a promised axis came out fixed.
+    `finish` makes a variant of its model. Raises ExportError where the exporter fails or the network is too large,
+    AxisError where a promised axis came out fixed.
     """
     size = sum(value.numel() * value.element_size() for value in network.state_dict().values())
     if size > LARGEST_BYTES:
         raise ExportError(f"the network holds {size / 1e9:.1f} GB of weights; a bundle holds at most {LARGEST_BYTES / 1e9:.1f} GB")
     module = GraphModule(network, contract).eval()
     program = _export(module, example(contract), contract)
+    branches = frozen_branches(program.exported_program, contract)
     model = program.model
     name_nodes(model)
     ClearMetadataAndDocStringPass()(model)
@@ -45,7 +56,7 @@ def trace(network: nn.Module, contract: Contract) -> onnx.ModelProto:
     proto: onnx.ModelProto = onnx_ir.to_proto(model)
     require_versions(proto)
     require_dynamic(proto, contract)
-    return proto
+    return Traced(model=proto, branches=tuple(branches))
 
 
 def example(contract: Contract) -> tuple[Tensor, ...]:
@@ -55,9 +66,12 @@ def example(contract: Contract) -> tuple[Tensor, ...]:
         if each.pixels is not None:
             sizes |= {"height": each.pixels.height, "width": each.pixels.width + max(1, each.pixels.width // 4)}
     for name, limits in contract.axes.items():
-        sizes[name] = max(2, min(sizes.get(name, 2), limits.high))
-    if sizes.get("height") == sizes.get("width") and "width" in contract.axes:
-        sizes["height"] = max(2, contract.axes["height"].low, sizes["height"] - 1)
+        sizes[name] = limits.nearest(max(2, sizes.get(name, 2)))
+    if sizes.get("height") == sizes.get("width") and {"height", "width"} <= set(contract.axes):
+        height = contract.axes["height"]
+        sizes["height"] = next(
+            (size for size in (sizes["height"] - height.step, sizes["height"] + height.step) if size in height and size > 1), sizes["height"]
+        )
     shapes = [[axis if isinstance(axis, int) else sizes[axis] for axis in each.shape] for each in contract.inputs]
     generator = torch.Generator().manual_seed(0)
     return tuple(_random(shape, each.dtype, generator) for shape, each in zip(shapes, contract.inputs, strict=True))

@@ -12,6 +12,7 @@ from edgeport_models.checkpoint import save
 from edgeport_models.training import steps
 from edgeport_runtime import InputError, Quality
 from edgeport_runtime.evaluate import measure
+from edgeport_runtime.images import prepare
 
 from .errors import OutputError
 from .progress import Watch
@@ -46,17 +47,22 @@ def run_training(job: TrainingJob, watch: Watch) -> Quality | None:
         raise InputError(f"{job.name} takes no {' or '.join('--' + name for name in strange)}; leave it out")
     if recipe.epochs < 1 or recipe.batch < 2 or not recipe.learning_rate > 0 or job.side_px < 0:
         raise InputError("expected at least 1 epoch, a batch of at least 2, a learning rate above 0 and a size of at least 1")
+    if not 0 <= recipe.seed < 2**63:
+        raise InputError(f"expected a seed from 0 to 2^63, got {recipe.seed}")
     if job.out.suffix != ".safetensors":
         raise OutputError(f"{job.out}: checkpoints are written as .safetensors; give a file name with that ending")
     if job.out.exists() and not job.force:
         raise OutputError(f"{job.out} exists already; give another file with --out, or replace it with --force")
     data = load_data(job.data or recipe.data, pairs=entry.generates)
     contract = entry.contract(data.labels, job.side_px or entry.side_px)
+    for example in data.test:  # a broken image should be said now, not after the training
+        prepare(example.source, contract.pixels)
     torch.manual_seed(recipe.seed)
     arguments = dict(job.arguments) | ({} if entry.generates else {"num_classes": len(data.labels)})
     module = entry.make(arguments)
     total, done = steps(data.train, recipe), iter(range(1, 1 << 62))
     train(module, contract, data.train, recipe, lambda text: watch("batches", next(done), total, text))
     card = Card(network=entry.name, arguments={**arguments, **entry.untrained}, contract=contract, data=data.name, recipe=asdict(recipe))
+    quality = measure(contract, Reference(module, contract).pixels, data.test) if data.test else None
     save(job.out, module, card)
-    return measure(contract, Reference(module, contract).pixels, data.test) if data.test else None
+    return quality

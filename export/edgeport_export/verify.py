@@ -26,14 +26,19 @@ class Verification:
         return "\n".join(lines if self.same_checkpoint else [*lines, "FAILED the bundle was made from another checkpoint than this one"])
 
 
+def require_same_contract(bundle: Bundle, source: Source) -> None:
+    """Raises BundleError where the bundle promises something else than the network it is compared with."""
+    if bundle.manifest.contract != source.contract:
+        raise BundleError(f"{bundle.folder}: this bundle was made for another contract than the checkpoint's; export the checkpoint again")
+
+
 def verify(bundle: str | Path, source: Source, watch: Watch = unwatched) -> Verification:
     """Compare the bundle's fp32 variant with PyTorch over the sweep, at inputs the export did not use, and re-run all golden cases.
 
     Raises BundleError and its kin where the bundle cannot be read, or was made for another contract.
     """
     opened = Bundle(bundle)
-    if opened.manifest.contract != source.contract:
-        raise BundleError(f"{bundle}: this bundle was made for another contract than the checkpoint's; export the checkpoint again")
+    require_same_contract(opened, source)
     model = opened.read(opened.variant("fp32"))
     parity = measure_parity(source.network, source.contract, model, seed=10_000, watch=watch)
     checks = tuple(load(bundle, precision=variant.precision).check() for variant in opened.manifest.variants)

@@ -33,6 +33,8 @@ def staged(out: Path, *, force: bool) -> Iterator[Path]:
         yield staging
         _flush(staging)
         _publish(staging, out)
+    except OSError as error:
+        raise OutputError(f"{out}: the bundle cannot be written ({error.strerror}); nothing was left there") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
@@ -43,6 +45,9 @@ def require_free(out: Path, *, force: bool) -> None:
         raise OutputError(f"{out} is a file; give another folder for the bundle with --out")
     if out.exists() and not force:
         raise OutputError(f"{out} exists already; give another folder with --out, or replace it with --force")
+    parent = next(folder for folder in out.absolute().parents if folder.exists())
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise OutputError(f"{out}: {parent} cannot be written to; give another folder with --out")
     if out.exists() and any(out.iterdir()) and not (out / "manifest.json").exists():
         raise OutputError(f"{out} exists and is no bundle, so --force does not replace it; give another folder with --out")
 

@@ -4,7 +4,7 @@ from .attention import AttentionNet
 from .checkpoint import Card
 from .cnn import CNN
 from .datasets import Data, load_data
-from .errors import CheckpointError, DataError, NetworkError
+from .errors import CheckpointError, DataError, NetworkError, TrainingError
 from .generator import Generator, PatchDiscriminator
 from .layers import AdaptiveAttention2d, ConvLayer, DepthwiseSeparableConv2d, SelfAttention2d
 from .registry import NETWORKS, Network, Recipe, network
@@ -29,6 +29,7 @@ __all__ = [
     "Recipe",
     "ResNet18",
     "SelfAttention2d",
+    "TrainingError",
     "load_data",
     "network",
     "train",

@@ -19,7 +19,6 @@ from edgeport_runtime import Contract, ContractError
 from .errors import CheckpointError
 
 KEY = "edgeport"
-LISTED = 40  # differing keys of one kind that a message names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +51,20 @@ def save(path: str | Path, module: nn.Module, card: Card) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(state, staged, metadata={KEY: card.to_json()})
+        staged.chmod(0o666 & ~umask())  # safetensors writes for the owner alone
         os.replace(staged, path)  # noqa: PTH105  # atomic on one file system
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: the checkpoint cannot be written ({error})") from error
     finally:
         if staged.exists():
             staged.unlink()
+
+
+def umask() -> int:
+    """The process's file mode mask, which can only be read by setting it."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
 
 
 def read_card(path: str | Path) -> Card:
@@ -126,7 +133,7 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], *, name: str | Pa
     ]
     faults = [(f"{len(keys)} {kind}", keys) for kind, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", shaped)) if keys]
     if faults:
-        listed = "; ".join(f"{head}: {', '.join(keys[:LISTED])}{' …' if len(keys) > LISTED else ''}" for head, keys in faults)
+        listed = "; ".join(f"{head}: {', '.join(keys)}" for head, keys in faults)
         raise CheckpointError(
             f"{name}: these are not the weights of {type(module).__name__} as it was built ({listed}); give the checkpoint of this network, or other arguments"
         )

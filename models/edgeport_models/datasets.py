@@ -151,7 +151,7 @@ def _part_of(path: Path, root: Path) -> str:
 
 
 def _class_folder(root: Path) -> Data:
-    classes = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    classes = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")) if root.is_dir() else []
     if not classes:
         raise DataError(f"{root}: expected one folder of images per class, but there {'are no folders in it' if root.is_dir() else 'is no such folder'}")
     parts: dict[str, list[Example]] = {"train": [], "calibration": [], "test": []}
@@ -166,6 +166,8 @@ def _photo_folder(root: Path) -> Data:
     for index, path in enumerate(folder_images(root)):
         photo = np.array(convert(decode(path), "RGB"), dtype=np.uint8)
         part = _part_of(path, root)
+        if min(photo.shape[:2]) < TRAIN_PATCH_PX:
+            raise DataError(f"{path}: expected photographs of at least {TRAIN_PATCH_PX}x{TRAIN_PATCH_PX} pixels, got {photo.shape[0]}x{photo.shape[1]}")
         parts[part] += (
             random_patches(photo, 16, TRAIN_PATCH_PX, seed=index, recolour=False)
             if part == "train"

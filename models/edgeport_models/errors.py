@@ -3,7 +3,8 @@
 EdgeportError
 ├── CheckpointError      a checkpoint is missing, damaged, or of another network
 ├── DataError            a data set is unknown, unreachable, empty or of another layout
-└── NetworkError         a network is unknown, or cannot be built from its arguments
+├── NetworkError         a network is unknown, or cannot be built from its arguments
+└── TrainingError        a training diverged
 """
 
 from edgeport_runtime import EdgeportError
@@ -15,6 +16,10 @@ class CheckpointError(EdgeportError):
 
 class DataError(EdgeportError):
     """A data set is unknown, cannot be downloaded, or is not laid out as it should be."""
+
+
+class TrainingError(EdgeportError):
+    """A training diverged: its loss is no number any more."""
 
 
 class NetworkError(EdgeportError):

@@ -119,7 +119,7 @@ NETWORKS = {
             build=Generator,
             contract=_generator,
             side_px=128,
-            recipe=Recipe(data="photos", epochs=7, batch=16, learning_rate=3e-3, weight_decay=0.0),
+            recipe=Recipe(data="photos", epochs=8, batch=16, learning_rate=3e-3, weight_decay=0.0),
         ),
     )
 }

@@ -1,5 +1,6 @@
 """Training, small and seeded: cross-entropy and SGD for classifiers, adversarial + L1 for the generator."""
 
+import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -12,7 +13,7 @@ from edgeport_runtime.evaluate import Example
 from edgeport_runtime.images import Source, prepare, require_size, stack
 
 from .datasets import Part
-from .errors import DataError
+from .errors import DataError, TrainingError
 from .generator import PatchDiscriminator
 from .registry import Recipe
 
@@ -54,7 +55,7 @@ def normalise(pixels: Tensor, contract: Contract) -> Tensor:
 
 def _pixels(examples: list[Example], contract: Contract) -> Tensor:
     arrays = [prepare(example.source, contract.pixels) for example in examples]
-    require_size(arrays[0], contract, "the first image")
+    require_size(arrays[0].shape, contract, "the first image")
     return torch.from_numpy(stack(arrays))
 
 
@@ -84,6 +85,14 @@ def random_views(x: Tensor, generator: torch.Generator) -> Tensor:
     return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
 
 
+def _finite(loss: Tensor) -> float:
+    """The loss as a number. Raises TrainingError where it is none: what follows would be NaN weights."""
+    value = float(loss.item())
+    if not math.isfinite(value):
+        raise TrainingError(f"the loss became {value}: the training diverged; lower the learning rate")
+    return value
+
+
 def _classify(module: nn.Module, contract: Contract, part: Part, recipe: Recipe, generator: torch.Generator, step: Step) -> None:
     learnt = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimiser = torch.optim.SGD(learnt, recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True)
@@ -95,7 +104,7 @@ def _classify(module: nn.Module, contract: Contract, part: Part, recipe: Recipe,
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         schedule.step()
-        step(f"loss {loss.item():.4f}")
+        step(f"loss {_finite(loss):.4f}")
 
 
 def _adversarial(module: nn.Module, contract: Contract, part: Part, recipe: Recipe, generator: torch.Generator, step: Step) -> None:
@@ -119,4 +128,4 @@ def _adversarial(module: nn.Module, contract: Contract, part: Part, recipe: Reci
         loss.backward()  # type: ignore[no-untyped-call]
         makers[0].step()
         schedule.step()
-        step(f"L1 {distance.item():.4f}, judge {judged.item():.3f}")
+        step(f"L1 {_finite(distance):.4f}, judge {judged.item():.3f}")

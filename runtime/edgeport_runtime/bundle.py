@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from .compare import Tolerance
-from .contract import Contract
-from .errors import AlteredError, BundleError, FormatError
+from .contract import Contract, canonical_json
+from .errors import AlteredError, BundleError, ContractError, FormatError
 from .protobuf import Array, read_tensor
 
 FORMAT = 1
@@ -68,7 +68,13 @@ class Manifest:
     format: int = FORMAT
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True, indent=1, ensure_ascii=True) + "\n"
+        return json.dumps(sealed(asdict(self)), sort_keys=True, indent=1, ensure_ascii=True) + "\n"
+
+
+def sealed(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest with a hash over everything else in it, against accidents; whoever alters it on purpose can seal it again."""
+    body = {key: value for key, value in data.items() if key != "sha256"}
+    return {**body, "sha256": hashlib.sha256(canonical_json(body).encode()).hexdigest()}
 
 
 class Bundle:
@@ -98,6 +104,14 @@ class Bundle:
             raise AlteredError(f"{path}: the content differs from what the manifest promises (sha256); export or copy the bundle again")
         return data
 
+    def read_all(self) -> None:
+        """Check every file that the manifest lists. Raises AlteredError."""
+        for case in self.manifest.golden:
+            for file in (*case.inputs, *case.outputs, *case.levels.values(), *(each for files in case.host.values() for each in files)):
+                self.read(file)
+        for variant in self.manifest.variants:
+            self.read(variant)
+
     def tensor(self, file: File) -> Array:
         """Read one golden tensor."""
         return read_tensor(self.read(file))[1]
@@ -114,7 +128,8 @@ class Bundle:
 def _manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     if not folder.is_dir():
-        raise BundleError(f"{folder}: expected a bundle (a folder with {MANIFEST}), but there is no such folder")
+        came = "this is a file" if folder.exists() else "there is no such folder"
+        raise BundleError(f"{folder}: expected a bundle (a folder with {MANIFEST}), but {came}")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -122,14 +137,33 @@ def _manifest(folder: Path) -> Manifest:
     except (OSError, ValueError) as error:
         raise FormatError(f"{path}: the manifest cannot be read ({error}); export or copy the bundle again") from error
     found = data.get("format") if isinstance(data, dict) else None
-    if not isinstance(found, int):
+    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
         raise FormatError(f"{path}: this is not a manifest of edgeport (no format version)")
     if found > FORMAT:
         raise FormatError(f"{path}: the bundle has format {found}, this edgeport-runtime reads up to {FORMAT}; upgrade edgeport-runtime")
+    if sealed(data) != data:
+        raise AlteredError(f"{path}: the content is not what was written (sha256); export or copy the bundle again")
     try:
-        return _parse(data)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        manifest = _parse(data)
+        _require_whole(manifest)
+    except (KeyError, TypeError, ValueError, AttributeError, ContractError) as error:
         raise FormatError(f"{path}: the manifest is incomplete or malformed ({type(error).__name__}: {error}); export or copy the bundle again") from error
+    return manifest
+
+
+def _require_whole(manifest: Manifest) -> None:
+    """What the types cannot say: every case has a file for each input and output, and each variant's outputs. Raises ValueError."""
+    precisions = [variant.precision for variant in manifest.variants]
+    if not precisions or len(set(precisions)) < len(precisions) or manifest.auto["precision"] not in precisions or not manifest.auto["reason"]:
+        raise ValueError(f"variants {precisions} with auto {dict(manifest.auto)}")
+    counts = len(manifest.contract.inputs), len(manifest.contract.outputs)
+    for case in manifest.golden:
+        listed = (case.outputs, *(case.host[each] for each in precisions), *(case.tolerance[each] for each in precisions))
+        if len(case.inputs) != counts[0] or any(len(each) != counts[1] for each in listed):
+            raise ValueError(f"{case.folder} does not hold {counts[0]} inputs and {counts[1]} outputs for each variant")
+    files = [file.file for case in manifest.golden for file in (*case.inputs, *case.outputs)] + [variant.file for variant in manifest.variants]
+    if not all(isinstance(file, str) for file in files):
+        raise ValueError("a file name is no text")
 
 
 def _parse(data: Mapping[str, Any]) -> Manifest:

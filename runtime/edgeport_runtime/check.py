@@ -33,10 +33,11 @@ class CheckReport:
 
 
 def check(bundle: Bundle, precision: str, run: Callable[[Arrays], Arrays]) -> CheckReport:
-    """Run every golden case through `run` and compare. Raises AlteredError where a stored tensor was changed."""
+    """Check every file of the bundle, run every golden case through `run`, and compare. Raises AlteredError."""
     contract = bundle.manifest.contract
     if not bundle.manifest.golden:
         raise BundleError(f"{bundle.folder}: this bundle has no golden cases, so there is nothing to check")
+    bundle.read_all()
     comparisons = []
     for case in bundle.manifest.golden:
         inputs = {each.name: bundle.tensor(file) for each, file in zip(contract.inputs, case.inputs, strict=True)}

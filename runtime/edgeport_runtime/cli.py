@@ -12,6 +12,7 @@ from PIL import Image
 
 from . import __version__
 from .bundle import Bundle
+from .contract import strict_json
 from .device import PROVIDERS
 from .doctor import diagnose
 from .errors import EdgeportError, InputError
@@ -105,6 +106,10 @@ def _predict(arguments: argparse.Namespace) -> int:
     if model.contract.task in ("image-to-image", "segmentation", "embedding") and arguments.out is None:
         raise InputError(f"the results of this model ({model.contract.task}) are written to files: name a folder for them with --out")
     names = [f"{Path(image).stem}.png" for image in arguments.images]
+    if arguments.out is not None:
+        taken = [name for name in names if (arguments.out / name).exists()]
+        if taken:
+            raise InputError(f"{arguments.out / taken[0]} exists already, and a result is never written over a file; name another folder with --out")
     if arguments.out is not None and len(set(names)) < len(names):
         raise InputError("two of the images have the same name, so one result would overwrite the other; predict them in two calls")
     for image, name, answer in zip(arguments.images, names, model.batch(arguments.images, top=arguments.top), strict=True):
@@ -119,15 +124,18 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 def _write_answer(answer: Answer, folder: Path, name: str) -> Path:
     """An image or a map of classes as PNG, an embedding as .npy."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if isinstance(answer, np.ndarray):
-        path = folder / Path(name).with_suffix(".npy").name
-        np.save(path, answer)
-        return path
-    image = Image.fromarray(answer.classes.astype(np.uint8)) if isinstance(answer, Segmentation) else answer
-    if isinstance(image, Image.Image):
-        image.save(folder / name)
-    return folder / name
+    path = folder / (Path(name).with_suffix(".npy").name if isinstance(answer, np.ndarray) else name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if isinstance(answer, np.ndarray):
+            np.save(path, answer)
+        elif isinstance(answer, Segmentation):
+            Image.fromarray(answer.classes.astype(np.uint8 if answer.classes.max() < 256 else np.uint16)).save(path)
+        elif isinstance(answer, Image.Image):
+            answer.save(path)
+    except OSError as error:
+        raise InputError(f"{path}: the result cannot be written ({error.strerror}); name another folder with --out") from error
+    return path
 
 
 def _eval(arguments: argparse.Namespace) -> int:
@@ -163,5 +171,5 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _print(value: Any) -> int:
-    print(value if isinstance(value, str) else json.dumps(value))
+    print(value if isinstance(value, str) else strict_json(value))
     return 0

@@ -1,6 +1,7 @@
 """The contract: what a model promises to whoever feeds it, in one frozen value that travels with every file."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
@@ -163,13 +164,18 @@ class Contract:
         """
         if set(arrays) != {each.name for each in self.inputs}:
             raise InputError(f"expected the inputs {sorted(each.name for each in self.inputs)}, got {sorted(arrays)}")
-        sizes: dict[str, int] = {}
         for each in self.inputs:
             array = arrays[each.name]
             if str(array.dtype) != each.dtype or len(array.shape) != len(each.shape):
                 wanted = f"{each.dtype} with axes ({', '.join(map(str, each.shape))})"
                 raise InputError(f"input {each.name!r}: expected {wanted}, got {array.dtype} of shape {tuple(array.shape)}")
-            for position, (axis, size) in enumerate(zip(each.shape, array.shape, strict=True)):
+        self.require_shapes({name: tuple(array.shape) for name, array in arrays.items()})
+
+    def require_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """The part of `require_arrays` that needs no arrays: axes within their ranges, one size for each name. Raises InputError."""
+        sizes: dict[str, int] = {}
+        for each in self.inputs:
+            for position, (axis, size) in enumerate(zip(each.shape, shapes[each.name], strict=True)):
                 self._require_size(each.name, position, axis, size, sizes)
 
     def _require_size(self, name: str, position: int, axis: int | str, size: int, sizes: dict[str, int]) -> None:
@@ -208,6 +214,19 @@ class Contract:
             return cls.from_dict(json.loads(text))
         except json.JSONDecodeError as error:
             raise ContractError(f"the contract is not JSON: {error}") from error
+
+
+def strict_json(data: Any, *, indent: int | None = None) -> str:
+    """JSON that every parser reads: numbers that are not finite become null."""
+    return json.dumps(_finite(data), sort_keys=True, indent=indent, allow_nan=False)
+
+
+def _finite(data: Any) -> Any:
+    if isinstance(data, Mapping):
+        return {str(key): _finite(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
 def canonical_json(data: Any) -> str:

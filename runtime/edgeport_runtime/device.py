@@ -33,8 +33,8 @@ class SessionOptions:
     def __post_init__(self) -> None:
         if self.device not in PROVIDERS:
             raise InputError(f"device must be one of {list(PROVIDERS)}, got {self.device!r}")
-        if self.threads < 0:
-            raise InputError(f"threads must be 0 (what this machine allows) or more, got {self.threads}")
+        if not isinstance(self.threads, int) or self.threads < 0:
+            raise InputError(f"threads must be 0 (what this machine allows) or more, got {self.threads!r}")
 
 
 def onnxruntime() -> ModuleType:
@@ -51,6 +51,17 @@ def onnxruntime() -> ModuleType:
             f"onnxruntime cannot be imported ({error}); install edgeport-runtime with one extra: edgeport-runtime[cpu] or edgeport-runtime[gpu]"
         ) from error
     return module
+
+
+def require_onnxruntime(lowest: str, path: Path) -> None:
+    """Refuse a file that needs a newer onnxruntime than is installed. Raises BundleError."""
+    installed: str = onnxruntime().__version__
+    if _numbers(installed) < _numbers(lowest):
+        raise BundleError(f"{path}: the model needs onnxruntime {lowest} or newer, but {installed} is installed; upgrade onnxruntime")
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
 
 
 def wheels() -> dict[str, str]:

@@ -83,7 +83,7 @@ def _margin(logits: NDArray[Any]) -> float:
 def _outputs(contract: Contract, run: Callable[[Pixel], Arrays], part: Sequence[Example]) -> Iterator[tuple[list[int], NDArray[Any]]]:
     arrays = [prepare(example.source, contract.pixels) for example in part]
     for example, array in zip(part, arrays, strict=True):
-        require_size(array, contract, describe(example.source))
+        require_size(array.shape, contract, describe(example.source))
     for group in batches([array.shape for array in arrays], len(arrays)):
         yield group, run(stack([arrays[index] for index in group]))[contract.outputs[0].name]
 
@@ -99,7 +99,7 @@ def folder_examples(contract: Contract, folder: Path) -> list[Example]:
         if missing:
             raise InputError(f"{folder / 'target'}: no target image for {', '.join(missing[:5])}")
         return [Example(source=path, truth=targets[path.name]) for path in inputs]
-    classes = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")) if folder.is_dir() else []
     unknown = [path.name for path in classes if path.name not in contract.labels]
     if not classes or unknown:
         came = f"{', '.join(unknown[:5])} which {'is' if len(unknown) == 1 else 'are'} no label" if unknown else "no folders"

@@ -36,10 +36,11 @@ def decode(source: Source) -> Image.Image:
     """
     if isinstance(source, np.ndarray):
         return _from_array(source)
-    if isinstance(source, Image.Image):
-        return ImageOps.exif_transpose(source)
     name = describe(source)
     try:
+        if isinstance(source, Image.Image):
+            source.load()
+            return ImageOps.exif_transpose(source)
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
             if image.width * image.height > LARGEST_PX:
                 raise ImageError(f"{name}: {image.width}x{image.height} pixels are more than the {LARGEST_PX:,} that are decoded; shrink the image first")
@@ -63,7 +64,9 @@ def describe(source: Source) -> str:
         return f"an image of {len(source)} bytes"
     if isinstance(source, Image.Image):
         return f"a PIL image of {source.width}x{source.height} pixels (WxH)"
-    return f"an array of shape {source.shape}"
+    if isinstance(source, np.ndarray):
+        return f"an array of shape {source.shape}"
+    raise ImageError(f"expected a path, bytes, a PIL image or a uint8 array, got {type(source).__name__}")
 
 
 def _from_array(array: NDArray[Any]) -> Image.Image:
@@ -83,7 +86,10 @@ def convert(image: Image.Image, mode: str) -> Image.Image:
         raise ImageError(f"expected 8 or 16 bits a channel, got an image of mode {image.mode}; convert it to 8 bits first")
     elif image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
-    return image if image.mode == mode else image.convert(mode)
+    try:
+        return image if image.mode == mode else image.convert(mode)
+    except ValueError as error:
+        raise ImageError(f"an image of mode {image.mode} cannot be converted to {mode}; convert it to RGB first") from error
 
 
 def fit(image: Image.Image, pixels: Pixels, height: int, width: int) -> Image.Image:
@@ -123,24 +129,28 @@ def prepare(source: Source, pixels: Pixels, size_px: tuple[int, int] | None = No
 
     `size_px`: (height, width) instead of the contract's. Raises ImageError.
     """
+    if size_px is not None and (pixels.resize == "keep" or min(size_px) < 1):
+        reason = "keeps every image's own size" if pixels.resize == "keep" else "takes sizes from 1 pixel up"
+        raise InputError(f"size_px is {size_px}, but this model {reason}: leave size_px out")
     height, width = size_px or (pixels.height, pixels.width)
-    image = fit(convert(decode(source), pixels.mode), pixels, height, width)
+    image = decode(source)
+    if not image.width or not image.height:
+        raise ImageError(f"{describe(source)}: the image has no pixels")
+    image = fit(convert(image, pixels.mode), pixels, height, width)
     array = np.array(image, dtype=np.uint8)
     return array if array.ndim == 3 else array[:, :, np.newaxis]
 
 
-def require_size(array: Pixel, contract: Contract, name: str) -> None:
-    """Refuse an image outside the sizes that the contract promises. Raises ImageError naming the image."""
-    for axis, size in zip(contract.inputs[0].shape[1:3], array.shape[:2], strict=True):
+def require_size(size_px: tuple[int, ...], contract: Contract, name: str) -> None:
+    """Refuse a (height, width) outside what the contract promises. Raises ImageError naming the image."""
+    sides = contract.inputs[0].shape[1:3]
+    for axis, size in zip(sides, size_px[:2], strict=True):
         if isinstance(axis, int) and size != axis:
-            raise ImageError(
-                f"{name}: this model takes images of {contract.inputs[0].shape[1]}x{contract.inputs[0].shape[2]} (HxW), got {array.shape[0]}x{array.shape[1]}"
-            )
+            raise ImageError(f"{name}: this model takes images of {sides[0]}x{sides[1]} (HxW), got {size_px[0]}x{size_px[1]}; resize the image first")
         if isinstance(axis, str) and size not in contract.axes[axis]:
-            small = size < contract.axes[axis].low
-            raise ImageError(
-                f"{name}: {size} px is too {'small' if small else 'large'} for the {axis} of this model ({contract.axes[axis]} px); resize the image first"
-            )
+            limits = contract.axes[axis]
+            fault = "too small" if size < limits.low else "too large" if size > limits.high else "not a step"
+            raise ImageError(f"{name}: {size} px is {fault} for the {axis} of this model ({limits} px); resize the image first")
 
 
 def stack(arrays: Sequence[Pixel]) -> Pixel:

@@ -12,9 +12,9 @@ from PIL import Image
 from .bundle import Bundle
 from .check import CheckReport, check
 from .contract import METADATA_KEY, Contract
-from .device import SessionOptions
+from .device import SessionOptions, require_onnxruntime
 from .engine import Arrays, Engine
-from .errors import BundleError, InputError
+from .errors import BundleError, FormatError, InputError
 from .images import Pixel, Source, describe, prepare, require_size, stack
 from .protobuf import read_outline
 
@@ -75,6 +75,8 @@ class Model:
         """Predict several images, grouped by size into the largest batches the contract allows; answers in the order given."""
         if self.contract.task == "tensors":
             raise InputError("this model takes plain tensors, so there is no image to predict from: use raw() with arrays")
+        if isinstance(sources, str | bytes | Path) or top < 1:
+            raise InputError("batch takes several images, as a list, and a top of at least 1; for one image call the model itself")
         arrays = [self._prepare(source, size_px) for source in sources]
         answers: list[Answer | None] = [None] * len(arrays)
         for group in batches([array.shape for array in arrays], self.contract.largest_batch):
@@ -89,9 +91,11 @@ class Model:
         `pixels`: uint8 (N, H, W, C) for a model of one image input; otherwise one keyword for each input.
         Returns every output by name: "logits" float32 (N, classes), or "image" uint8 (N, H, W, C). Raises InputError.
         """
-        if pixels is not None:
-            tensors = {self.contract.inputs[0].name: np.asarray(pixels), **tensors}
-        return self.engine.run(tensors)
+        name = self.contract.inputs[0].name
+        if pixels is not None and name in tensors:
+            raise InputError(f"{name!r} was given twice, by position and by name")
+        given = tensors if pixels is None else {name: pixels, **tensors}
+        return self.engine.run({each: np.asarray(value) for each, value in given.items()})
 
     def check(self) -> CheckReport:
         """Re-run the golden cases on this machine. Raises BundleError for a lone .onnx file, which carries none."""
@@ -100,8 +104,10 @@ class Model:
         return check(self.bundle, self.precision, self.engine.run)
 
     def _prepare(self, source: Source, size_px: tuple[int, int] | None) -> Pixel:
+        if size_px is not None:
+            require_size(size_px, self.contract, "size_px")  # before an image of that size is made
         array = prepare(source, self.contract.pixels, size_px)
-        require_size(array, self.contract, describe(source))
+        require_size(array.shape, self.contract, describe(source))
         return array
 
 
@@ -133,7 +139,7 @@ def interpret(contract: Contract, outputs: Arrays, top: int) -> Sequence[Answer]
 
 
 def _prediction(probabilities: NDArray[np.float64], labels: Sequence[str], top: int) -> Prediction:
-    order = np.argsort(-probabilities, kind="stable")[: max(1, top)]
+    order = np.argsort(-probabilities, kind="stable")[:top]
     ranked = tuple(Label(label=labels[index] if labels else str(index), score=float(probabilities[index])) for index in order)
     return Prediction(label=ranked[0].label, score=ranked[0].score, top=ranked)
 
@@ -162,6 +168,7 @@ def load(path: str | Path, *, device: str = "cpu", precision: str = "auto", thre
         return _load_file(path, options, precision)
     bundle = Bundle(path)
     chosen, reason = choose(bundle, device, precision)
+    require_onnxruntime(bundle.variant(chosen).onnxruntime, path)
     model = bundle.read(bundle.variant(chosen))
     written = _contract(model, path)
     if written.to_json() != bundle.manifest.contract.to_json():
@@ -170,7 +177,7 @@ def load(path: str | Path, *, device: str = "cpu", precision: str = "auto", thre
 
 
 def _load_file(path: Path, options: SessionOptions, precision: str) -> Model:
-    if precision not in ("auto", "fp32"):
+    if precision != "auto":
         raise InputError(f"{path} is one file at one precision: leave precision at 'auto', or load the bundle's folder")
     try:
         model = path.read_bytes()
@@ -180,7 +187,10 @@ def _load_file(path: Path, options: SessionOptions, precision: str) -> Model:
 
 
 def _contract(model: bytes, path: Path) -> Contract:
-    outline = read_outline(model)
+    try:
+        outline = read_outline(model)
+    except FormatError as error:
+        raise FormatError(f"{path}: {error}") from error
     if outline.external:
         raise BundleError(f"{path}: {len(outline.external)} tensors are kept outside the model file, which edgeport never writes nor reads")
     if METADATA_KEY not in outline.metadata:

@@ -18,8 +18,11 @@ EXTERNAL = 1  # TensorProto.DataLocation
 
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:
+    """The number that starts at `at`, and where the next thing starts. Raises FormatError where it is cut off or too long."""
     value = shift = 0
     while True:
+        if at >= len(data):
+            raise FormatError("expected a protobuf message, but the bytes end early: the file is damaged")
         byte = data[at]
         at += 1
         value |= (byte & 0x7F) << shift

@@ -44,19 +44,21 @@ def example_inputs(contract: Contract, *, batch: int, size_px: tuple[int, int] |
     Every axis is set to the contract's default size, `batch` and `size_px` (height, width). Raises InputError outside its ranges.
     """
     generator = np.random.default_rng(seed)
-    inputs: dict[str, NDArray[Any]] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for each in contract.inputs:
         sizes: dict[str, int] = {"batch": batch}
         if each.pixels is not None:
             height, width = size_px or (each.pixels.height, each.pixels.width)
             sizes |= {"height": height, "width": width}
-        shape = tuple(axis if isinstance(axis, int) else sizes.get(axis, contract.axes[axis].low) for axis in each.shape)
-        if np.issubdtype(np.dtype(each.dtype), np.integer):
-            inputs[each.name] = generator.integers(0, 256 if each.dtype == "uint8" else 2, shape).astype(each.dtype)
-        else:
-            inputs[each.name] = generator.standard_normal(shape).astype(each.dtype)
+        shapes[each.name] = tuple(axis if isinstance(axis, int) else sizes.get(axis, contract.axes[axis].low) for axis in each.shape)
     try:
-        contract.require_arrays(inputs)
+        contract.require_shapes(shapes)  # before anything is allocated
     except InputError as error:
         raise InputError(f"cannot run at batch {batch}{'' if size_px is None else f' and {size_px[0]}x{size_px[1]}'}: {error}") from error
-    return inputs
+    return {each.name: _random(shapes[each.name], each.dtype, generator) for each in contract.inputs}
+
+
+def _random(shape: tuple[int, ...], dtype: str, generator: np.random.Generator) -> NDArray[Any]:
+    if np.issubdtype(np.dtype(dtype), np.integer):
+        return generator.integers(0, 256 if dtype == "uint8" else 2, shape).astype(dtype)
+    return generator.standard_normal(shape).astype(dtype)

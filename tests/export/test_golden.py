@@ -32,7 +32,7 @@ def test_files_can_be_replayed_by_other_tools(kind: str, tiny: ModuleType, class
     contract, module = (class_contract, tiny.trained_classifier()) if kind == "class" else (image_contract, tiny.TinyGenerator())
     output = contract.outputs[0].name
     compared = output if kind == "class" else f"{output}.levels"
-    engine = Engine(finish(trace(module, contract), contract), contract, SessionOptions())
+    engine = Engine(finish(trace(module, contract).model, contract), contract, SessionOptions())
     parity = Parity(cases=(Case(output=compared, sizes={}, torch_error=1e-7, onnx_error=1e-7),), floors={compared: 1e-7}, ranges={compared: 2.0})
     cases = write_golden(tmp_path, contract, golden_inputs(contract, []), Reference(module, contract), {"fp32": engine}, parity)
     assert len(cases) == 4

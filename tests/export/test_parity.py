@@ -21,7 +21,7 @@ def initializer(model: onnx.ModelProto, name: str) -> onnx.TensorProto:
 
 def test_a_sound_export_is_as_near_to_float64_as_torch(tiny: ModuleType, class_contract: Contract) -> None:
     module = tiny.trained_classifier()
-    parity = measure_parity(module, class_contract, finish(trace(module, class_contract), class_contract))
+    parity = measure_parity(module, class_contract, finish(trace(module, class_contract).model, class_contract))
     assert parity and parity.worst < 1e-6 and len(parity.cases) > len(sweep_sizes(class_contract))
     assert parity.floors["logits"] < 1e-6 and "parity at" in str(parity)
     assert parity.to_dict()["passed"] is True
@@ -30,7 +30,7 @@ def test_a_sound_export_is_as_near_to_float64_as_torch(tiny: ModuleType, class_c
 @pytest.mark.parametrize(("weight", "factor"), [("network.conv1.weight", 1.001), ("network.conv2.weight", 1.001), ("network.head.bias", 1.001)])
 def test_one_changed_weight_fails(tiny: ModuleType, class_contract: Contract, weight: str, factor: float) -> None:
     module = tiny.trained_classifier()
-    model = trace(module, class_contract)
+    model = trace(module, class_contract).model
     tensor = initializer(model, weight)
     values = onnx.numpy_helper.to_array(tensor).copy()
     values[np.unravel_index(np.argmax(np.abs(values)), values.shape)] *= factor
@@ -46,7 +46,7 @@ def test_a_graph_baked_to_its_example_fails_and_the_sizes_are_named() -> None:
     axes = {"batch": Range(low=1, high=8)}
     fixed = classification(Pixels(height=16, width=16), tuple("abc"), image_axes(smallest_px=4, largest_px=64, largest_batch=8))
     still = Contract(task="classification", inputs=(pixel_input_of(16),), outputs=fixed.outputs, axes=axes, labels=fixed.labels)
-    model = trace(baked, still)
+    model = trace(baked, still).model
     parity = measure_parity(module, fixed, finish(model, fixed))
     failed = {(case.sizes["height"], case.sizes["width"]) for case in parity.failures()}
     assert not parity and (16, 16) not in failed and (17, 16) in failed
@@ -62,7 +62,7 @@ def pixel_input_of(side: int):  # type: ignore[no-untyped-def]
 def test_pixel_outputs_are_compared_before_rounding(tiny: ModuleType, image_contract: Contract) -> None:
     torch.manual_seed(0)
     module = tiny.TinyGenerator()
-    model = finish(trace(module, image_contract), image_contract)
+    model = finish(trace(module, image_contract).model, image_contract)
     parity = measure_parity(module, image_contract, model)
     assert parity and parity.ranges == {"image.levels": 255.0} and parity.worst < 1e-6
     other = tiny.TinyGenerator()
@@ -74,7 +74,7 @@ def test_pixel_outputs_are_compared_before_rounding(tiny: ModuleType, image_cont
 
 def test_nan_never_passes(tiny: ModuleType, class_contract: Contract) -> None:
     module = tiny.trained_classifier()
-    model = trace(module, class_contract)
+    model = trace(module, class_contract).model
     tensor = initializer(model, "network.head.bias")
     tensor.CopyFrom(onnx.numpy_helper.from_array(np.full(3, np.nan, np.float32), "network.head.bias"))
     assert not measure_parity(module, class_contract, finish(model, class_contract))

@@ -22,7 +22,7 @@ class Shifted(Engine):
 
 def test_changed_labels_and_the_drop_are_counted(tiny: ModuleType, class_contract: Contract) -> None:
     network = tiny.trained_classifier()
-    model = finish(trace(network, class_contract), class_contract)
+    model = finish(trace(network, class_contract).model, class_contract)
     engines = {"fp32": Engine(model, class_contract, SessionOptions()), "int8": Shifted(model, class_contract, SessionOptions())}
     engines["int8"].bias = 1e6  # type: ignore[attr-defined]
     examples = tiny.brightness_examples(30, seed=4)

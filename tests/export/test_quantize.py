@@ -21,7 +21,7 @@ def run(model: bytes, pixels: np.ndarray) -> np.ndarray:
 
 def test_int8_is_integer_and_near(tiny: ModuleType, class_contract: Contract) -> None:
     module = tiny.trained_classifier()
-    traced = trace(module, class_contract)
+    traced = trace(module, class_contract).model
     data, plan = quantize(traced, class_contract, tiny.brightness_examples(24, seed=5))
     assert plan.integer == ("conv1/Conv", "conv2/Conv", "head/Gemm") and plan.integer_share == 1.0 and plan.kept_float == {}
     assert plan.calibration_images == 24 and plan.formats == "U8S8 per channel"
@@ -33,7 +33,7 @@ def test_int8_is_integer_and_near(tiny: ModuleType, class_contract: Contract) ->
 
 
 def test_the_last_pair_is_dropped_so_the_answer_is_not_rounded(tiny: ModuleType, class_contract: Contract) -> None:
-    data, _ = quantize(trace(tiny.trained_classifier(), class_contract), class_contract, tiny.brightness_examples(24, seed=5))
+    data, _ = quantize(trace(tiny.trained_classifier(), class_contract).model, class_contract, tiny.brightness_examples(24, seed=5))
     graph = onnx.load_from_string(data).graph
     last = next(node for node in graph.node if "logits" in node.output)
     assert {each.name for each in graph.initializer} <= {name for node in graph.node for name in node.input}
@@ -47,7 +47,7 @@ def test_attention_stays_float_and_says_why() -> None:
     torch.manual_seed(0)
     module = AttentionNet(channels=32).eval()
     photos = [Example(source=np.random.default_rng(i).integers(0, 256, (64, 64, 3), dtype=np.uint8), truth=0) for i in range(4)]
-    data, plan = quantize(trace(module, contract), contract, photos)
+    data, plan = quantize(trace(module, contract).model, contract, photos)
     reason = "a product of two activations is slower and far less exact as integers"
     assert plan.kept_float == {"attention.attention/MatMul": reason, "attention.attention/MatMul_2": reason}
     graph = onnx.load_from_string(data).graph
@@ -60,7 +60,9 @@ def test_attention_stays_float_and_says_why() -> None:
 
 def test_normalisation_and_rounding_stay_float(tiny: ModuleType, image_contract: Contract) -> None:
     data, plan = quantize(
-        trace(tiny.TinyGenerator(), image_contract), image_contract, [Example(source=e.source, truth=e.source) for e in tiny.brightness_examples(8, seed=1)]
+        trace(tiny.TinyGenerator(), image_contract).model,
+        image_contract,
+        [Example(source=e.source, truth=e.source) for e in tiny.brightness_examples(8, seed=1)],
     )
     assert set(plan.integer) == {"conv1/Conv", "conv2/Conv"}
     graph = onnx.load_from_string(data).graph
@@ -70,7 +72,7 @@ def test_normalisation_and_rounding_stay_float(tiny: ModuleType, image_contract:
 
 
 def test_float_nodes_by_rule(tiny: ModuleType, class_contract: Contract) -> None:
-    assert float_nodes(trace(tiny.trained_classifier(), class_contract)).keys() >= {"edgeport/Cast"}
+    assert float_nodes(trace(tiny.trained_classifier(), class_contract).model).keys() >= {"edgeport/Cast"}
 
 
 def test_calibration_is_the_runtimes_own_pixels(tiny: ModuleType, class_contract: Contract) -> None:
@@ -89,7 +91,7 @@ def test_calibration_is_the_runtimes_own_pixels(tiny: ModuleType, class_contract
 
 
 def test_no_images_and_bad_images(tiny: ModuleType, class_contract: Contract) -> None:
-    traced = trace(tiny.trained_classifier(), class_contract)
+    traced = trace(tiny.trained_classifier(), class_contract).model
     with pytest.raises(ExportError, match="int8 needs calibration images"):
         quantize(traced, class_contract, [])
     with pytest.raises(ImageError, match=r"gone\.png: there is no such file"):

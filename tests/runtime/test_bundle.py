@@ -4,13 +4,13 @@ from pathlib import Path
 import pytest
 
 from edgeport_runtime import AlteredError, Bundle, BundleError, FormatError, load
-from edgeport_runtime.bundle import FORMAT, MANIFEST
+from edgeport_runtime.bundle import FORMAT, MANIFEST, sealed
 
 
 def rewrite(bundle: Path, change) -> None:  # type: ignore[no-untyped-def]
     data = json.loads((bundle / MANIFEST).read_text())
     change(data)
-    (bundle / MANIFEST).write_text(json.dumps(data))
+    (bundle / MANIFEST).write_text(json.dumps(sealed(data)))
 
 
 @pytest.mark.parametrize("folder", sorted((Path(__file__).parents[1] / "fixtures").glob("format*/*")), ids=lambda path: f"{path.parent.name}-{path.name}")
@@ -44,6 +44,14 @@ def test_a_missing_bundle(tmp_path: Path) -> None:
         (lambda data: data["variants"][0].update(colour="red"), "incomplete or malformed"),
         (lambda data: data["variants"][0].update(file="../model.onnx"), "points outside the bundle"),
         (lambda data: data["variants"][0].update(file="/etc/passwd"), "points outside the bundle"),
+        (lambda data: data.update(format=True), "not a manifest of edgeport"),
+        (lambda data: data.update(auto={}), "incomplete or malformed"),
+        (lambda data: data["auto"].update(precision="int4"), "incomplete or malformed"),
+        (lambda data: data["golden"][0].update(host={}), "incomplete or malformed"),
+        (lambda data: data["golden"][0].update(inputs=[]), "incomplete or malformed"),
+        (lambda data: data["variants"].append(data["variants"][0]), "incomplete or malformed"),
+        (lambda data: data["variants"][0].update(file=5), "incomplete or malformed"),
+        (lambda data: data["contract"].update(task="magic"), "incomplete or malformed"),
         (lambda data: data["golden"][0]["tolerance"]["fp32"][0].update(max_abs=None), "incomplete or malformed"),
     ],
 )
@@ -60,6 +68,19 @@ def test_a_manifest_that_is_no_json(altered: Path, text: str) -> None:
         Bundle(altered)
 
 
+def test_an_altered_manifest(altered: Path) -> None:
+    text = (altered / MANIFEST).read_text()
+    (altered / MANIFEST).write_text(text.replace('"max_abs": ', '"max_abs": 9'))
+    with pytest.raises(AlteredError, match=r"manifest\.json: the content is not what was written"):
+        Bundle(altered)
+
+
+def test_a_model_for_a_newer_onnxruntime(altered: Path) -> None:
+    rewrite(altered, lambda data: data["variants"][0].update(onnxruntime="99.1"))
+    with pytest.raises(BundleError, match=r"needs onnxruntime 99\.1 or newer, but 1\."):
+        load(altered, precision="fp32")
+
+
 def flip(path: Path, position: int = -1) -> None:
     data = bytearray(path.read_bytes())
     data[position] ^= 1
@@ -73,10 +94,11 @@ def test_an_altered_byte_in_a_variant(altered: Path, precision: str, file: str) 
         load(altered, precision=precision)
 
 
-def test_an_altered_byte_in_a_golden_case(altered: Path) -> None:
-    flip(altered / "test_data_set_0" / "output_0.pb")
+@pytest.mark.parametrize("file", ["test_data_set_0/output_0.pb", "test_data_set_1/input_0.pb", "test_data_set_0/int8_output_0.pb", "model.int8.onnx"])
+def test_check_looks_at_every_file_whatever_precision_runs(altered: Path, file: str) -> None:
     model = load(altered, precision="fp32")
-    with pytest.raises(AlteredError, match=r"test_data_set_0/output_0\.pb: the content differs"):
+    flip(altered / file)
+    with pytest.raises(AlteredError, match=f"{file}: the content differs"):
         model.check()
 
 

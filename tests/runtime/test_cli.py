@@ -63,6 +63,11 @@ def test_predict_writes_a_generators_images(generator: Path, photo: Path, tmp_pa
     assert "name a folder for them with --out" in capsys.readouterr().err
     assert main(["predict", str(generator), str(photo), str(photo), "--out", str(tmp_path / "twice")]) == 2
     assert not (tmp_path / "twice").exists()
+    capsys.readouterr()
+    for out, said in ((photo.parent, "exists already, and a result is never written over a file"), (photo, "cannot be written")):
+        before = photo.read_bytes()
+        assert main(["predict", str(generator), str(photo), "--out", str(out)]) == 2
+        assert said in capsys.readouterr().err and photo.read_bytes() == before
 
 
 def test_eval(classifier: Path, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -93,6 +98,10 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
         (["predict", "{bundle}", "{bundle}/manifest.json"], "manifest.json: expected an image"),
         (["eval", "{bundle}", "folder:nowhere"], "nowhere: expected one folder of images per label"),
         (["bench", "{bundle}", "--batch", "0"], "--batch must be at least 1"),
+        (["bench", "{bundle}", "--batch", "1000000000000"], "batch must be within 1..8"),
+        (["bench", "{bundle}", "--size", "-1", "5"], "height must be within 4..64"),
+        (["predict", "{bundle}", "nowhere.png", "--top", "0"], "a top of at least 1"),
+        (["info", "{bundle}/model.onnx"], "but this is a file"),
         (["bench", "{bundle}", "--batch", "99"], "batch must be within 1..8, got 99"),
         (["bench", "{bundle}", "--size", "1", "1"], "height must be within 4..64, got 1"),
         (["bench", "{bundle}", "--threads", "-1"], "threads must be 0"),

@@ -118,6 +118,10 @@ TRUNCATED = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (6
         (np.zeros((4, 4, 2), np.uint8), r"\(4, 4, 2\)"),
         (np.zeros((0, 4, 3), np.uint8), r"\(0, 4, 3\)"),
         (Image.new("F", (2, 2)), "mode F"),
+        (Image.new("RGB", (0, 5)), "no pixels"),
+        (None, "expected a path, bytes, a PIL image or a uint8 array, got NoneType"),
+        (io.BytesIO(b"x"), "got BytesIO"),
+        (Image.open(io.BytesIO(TRUNCATED)), "cannot be read"),
     ],
 )
 def test_what_is_no_image_is_refused_by_name(source: object, said: str) -> None:
@@ -141,6 +145,13 @@ def test_inputs_are_not_written_to() -> None:
     prepare(photo, Pixels(height=2, width=2))[:] = 0
     prepare(photo, KEEP)[:] = 0
     np.testing.assert_array_equal(photo, RAMP)
+
+
+def test_a_size_that_does_not_apply() -> None:
+    with pytest.raises(InputError, match="keeps every image's own size"):
+        prepare(RAMP, KEEP, (8, 8))
+    with pytest.raises(InputError, match="from 1 pixel up"):
+        prepare(RAMP, Pixels(height=8, width=8), (0, 8))
 
 
 def test_images_of_two_sizes_are_no_batch() -> None:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgeport_runtime import BundleError, ImageError, InputError, Prediction, load
+from edgeport_runtime import BundleError, FormatError, ImageError, InputError, Prediction, load
 from edgeport_runtime.engine import Engine
 from edgeport_runtime.model import batches, softmax
 
@@ -51,7 +51,15 @@ def test_batch_keeps_the_order_of_mixed_sizes(generator: Path) -> None:
 
 
 def test_batch_of_nothing_is_nothing(classifier: Path) -> None:
-    assert load(classifier).batch([]) == []
+    model = load(classifier)
+    assert model.batch([]) == []
+    for wrong in ("photo.png", b"bytes", Path("photo.png")):
+        with pytest.raises(InputError, match="batch takes several images"):
+            model.batch(wrong)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="given twice"):
+        model.raw(DARK[None], pixels=DARK[None])
+    with pytest.raises(ImageError, match="300000 px is too large"):
+        model(DARK, size_px=(300_000, 300_000))
 
 
 def test_size_can_be_chosen_within_the_range(classifier: Path) -> None:
@@ -105,8 +113,12 @@ def test_a_lone_file_loads_without_its_bundle(classifier: Path, tmp_path: Path) 
     np.testing.assert_array_equal(model.raw(DARK[None])["logits"], load(classifier, precision="fp32").raw(DARK[None])["logits"])
     with pytest.raises(BundleError, match=r"a lone \.onnx file carries no golden cases"):
         model.check()
-    with pytest.raises(InputError, match="leave precision at 'auto'"):
-        load(path, precision="int8")
+    for precision in ("int8", "fp32"):
+        with pytest.raises(InputError, match="leave precision at 'auto'"):
+            load(path, precision=precision)
+    path.write_bytes(path.read_bytes()[:3000])
+    with pytest.raises(FormatError, match=r"lone\.onnx: .*damaged"):
+        load(path)
     with pytest.raises(BundleError, match="cannot be read"):
         load(tmp_path / "nothing.onnx")
 

@@ -39,6 +39,7 @@ def test_a_scalar_has_no_dims() -> None:
         (b"\x4b", "another kind"),  # wire type 3, a group
         (b"\xff" * 12, "longer than 64 bits"),
         (b"\x0a", "end early"),
+        (b"\x0a\x01\x80" + FLOAT + RAW, "end early"),  # a packed number that is cut off
     ],
 )
 def test_damaged_tensors_are_refused(data: bytes, said: str) -> None:
