@@ -42,7 +42,7 @@ def frozen_branches(program: Any, contract: Contract) -> list[Branch]:
     symbols, environment = _symbols(program, contract)
     if environment is None:
         return []
-    found: dict[str, Branch] = {}
+    found = {text: Branch(condition=text, code=compile(text, "branch", "eval")) for text in _bounds(environment, symbols)}
     for assertion in (each for listed in environment.deferred_runtime_asserts.values() for each in listed):
         names = {str(symbol) for symbol in assertion.expr.free_symbols}
         if not names or not names <= set(symbols):
@@ -51,6 +51,16 @@ def frozen_branches(program: Any, contract: Contract) -> list[Branch]:
         text = PythonPrinter().doprint(renamed)
         found.setdefault(text, Branch(condition=text, code=compile(text, "branch", "eval")))
     return list(found.values())
+
+
+def _bounds(environment: Any, symbols: Mapping[str, str]) -> Iterator[str]:
+    """A comparison of one axis with a number is kept as the bound of its symbol, not as an assertion. 2 and less say nothing."""
+    for symbol, limits in environment.var_to_range.items():
+        if str(symbol) in symbols:
+            low, high = str(limits.lower), str(limits.upper)
+            parts = ([f"{low} <= "] if low.isdigit() and int(low) > 2 else []) + [symbols[str(symbol)]] + ([f" <= {high}"] if high.isdigit() else [])
+            if len(parts) > 1:
+                yield "".join(parts)
 
 
 def _symbols(program: Any, contract: Contract) -> tuple[dict[str, str], Any]:

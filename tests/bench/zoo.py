@@ -55,15 +55,13 @@ def settled(name: str) -> Any:
 
     side = side_px(name)
     pictures = torch.from_numpy(picture((8, side, side, 3), np.random.default_rng(0))).permute(0, 3, 1, 2).float() / 127.5 - 1
-    network.train()
+    network.eval()
     for module in network.modules():
-        if isinstance(module, nn.Dropout | nn.Dropout2d):
-            module.eval()
         if isinstance(module, nn.BatchNorm2d):
+            module.train()
             module.momentum = None  # a plain average over what is seen
     with torch.no_grad():
-        for start in (0, 4):
-            network(pictures[start : start + 4])
+        network(pictures)  # in one batch: a mismatch of statistics makes deep networks chaotic, and noise drowns every error
     return network.eval()
 
 

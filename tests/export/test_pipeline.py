@@ -124,7 +124,7 @@ def test_options_are_checked() -> None:
         ExportOptions(precisions=("int8",))
     with pytest.raises(ExportError, match="among fp32, int8"):
         ExportOptions(precisions=("fp32", "int4"))
-    with pytest.raises(ExportError, match="max_drop at least 0"):
+    with pytest.raises(ExportError, match="max_drop must be at least 0"):
         ExportOptions(max_drop=-1)
 
 

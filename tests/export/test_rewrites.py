@@ -43,6 +43,51 @@ def test_adaptive_average_pooling_at_random_sizes(size: tuple[int, int], batch: 
     np.testing.assert_allclose(POOLS[size].run(None, {"a": x})[0], expected, atol=2e-6)
 
 
+class Function(nn.Module):
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.function(x)
+
+
+RESIZES = {
+    "max 5x2": lambda x: F.adaptive_max_pool2d(x, (5, 2)),
+    "max 1x1": lambda x: F.adaptive_max_pool2d(x, 1),
+    "max with positions": lambda x: F.adaptive_max_pool2d(x, (3, 2), return_indices=True),
+    "average with a free side": lambda x: F.adaptive_avg_pool2d(x, (None, 3)),
+    "area to a size": lambda x: F.interpolate(x, size=(7, 5), mode="area"),
+    "area by a factor": lambda x: F.interpolate(x, scale_factor=0.5, mode="area"),
+    "area to a share of the input": lambda x: F.interpolate(x, size=(x.shape[2] // 3, x.shape[3] // 2), mode="area"),
+    "antialiased bilinear": lambda x: F.interpolate(x, size=(9, 11), mode="bilinear", antialias=True),
+}
+RESIZED = {name: exported(Function(function), (torch.zeros(2, 3, 20, 28),), (HW,)) for name, function in RESIZES.items()}
+
+
+@pytest.mark.parametrize("name", RESIZES)
+@settings(max_examples=15, deadline=None)
+@given(st.integers(1, 3), st.integers(6, 60), st.integers(6, 60))
+def test_pooling_and_resizing_at_random_sizes(name: str, batch: int, height: int, width: int) -> None:
+    x = np.random.default_rng(height * 71 + width).standard_normal((batch, 3, height, width)).astype(np.float32)
+    expected = RESIZES[name](torch.from_numpy(x).double())
+    got = RESIZED[name].run(None, {"a": x})
+    for value, want in zip(got, expected if isinstance(expected, tuple) else (expected,), strict=True):
+        np.testing.assert_allclose(value, want.numpy(), atol=3e-6)
+
+
+def test_positions_that_nobody_asks_for_are_not_computed() -> None:
+    assert "ArgMax" in operators(lambda x: F.adaptive_max_pool2d(x, (3, 2), return_indices=True))
+    assert "ArgMax" not in operators(lambda x: F.adaptive_max_pool2d(x, (3, 2)))
+
+
+def operators(function: Any) -> set[str]:
+    program = torch.onnx.export(
+        Function(function).eval(), (torch.zeros(1, 1, 9, 9),), dynamo=True, verbose=False, opset_version=20, custom_translation_table=TRANSLATIONS
+    )
+    return {node.op_type for node in program.model.graph}
+
+
 def test_adaptive_average_pooling_without_a_batch_and_with_a_fixed_size() -> None:
     x = torch.randn(3, 9, 11)
     session = exported(nn.AdaptiveAvgPool2d((4, 5)), (x,), None)

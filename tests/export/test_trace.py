@@ -17,7 +17,7 @@ from edgeport_runtime.protobuf import read_outline
 
 def test_nodes_are_named_by_module_even_where_batchnorm_was_folded() -> None:
     entry = network("resnet18")
-    model = trace(entry.make({"num_classes": 10, "weights": "none"}), entry.contract(tuple("0123456789"), 64))
+    model = trace(entry.make({"num_classes": 10, "weights": "none"}), entry.contract(tuple("0123456789"), 64)).model
     names = {node.name for node in model.graph.node}
     assert {"conv1/Conv", "layer1.0.conv1/Conv", "layer2.0.downsample.0/Conv", "layer4.1/Add", "fc/Gemm", "maxpool/MaxPool"} <= names
     assert len(names) == len(model.graph.node)

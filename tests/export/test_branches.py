@@ -1,0 +1,79 @@
+"""Branches on a size: found, tried, and explained with the range in which the graph is right."""
+
+import pytest
+import torch
+from torch import nn
+
+from edgeport_export import ParityError, export_bundle, measure_parity
+from edgeport_export.branches import broken, sizes_to_try
+from edgeport_export.parity import full_sweep, remedy
+from edgeport_export.pipeline import ExportOptions
+from edgeport_export.sweep import measured_cost
+from edgeport_export.trace import finish, trace
+from edgeport_runtime import Contract, Pixels
+from edgeport_runtime.contract import classification, image_axes
+
+
+class Branching(nn.Module):
+    """Doubles images that are at least 21 high: what a window that may be larger than the image does to Swin."""
+
+    def __init__(self, harmless: bool = False) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+        self.harmless = harmless
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(x).mean((2, 3))
+        if x.shape[2] > 20:
+            return y * 1.0 if self.harmless else y * 2
+        return y
+
+
+@pytest.fixture(scope="module")
+def contract() -> Contract:
+    return classification(Pixels(height=32, width=32), tuple("abc"), image_axes(smallest_px=8, largest_px=64, largest_batch=4))
+
+
+def test_the_condition_is_found_and_the_sweep_goes_where_it_does_not_hold(contract: Contract) -> None:
+    torch.manual_seed(0)
+    network = Branching().eval()
+    traced = trace(network, contract)
+    own = {"batch": 1, "height": 32, "width": 32}
+    assert not broken(traced.branches, own) and not broken(traced.branches, {**own, "height": 21})
+    assert broken(traced.branches, {**own, "height": 20}) and broken(traced.branches, {**own, "height": 8})
+    tried = sizes_to_try(traced.branches, contract, lambda sizes: 1.0, 2.0)
+    assert any(sizes["height"] == 20 for sizes in tried) and any(sizes["height"] == 8 for sizes in tried)
+    assert sizes_to_try(traced.branches, contract, lambda sizes: 3.0, 2.0) == []  # nothing fits the budget
+    sweep = full_sweep(network, contract, traced.branches)
+    parity = measure_parity(network, contract, finish(traced.model, contract), sizes=sweep)
+    assert (not parity and parity.axes_at_fault() == ["height"]) or "height" in parity.axes_at_fault()
+    assert "branches on its height" in remedy(parity, contract, traced.branches)
+    assert "height=21..64,width=8..64" in remedy(parity, contract, traced.branches)
+
+
+def test_the_export_is_refused_with_the_range_and_that_range_works(contract: Contract, tmp_path: object) -> None:
+    from pathlib import Path
+
+    out = Path(str(tmp_path)) / "b"
+    torch.manual_seed(0)
+    options = ExportOptions(precisions=("fp32",))
+    with pytest.raises(ParityError, match=r"the network branches on its height, .* it holds for --dynamic batch=1\.\.4,height=21\.\.64,width=8\.\.64"):
+        export_bundle(Branching(), contract, out, name="b", options=options)
+    assert not out.exists()
+    narrower = classification(Pixels(height=32, width=32), tuple("abc"), {**contract.axes, "height": type(contract.axes["height"])(low=21, high=64)})
+    assert export_bundle(Branching(), narrower, out, name="b", options=options).exists()
+
+
+def test_a_branch_whose_ways_agree_does_no_harm(contract: Contract) -> None:
+    torch.manual_seed(0)
+    network = Branching(harmless=True).eval()
+    traced = trace(network, contract)
+    parity = measure_parity(network, contract, finish(traced.model, contract), sizes=full_sweep(network, contract, traced.branches))
+    assert parity and traced.branches
+
+
+def test_a_network_without_branches_has_none(contract: Contract) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    traced = trace(network, contract)
+    assert not broken(traced.branches, {"batch": 1, "height": 9, "width": 60})
+    assert measured_cost(network, contract)({"batch": 2, "height": 32, "width": 32}) > 0

@@ -1,0 +1,118 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torchvision.models import MobileNet_V2_Weights, ResNet50_Weights
+from torchvision.models.segmentation import FCN_ResNet50_Weights
+from torchvision.transforms import functional as TF
+
+from edgeport_export import ExportError, NetworkFailure
+from edgeport_export.contracts import ImageTask, image_contract, parse_axes, pixels_of_weights, read_contract, read_labels, with_axes
+from edgeport_models import network
+from edgeport_runtime import ContractError, Pixels, Range
+from edgeport_runtime.images import prepare
+
+PIXELS = Pixels(height=12, width=16)
+
+
+class Head(nn.Module):
+    def __init__(self, answer) -> None:  # type: ignore[no-untyped-def]
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, x: torch.Tensor):  # type: ignore[no-untyped-def]
+        return self.answer(x)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("batch", {"batch": Range(low=1, high=64)}),
+        ("batch=1..8, height=32..512:32,width", {"batch": Range(low=1, high=8), "height": Range(low=32, high=512, step=32), "width": Range(low=32, high=1024)}),
+        ("", {}),
+    ],
+)
+def test_axes_are_read(text: str, expected: dict[str, Range]) -> None:
+    assert parse_axes(text) == expected
+
+
+@pytest.mark.parametrize("text", ["batch=4", "batch=a..b", "batch=1..", "height=1..8:x", "batch=-1..4"])
+def test_axes_that_are_none(text: str) -> None:
+    with pytest.raises(ContractError, match="expected an axis as name=low"):
+        parse_axes(text)
+
+
+def test_steps_and_nearest() -> None:
+    sides = Range(low=32, high=100, step=32)
+    assert [size for size in range(130) if size in sides] == [32, 64, 96]
+    assert [sides.nearest(size) for size in (1, 47, 49, 96, 1000)] == [32, 32, 64, 96, 96]
+
+
+def test_outputs_are_described_by_one_run() -> None:
+    axes = {"batch": Range(low=1, high=8), "height": Range(low=4, high=64), "width": Range(low=4, high=64)}
+    contract = image_contract(Head(lambda x: x.mean((2, 3))), ImageTask(task="classification", pixels=PIXELS, axes=axes, labels=tuple("abc")))
+    assert contract.inputs[0].shape == ("batch", "height", "width", 3)
+    assert [(each.name, each.shape, each.kind) for each in contract.outputs] == [("logits", ("batch", 3), "logits")]
+    several = image_contract(Head(lambda x: (x, [x.mean((1, 2, 3))])), ImageTask(task="tensors", pixels=PIXELS, axes=axes))
+    assert [(each.name, each.shape) for each in several.outputs] == [("output_0", ("batch", 3, "height", "width")), ("output_1", ("batch",))]
+    image = image_contract(Head(torch.sigmoid), ImageTask(task="image-to-image", pixels=PIXELS, axes={"batch": axes["batch"]}))
+    first = image.outputs[0]
+    assert (first.name, first.dtype, first.shape, first.range) == ("image", "uint8", ("batch", 12, 16, 3), (0.0, 1.0))
+    embedding = image_contract(Head(lambda x: x.mean((2, 3))), ImageTask(task="embedding", pixels=PIXELS, axes={}))
+    assert embedding.inputs[0].shape == (1, 12, 16, 3) and embedding.outputs[0].shape == (1, 3)
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(ContractError, match="2 labels for an output of 3 classes"):
+        image_contract(Head(lambda x: x.mean((2, 3))), ImageTask(task="classification", pixels=PIXELS, labels=("a", "b")))
+    with pytest.raises(ContractError, match="image-to-image needs 1 or 3 channels out"):
+        image_contract(Head(lambda x: torch.cat([x, x], 1)), ImageTask(task="image-to-image", pixels=PIXELS))
+    with pytest.raises(NetworkFailure, match=r"the network fails on an input of shape \(2, 3, 12, 16\): expected"):
+        image_contract(Head(_fail), ImageTask(task="segmentation", pixels=PIXELS))
+
+
+def _fail(x: torch.Tensor) -> torch.Tensor:
+    raise ValueError("expected something else")
+
+
+@pytest.mark.parametrize("weights", [ResNet50_Weights.IMAGENET1K_V1, ResNet50_Weights.IMAGENET1K_V2, MobileNet_V2_Weights.IMAGENET1K_V1])
+def test_a_weights_object_says_its_pixels(weights: object) -> None:
+    """The same image through torchvision's own transforms, undone to levels, must be ours to one level."""
+    pixels = pixels_of_weights(weights)
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 411, 3), dtype=np.uint8)).resize((640, 427))
+    theirs = weights.transforms()(photo)  # type: ignore[attr-defined]
+    levels = (theirs * torch.tensor(pixels.std)[:, None, None] + torch.tensor(pixels.mean)[:, None, None]) * 255
+    ours = TF.pil_to_tensor(Image.fromarray(prepare(photo, pixels))).float()
+    assert ours.shape == theirs.shape and (ours - levels).abs().max() <= 1.01
+
+
+def test_segmentation_weights_and_others() -> None:
+    assert pixels_of_weights(FCN_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1).height == 520
+    with pytest.raises(ExportError, match="expected the transforms of a classification"):
+        pixels_of_weights(type("Odd", (), {"transforms": staticmethod(lambda: object())})())
+
+
+def test_axes_can_be_narrowed_and_fixed() -> None:
+    contract = network("cnn").contract(tuple("0123456789"), 32)
+    fixed = with_axes(contract, {"batch": Range(low=1, high=4)})
+    assert fixed.inputs[0].shape == ("batch", 32, 32, 3) and dict(fixed.axes) == {"batch": Range(low=1, high=4)}
+    assert with_axes(contract, {}).outputs[0].shape == (1, 10)
+    with pytest.raises(ContractError, match="has the axes batch, height, width, got depth"):
+        with_axes(contract, {"depth": Range(low=1, high=4)})
+
+
+def test_files_of_contracts_and_labels(tmp_path: Path) -> None:
+    contract = network("cnn").contract(tuple("0123456789"), 32)
+    (tmp_path / "c.json").write_text(contract.to_json())
+    assert read_contract(tmp_path / "c.json") == contract
+    (tmp_path / "c.json").write_text("{")
+    with pytest.raises(ContractError, match="not JSON"):
+        read_contract(tmp_path / "c.json")
+    (tmp_path / "l.txt").write_text("cat\n\n dog \n")
+    assert read_labels(tmp_path / "l.txt") == ("cat", "dog")
+    (tmp_path / "l.txt").write_text("\n")
+    with pytest.raises(ContractError, match="the file is empty"):
+        read_labels(tmp_path / "l.txt")

@@ -1,0 +1,129 @@
+"""One test for each finding, each with its remedy; and sound networks pass."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from edgeport_export import NetworkFailure, PreflightError
+from edgeport_export.preflight import preflight, prepared
+from edgeport_models import network
+from edgeport_runtime import Pixels
+from edgeport_runtime.contract import classification, image_axes
+
+CONTRACT = classification(Pixels(height=16, width=16), tuple("abc"), image_axes(smallest_px=4, largest_px=64, largest_batch=8))
+
+
+class Net(nn.Module):
+    """A convolution, whatever `middle` does, and a mean."""
+
+    def __init__(self, middle: nn.Module) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+        self.middle = middle
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.middle(self.conv(x)).mean((2, 3))
+
+
+class Call(nn.Module):
+    def __init__(self, function) -> None:  # type: ignore[no-untyped-def]
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function(x)
+
+
+class Stubborn(nn.Dropout):
+    def train(self, mode: bool = True) -> "Stubborn":
+        super().train(True)
+        return self
+
+
+def spoilt(value: float) -> nn.Module:
+    net = Net(nn.Identity())
+    net.conv.weight.data[0, 0, 0, 0] = value
+    return net
+
+
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        (Net(Stubborn(0.5)), r"still in train mode after \.eval\(\): middle"),
+        (Net(nn.BatchNorm2d(3, track_running_stats=False)), "BatchNorm without running statistics in middle: .*track_running_stats=True"),
+        (Net(Call(F.dropout)), r"two runs of the same input differ, first in middle \(Call\): .*F\.dropout without training=self\.training"),
+        (Net(Call(lambda x: F.batch_norm(x, None, None, training=True))), "an image alone gives another logits than in a batch .*batch statistics are active"),
+        (spoilt(float("nan")), r"NaN or infinite values in conv\.weight"),
+        (spoilt(float("inf")), r"NaN or infinite values in conv\.weight"),
+        (Net(nn.Identity()).half(), r"the weights are float16; export from float32 with \.float\(\)"),
+        (Net(nn.Conv2d(3, 3, 1, device="meta")), r"several devices \(cpu, meta\)"),
+    ],
+)
+def test_findings(module: nn.Module, said: str) -> None:
+    with pytest.raises(PreflightError, match=said):
+        preflight(module, CONTRACT)
+
+
+def test_all_findings_come_at_once() -> None:
+    net = spoilt(float("nan"))
+    net.middle = nn.Sequential(Stubborn(0.5), nn.BatchNorm2d(3, track_running_stats=False))
+    with pytest.raises(PreflightError) as caught:
+        preflight(net, CONTRACT)
+    for said in ("NaN", "train mode", "BatchNorm without"):
+        assert said in str(caught.value)
+
+
+class Bound(nn.Module):
+    """A vision transformer in small: it knows 16x16 and nothing else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(3, 4, 4, 4)
+        self.position = nn.Parameter(torch.zeros(1, 4, 4, 4))
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head((self.embed(x) + self.position).mean((2, 3)))
+
+
+class Halving(nn.Module):
+    """A U-Net in small: sides must be multiples of 4."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        small = F.avg_pool2d(x, 4)
+        return (x + F.interpolate(small, scale_factor=4.0)).mean((2, 3))
+
+
+def test_a_network_bound_to_its_size_gets_the_command_that_works() -> None:
+    with pytest.raises(
+        NetworkFailure, match=r"PyTorch itself fails at .* in the network \(Bound\).*bound to its size there: export it with --dynamic batch=1\.\.8"
+    ):
+        preflight(Bound(), CONTRACT)
+
+
+def test_a_network_that_takes_steps_gets_the_steps() -> None:
+    with pytest.raises(NetworkFailure, match=r"it runs in steps of 4, so try --dynamic batch=1\.\.8,height=4\.\.64:4,width=4\.\.64:4"):
+        preflight(Halving(), CONTRACT)
+
+
+def test_a_wrong_size_in_the_contract_is_said() -> None:
+    small = classification(Pixels(height=8, width=8), tuple("abc"), image_axes(smallest_px=4))
+    with pytest.raises(NetworkFailure, match="this is the size the contract gives"):
+        preflight(Bound(), small)
+
+
+@pytest.mark.parametrize("name", ["cnn", "cnn-separable", "attention", "generator"])
+def test_sound_networks_pass_even_in_train_mode(name: str) -> None:
+    entry = network(name)
+    module = entry.make({"num_classes": 10}).train()
+    preflight(module, entry.contract(() if entry.generates else tuple("0123456789"), entry.side_px))
+    assert module.training  # the user's network was not touched
+
+
+def test_prepared_is_a_copy() -> None:
+    net = Net(nn.Dropout()).train()
+    copy = prepared(net)
+    assert not copy.training and net.training
+    copy.conv.weight.data.zero_()  # type: ignore[union-attr, operator]
+    assert net.conv.weight.abs().sum() > 0
