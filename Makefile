@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint zoo clean
 
 # Rebuilt when a dependency list changes; pip is upgraded first because Python 3.11's own has no --group.
 $(VENV)/installed: pyproject.toml runtime/pyproject.toml
@@ -23,6 +23,9 @@ lint: $(VENV)/installed
 
 test: $(VENV)/installed lint
 	$(BIN)/pytest
+
+zoo: $(VENV)/installed
+	$(BIN)/python tests/bench/zoo.py --results zoo.jsonl --table docs/zoo.md
 
 clean:
 	rm -rf $(VENV) demo dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

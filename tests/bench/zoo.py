@@ -123,11 +123,11 @@ def _exported(name: str, network: Any, axes: dict[str, Any]) -> dict[str, Any]:
     extra = sizes_to_try(traced.branches, contract, lambda sizes: sizes["batch"], 3)  # at most 3 images
     parity = measure_parity(network, contract, model, sizes=[*_sizes(axes, side), *extra])
     if not parity:
-        raise ParityError(remedy(parity, contract, traced.branches) + f"{parity.worst / max(parity.floors.values()):.3g} times PyTorch's own noise")
+        raise ParityError(remedy(parity, contract, traced.branches) + f"{max(parity.ratio(case) for case in parity.cases):.3g} times PyTorch's own noise")
     return {
         "seconds": seconds,
         "nodes": len(traced.model.graph.node),
-        "ratio": max(case.onnx_error / max(parity.floors[case.output], 2.0**-24) for case in parity.cases),
+        "ratio": max(parity.ratio(case) for case in parity.cases),
         "floor": max(parity.floors.values()),
         **_times(network, contract, model, side),
     }
