@@ -8,6 +8,7 @@ import PIL
 
 from .device import cgroup_cpus, onnxruntime, usable_threads, wheels
 from .errors import DeviceError
+from .probe import int8_products_are_exact
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,7 @@ def diagnose() -> Diagnosis:
         faults.append("onnxruntime and onnxruntime-gpu overwrite each other in one import folder; uninstall both, then install one extra")
     try:
         facts["providers"] = ", ".join(onnxruntime().get_available_providers())
+        facts["int8 products"] = "exact" if int8_products_are_exact() else "saturate on this CPU; int8 runs with exact, slower ones"
     except DeviceError as error:
         faults.append(str(error))
     return Diagnosis(facts=facts, faults=tuple(faults))

@@ -1,7 +1,7 @@
 """The model an application holds: images in, predictions out."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from .device import SessionOptions, require_onnxruntime
 from .engine import Arrays, Engine
 from .errors import BundleError, FormatError, InputError
 from .images import Pixel, Source, describe, prepare, require_size, stack
+from .probe import int8_products_are_exact
 from .protobuf import read_outline
 
 PRECISIONS = ("auto", "fp32", "int8", "fp16")
@@ -173,6 +174,9 @@ def load(path: str | Path, *, device: str = "cpu", precision: str = "auto", thre
     written = _contract(model, path)
     if written.to_json() != bundle.manifest.contract.to_json():
         raise BundleError(f"{path}: the contract inside {bundle.variant(chosen).file} is not the manifest's; export the bundle again")
+    if chosen == "int8" and device == "cpu" and not int8_products_are_exact():
+        options = replace(options, exact_int8=True)
+        reason += "; this CPU's int8 products saturate, so exact ones are used, which are slower"
     return Model(Engine(model, bundle.manifest.contract, options), precision=chosen, reason=reason, bundle=bundle)
 
 
