@@ -17,7 +17,7 @@ from edgeport_runtime.evaluate import Example
 from edgeport_runtime.images import prepare
 from edgeport_runtime.model import batches
 
-from .parity import Parity
+from .parity import FACTOR, Parity
 from .sweep import sweep_inputs, sweep_sizes
 from .wrap import LEVELS, Reference
 
@@ -74,7 +74,7 @@ def _tolerances(contract: Contract, precision: str, truths: Sequence[Arrays], an
     found = []
     for each in contract.outputs:
         compared = each.name + (LEVELS if each.kind == "pixels" else "")
-        floor = _significant(DEVICE_FACTOR / 4 * parity.allowed(compared) * parity.ranges[compared])
+        floor = _significant(DEVICE_FACTOR / FACTOR * parity.allowed(compared) * parity.ranges[compared])
         if precision == "fp32":
             # the device's uint8 is held to PyTorch's value before rounding: half a level is the rounding itself
             found.append(Tolerance(max_abs=floor + (0.5 if each.kind == "pixels" else 0.0)))
