@@ -161,7 +161,7 @@ def _times(network: Any, contract: Any, model: bytes, side: int) -> dict[str, fl
     return {"onnx_ms": median(turn[0] for turn in turns), "torch_ms": median(turn[1] for turn in turns)}
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(rows: list[dict[str, Any]], total: int) -> str:
     """The results as Markdown, sorted by name."""
     import importlib.metadata
     import platform
@@ -176,6 +176,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         "",
         f"Written by `make zoo`. {versions}, Python {platform.python_version()}, {processor()}.",
         "",
+        *([f"Measured so far: {len(rows)} of {total}, the smallest first; `make zoo` goes on where it stopped.", ""] if len(rows) < total else []),
         f"{batch} of {len(rows)} are right with a dynamic batch, {sides} with dynamic height and width too; the others are refused by name.",
         "*Right*: within 4 times PyTorch float32's own distance from float64 (pooled over all inputs) at every size tried, and each image of a",
         "batch gives what it gives alone. *times noise*: the worst such distance. Times are for one image; the ratio is PyTorch eager over fp32.",
@@ -209,7 +210,8 @@ def main() -> None:
         print(json.dumps(examine(given.one)))
         return
     rows = [json.loads(line) for line in given.results.read_text().splitlines()] if given.results.exists() else []
-    for name in given.only or architectures():
+    names = given.only or architectures()
+    for name in names:
         if any(row["name"] == name for row in rows):
             continue
         done = subprocess.run([sys.executable, __file__, "--one", name], capture_output=True, text=True, check=False)
@@ -218,8 +220,9 @@ def main() -> None:
         rows.append(json.loads(done.stdout.splitlines()[-1]))
         with given.results.open("a") as file:
             file.write(json.dumps(rows[-1]) + "\n")
+        given.table.write_text(table(rows, len(names)))
         print(f"{name}: sides {rows[-1]['sides'][:150]}, batch {rows[-1]['batch'][:80]}, {rows[-1].get('ratio', 0):.2f} times noise", flush=True)
-    given.table.write_text(table(rows))
+    given.table.write_text(table(rows, len(names)))
 
 
 if __name__ == "__main__":
