@@ -5,6 +5,7 @@ import importlib
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -58,6 +59,15 @@ def test_public_names_are_sorted_real_and_few(name: str) -> None:
     assert all(hasattr(package, each) for each in names) and len(names) <= 30
     public = {each for each in vars(package) if not each.startswith("_") and getattr(vars(package)[each], "__module__", "").startswith("edgeport")}
     assert public <= set(names), public - set(names)
+
+
+@pytest.mark.parametrize("name", ["edgeport_runtime", "edgeport_models", "edgeport_export"])
+def test_no_public_name_is_the_name_of_a_room(name: str) -> None:
+    """Importing a room binds it in the package, over a function of the same name. `check` and `compare` are bound again by the runtime's own imports."""
+    package = importlib.import_module(name)
+    for path in sorted((ROOT / name.split("_")[1] / name).glob("[a-z]*.py")):
+        importlib.import_module(f"{name}.{path.stem}")
+    assert not [each for each in package.__all__ if isinstance(getattr(package, each), ModuleType)]
 
 
 def test_everything_public_has_a_docstring() -> None:

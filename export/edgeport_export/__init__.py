@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .parity import Parity, measure_parity
     from .pipeline import ExportOptions, export_bundle
     from .source import Source, load_factory, load_source
-    from .verify import Verification, verify
+    from .verification import Verification, verify
 
 _ROOMS = {
     "ImageTask": "contracts",
@@ -31,8 +31,8 @@ _ROOMS = {
     "Source": "source",
     "load_factory": "source",
     "load_source": "source",
-    "Verification": "verify",
-    "verify": "verify",
+    "Verification": "verification",
+    "verify": "verification",
 }
 
 __all__ = [

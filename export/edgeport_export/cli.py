@@ -153,7 +153,7 @@ def verify(
 ) -> int:
     """Compare an existing bundle with PyTorch again; exit code 1 where anything disagrees."""
     from .export_job import source_of_bundle
-    from .verify import verify as run
+    from .verification import verify as run
 
     source = source_of_bundle(Bundle(bundle), checkpoint, model)
     with console.watching("verifying") as watch:
@@ -204,7 +204,7 @@ def bench(
     engines = {f"edgeport {v.precision}": Contender(kind="onnx", path=str(opened.folder / v.file), threads=threads) for v in opened.manifest.variants}
     if against == "torch":
         from .export_job import source_of_bundle
-        from .verify import require_same_contract
+        from .verification import require_same_contract
 
         require_same_contract(opened, source_of_bundle(opened, checkpoint, model))
         torch_lane = Contender(kind="torch", path=str(checkpoint or ""), target=model, bundle=str(bundle), threads=threads)

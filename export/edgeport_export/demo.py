@@ -27,7 +27,7 @@ from .export_job import ExportJob, run_export
 from .race import Contender, Heat, race
 from .source import load_examples, load_source
 from .training_job import TrainingJob, run_training
-from .verify import verify
+from .verification import verify
 from .wrap import Reference
 
 SHOWN = ("cnn", "resnet18", "attention", "generator")
