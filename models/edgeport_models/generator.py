@@ -29,8 +29,8 @@ class Generator(nn.Module):
     def start_as_identity(self, passed: int) -> None:
         """Let the first channels carry the image through, lifted by 1 to survive ReLU, and all other weights start small.
 
-        Without residual connections a network must first learn to pass the image at all: from the default start the loss
-        after 400 steps is a third higher (0.074 against 0.056).
+        Without residual connections a network must first learn to pass the image at all: from a plain Kaiming start the L1 loss
+        after 200 steps was a third higher (0.074 against 0.056, one seed).
         """
         convolutions = [layer for layer in self.layers if isinstance(layer, nn.Conv2d)]
         for layer in convolutions:

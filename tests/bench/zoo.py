@@ -183,8 +183,8 @@ def table(rows: list[dict[str, Any]], total: int) -> str:
         f"{batch} of {len(rows)} are right with a dynamic batch, {sides} with dynamic height and width too; "
         f"{len(rows) - sides - open_rows} are refused by name; {open_rows} have no verdict,",
         f"because at these random weights PyTorch's own float32 is more than {MOST_NOISE:g} of the range from float64.",
-        "*Right*: within 4 times PyTorch float32's own distance from float64 (pooled over all inputs) at every size tried, and each image of a",
-        "batch gives what it gives alone. *times noise*: the worst such distance. Times are for one image; the ratio is PyTorch eager over fp32.",
+        "*Right*: within 4 times PyTorch float32's own distance from float64 (root mean square over all inputs, at least 2^-23) at every size,",
+        "and each image of a batch gives what it gives alone. *times noise*: the worst such distance. Times are for one image; the ratio is PyTorch eager over fp32.",
         "",
         "| architecture | M parameters | dynamic batch | dynamic height, width | times noise | export s | nodes | fp32 ms | PyTorch ms | ratio |",
         "|---|---:|---|---|---:|---:|---:|---:|---:|---:|",
@@ -215,6 +215,7 @@ def main() -> None:
         print(json.dumps(examine(given.one)))
         return
     rows = [json.loads(line) for line in given.results.read_text().splitlines()] if given.results.exists() else []
+    given.table.parent.mkdir(parents=True, exist_ok=True)
     names = given.only or architectures()
     for name in names:
         if any(row["name"] == name for row in rows):
