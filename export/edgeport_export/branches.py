@@ -112,6 +112,8 @@ def explained(branches: Sequence[Branch], contract: Contract, failed: Sequence[S
     guilty = [branch for branch in branches if not all(map(branch.holds, failed)) and all(map(branch.holds, passed))]
     if not guilty:
         return ""
+    if broken(guilty, own_sizes(contract)):
+        return "the network branches on its size, and the graph does not even take its way at the contract's own: leave height and width out of --dynamic"
     safe = _safe_ranges(guilty, contract)
     axes = [name for name, limits in contract.axes.items() if safe[name] != (limits.low, limits.high)]
     ranges = ",".join(f"{name}={low}..{high}" for name, (low, high) in safe.items())

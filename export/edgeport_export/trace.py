@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from edgeport_runtime import Contract
 from edgeport_runtime.contract import METADATA_KEY
 
-from .branches import Branch, frozen_branches
+from .branches import Branch, broken, frozen_branches
 from .errors import AxisError, ExportError
 from .rewrites import TRANSLATIONS
+from .sweep import own_sizes
 from .wrap import LEVELS, GraphModule, first_line, graph_outputs
 
 OPSET, IR_VERSION = 20, 10
@@ -40,6 +41,7 @@ class Traced:
 def trace(network: nn.Module, contract: Contract) -> Traced:
     """Export in eval mode at an example of batch 2 with unequal sides, neither 0 nor 1, so that no axis is taken for fixed.
 
+    Where the network took another way at the example than at its own size, it is traced again at an example as near to that size as can be.
     `finish` makes a variant of its model. Raises ExportError where the exporter fails or the network is too large,
     AxisError where a promised axis came out fixed.
     """
@@ -49,6 +51,9 @@ def trace(network: nn.Module, contract: Contract) -> Traced:
     module = GraphModule(network, contract).eval()
     program = _export(module, example(contract), contract)
     branches = frozen_branches(program.exported_program, contract)
+    if broken(branches, own_sizes(contract)):  # Swin v2 at 128 px: a window covers a stage of 4x4, but not one of 4x5
+        program = _export(module, example(contract, near=True), contract)
+        branches = frozen_branches(program.exported_program, contract)
     model = program.model
     name_nodes(model)
     ClearMetadataAndDocStringPass()(model)
@@ -59,14 +64,17 @@ def trace(network: nn.Module, contract: Contract) -> Traced:
     return Traced(model=proto, branches=tuple(branches))
 
 
-def example(contract: Contract) -> tuple[Tensor, ...]:
-    """Inputs to trace with: every named axis has a size of its own, at least 2, inside its range where the range allows it."""
+def example(contract: Contract, *, near: bool = False) -> tuple[Tensor, ...]:
+    """Inputs to trace with: every named axis has a size of its own, at least 2, inside its range where the range allows it.
+
+    `near`: the width is the contract's own and one step, instead of a quarter more.
+    """
     sizes: dict[str, int] = {}
     for each in contract.inputs:
         if each.pixels is not None:
-            sizes |= {"height": each.pixels.height, "width": each.pixels.width + max(1, each.pixels.width // 4)}
-    for name, limits in contract.axes.items():
-        sizes[name] = limits.nearest(max(2, sizes.get(name, 2)))
+            sizes |= {"height": each.pixels.height, "width": each.pixels.width + (1 if near else max(1, each.pixels.width // 4))}
+    for index, (name, limits) in enumerate(contract.axes.items()):
+        sizes[name] = limits.nearest(max(2, sizes.get(name, 2 if name == "batch" else 3 + index)))
     if sizes.get("height") == sizes.get("width") and {"height", "width"} <= set(contract.axes):
         height = contract.axes["height"]
         sizes["height"] = next(
