@@ -9,10 +9,12 @@ refusal can name the axes and the ranges in which the graph is right.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import CodeType
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils._sympy.printers import PythonPrinter
 
 from edgeport_runtime import Contract
@@ -24,10 +26,14 @@ MOST_POINTS = 8  # that a sweep is lengthened by
 
 @dataclass(frozen=True, kw_only=True)
 class Branch:
-    """A condition on sizes that held at the example's and is taken for granted in the graph."""
+    """A condition on sizes that held at the example's and is taken for granted in the graph.
+
+    `where`: path and class of the module that asked; empty where that is not known.
+    """
 
     condition: str
     code: CodeType
+    where: str = ""
 
     def holds(self, sizes: Mapping[str, int]) -> bool:
         """Whether the graph follows the network at these sizes, as far as this branch goes."""
@@ -37,30 +43,56 @@ class Branch:
             return False
 
 
-def frozen_branches(program: Any, contract: Contract) -> list[Branch]:
+def frozen_branches(program: Any, contract: Contract, askers: "Askers") -> list[Branch]:
     """Conditions on dynamic axes that the exported program takes for granted, in terms of the contract's axes."""
     symbols, environment = _symbols(program, contract)
     if environment is None:
         return []
-    found = {text: Branch(condition=text, code=compile(text, "branch", "eval")) for text in _bounds(environment, symbols)}
-    for assertion in (each for listed in environment.deferred_runtime_asserts.values() for each in listed):
-        names = {str(symbol) for symbol in assertion.expr.free_symbols}
-        if not names or not names <= set(symbols):
-            continue
-        renamed = assertion.expr.subs({symbol: type(symbol)(symbols[str(symbol)], integer=True) for symbol in assertion.expr.free_symbols})
-        text = PythonPrinter().doprint(renamed)
-        found.setdefault(text, Branch(condition=text, code=compile(text, "branch", "eval")))
+    found = {}
+    for condition in _conditions(environment):
+        names = {str(symbol) for symbol in condition.free_symbols}
+        if names and names <= set(symbols):
+            renamed = condition.subs({symbol: type(symbol)(symbols[str(symbol)], integer=True) for symbol in condition.free_symbols})
+            text = PythonPrinter().doprint(renamed)
+            found.setdefault(text, Branch(condition=text, code=compile(text, "branch", "eval"), where=askers.of(condition)))
     return list(found.values())
 
 
-def _bounds(environment: Any, symbols: Mapping[str, str]) -> Iterator[str]:
-    """A comparison of one axis with a number is kept as the bound of its symbol, not as an assertion. 2 and less say nothing."""
+def _conditions(environment: Any) -> Iterator[Any]:
+    """What tracing took for granted: bounds of one symbol, of which 2 and less say nothing, then conditions on several."""
     for symbol, limits in environment.var_to_range.items():
-        if str(symbol) in symbols:
-            low, high = str(limits.lower), str(limits.upper)
-            parts = ([f"{low} <= "] if low.isdigit() and int(low) > 2 else []) + [symbols[str(symbol)]] + ([f" <= {high}"] if high.isdigit() else [])
-            if len(parts) > 1:
-                yield "".join(parts)
+        if limits.lower.is_finite and limits.lower > 2:
+            yield symbol >= limits.lower
+        if limits.upper.is_finite and str(limits.upper).isdigit():
+            yield symbol <= limits.upper
+    yield from (assertion.expr for listed in environment.deferred_runtime_asserts.values() for assertion in listed)
+
+
+class Askers:
+    """Which module asked for each condition, seen by hooks while a network is traced: the first whose call ended with the condition known."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self._modules: dict[str, str] = {}
+        self._hooks = [
+            module.register_forward_hook(partial(self._ended, f"{path or 'the network'} ({type(module).__name__})"), always_call=True)
+            for path, module in network.named_modules()
+        ]
+
+    def _ended(self, module: str, _module: nn.Module, inputs: tuple[Any, ...], _output: Any) -> None:
+        sizes = [size for value in inputs if isinstance(value, torch.Tensor) for size in value.shape if isinstance(size, torch.SymInt)]
+        for condition in _conditions(sizes[0].node.shape_env) if sizes else ():
+            self._modules.setdefault(str(condition), module)
+
+    def of(self, condition: Any) -> str:
+        """The module's path and class; empty where none was seen."""
+        return self._modules.get(str(condition), "")
+
+    def __enter__(self) -> "Askers":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
 
 
 def _symbols(program: Any, contract: Contract) -> tuple[dict[str, str], Any]:
@@ -113,11 +145,23 @@ def explained(branches: Sequence[Branch], contract: Contract, failed: Sequence[S
     if not guilty:
         return ""
     if broken(guilty, own_sizes(contract)):
-        return "the network branches on its size, and the graph does not even take its way at the contract's own: leave height and width out of --dynamic"
+        return (
+            f"the network branches on its size{_places(guilty, failed)}, and the graph does not even take its way at the contract's own: "
+            "leave height and width out of --dynamic"
+        )
     safe = _safe_ranges(guilty, contract)
     axes = [name for name, limits in contract.axes.items() if safe[name] != (limits.low, limits.high)]
     ranges = ",".join(f"{name}={low}..{high}" for name, (low, high) in safe.items())
-    return f"the network branches on its {' and '.join(axes)}, and the graph keeps the way it took when it was traced; it holds for --dynamic {ranges}"
+    return (
+        f"the network branches on its {' and '.join(axes)}{_places(guilty, failed)}, and the graph keeps the way it took when it was traced; "
+        f"it holds for --dynamic {ranges}"
+    )
+
+
+def _places(guilty: Sequence[Branch], failed: Sequence[Sizes]) -> str:
+    """The first module that asked something which does not hold at a size that failed."""
+    places = [branch.where for branch in guilty if branch.where and not all(map(branch.holds, failed))]
+    return f" in {places[0]}" if places else ""
 
 
 def _safe_ranges(branches: Sequence[Branch], contract: Contract) -> dict[str, tuple[int, int]]:

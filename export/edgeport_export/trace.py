@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from edgeport_runtime import Contract
 from edgeport_runtime.contract import METADATA_KEY
 
-from .branches import Branch, broken, frozen_branches
+from .branches import Askers, Branch, broken, frozen_branches
 from .errors import AxisError, ExportError
 from .rewrites import TRANSLATIONS
 from .sweep import own_sizes
@@ -49,11 +49,9 @@ def trace(network: nn.Module, contract: Contract) -> Traced:
     if size > LARGEST_BYTES:
         raise ExportError(f"the network holds {size / 1e9:.1f} GB of weights; a bundle holds at most {LARGEST_BYTES / 1e9:.1f} GB")
     module = GraphModule(network, contract).eval()
-    program = _export(module, example(contract), contract)
-    branches = frozen_branches(program.exported_program, contract)
+    program, branches = _export(module, example(contract), contract)
     if broken(branches, own_sizes(contract)):  # Swin v2 at 128 px: a window covers a stage of 4x4, but not one of 4x5
-        program = _export(module, example(contract, near=True), contract)
-        branches = frozen_branches(program.exported_program, contract)
+        program, branches = _export(module, example(contract, near=True), contract)
     model = program.model
     name_nodes(model)
     ClearMetadataAndDocStringPass()(model)
@@ -92,13 +90,13 @@ def _random(shape: Sequence[int], dtype: str, generator: torch.Generator) -> Ten
     return torch.randint(0, 256 if dtype == "uint8" else 2, list(shape), generator=generator).to(kind)
 
 
-def _export(module: nn.Module, inputs: tuple[Tensor, ...], contract: Contract) -> Any:
+def _export(module: GraphModule, inputs: tuple[Tensor, ...], contract: Contract) -> tuple[Any, list[Branch]]:
     named = [{index: axis for index, axis in enumerate(each.shape) if isinstance(axis, str)} for each in contract.inputs]
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), Askers(module.network) as askers:
             warnings.simplefilter("ignore")
-            return torch.onnx.export(
+            program = torch.onnx.export(
                 module,
                 inputs,
                 dynamo=True,
@@ -111,6 +109,7 @@ def _export(module: nn.Module, inputs: tuple[Tensor, ...], contract: Contract) -
             )
     except Exception as error:  # torch.onnx raises many kinds, some of them bare
         raise ExportError(f"PyTorch could not export the network: {_reason(error)}") from error
+    return program, frozen_branches(program.exported_program, contract, askers)
 
 
 def _reason(error: BaseException) -> str:

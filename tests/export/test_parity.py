@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from edgeport_export import measure_parity
-from edgeport_export.parity import FACTOR
+from edgeport_export.parity import FACTOR, _judge
 from edgeport_export.sweep import sweep_inputs, sweep_sizes
 from edgeport_export.trace import finish, trace
 from edgeport_models import network
@@ -70,6 +70,15 @@ def test_pixel_outputs_are_compared_before_rounding(tiny: ModuleType, image_cont
     with torch.no_grad():
         other.conv2.bias += 1e-5  # a thousandth of a level: the rounded images are all equal
     assert not measure_parity(other, image_contract, model)
+
+
+def test_a_small_answer_does_not_hide_behind_a_large_one() -> None:
+    small, large = np.array([[0.0, 1.0]]), np.array([[0.0, 100.0]])
+    noise = 1e-6 * np.array([[0.0, 1.0]])  # of the range at each point, in PyTorch's float32
+    rows = [({"batch": 1}, "", "y", small, small + noise, small + 100 * noise), ({"batch": 2}, "", "y", large, large + 100 * noise, large)]
+    parity = _judge(["y"], rows)
+    assert parity.floors["y"] == pytest.approx(1e-6) and [case.sizes["batch"] for case in parity.failures()] == [1]
+    assert parity.ratio(parity.cases[0]) == pytest.approx(100) and parity.ranges["y"] == 100
 
 
 def test_nan_never_passes(tiny: ModuleType, class_contract: Contract) -> None:

@@ -80,7 +80,7 @@ def test_pooling_and_resizing_at_random_sizes(name: str, batch: int, height: int
     got = RESIZED[name].run(None, {"a": x})
     for value, want in zip(got, expected if isinstance(expected, tuple) else (expected,), strict=True):
         # by a factor PyTorch's own float32 is up to 1.2e-5 from its float64 at 60 positions
-        np.testing.assert_allclose(value, want.numpy(), atol=3e-5 if "by a" in name else 3e-6)
+        np.testing.assert_allclose(value, want.numpy(), atol=3e-5 if "factor" in name else 3e-6)
 
 
 NEAREST = {
