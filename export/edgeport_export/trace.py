@@ -96,7 +96,7 @@ def _export(module: GraphModule, inputs: tuple[Tensor, ...], contract: Contract)
     try:
         with warnings.catch_warnings(), Askers(module.network) as askers:
             warnings.simplefilter("ignore")
-            program = torch.onnx.export(
+            program: Any = torch.onnx.export(
                 module,
                 inputs,
                 dynamo=True,
