@@ -48,7 +48,7 @@ def frozen_branches(program: Any, contract: Contract, askers: "Askers") -> list[
     symbols, environment = _symbols(program, contract)
     if environment is None:
         return []
-    found = {}
+    found: dict[str, Branch] = {}
     for condition in _conditions(environment):
         names = {str(symbol) for symbol in condition.free_symbols}
         if names and names <= set(symbols):
@@ -79,7 +79,7 @@ class Askers:
         ]
 
     def _ended(self, module: str, _module: nn.Module, inputs: tuple[Any, ...], _output: Any) -> None:
-        sizes = [size for value in inputs if isinstance(value, torch.Tensor) for size in value.shape if isinstance(size, torch.SymInt)]
+        sizes: list[Any] = [size for value in inputs if isinstance(value, torch.Tensor) for size in value.shape if isinstance(size, torch.SymInt)]
         for condition in _conditions(sizes[0].node.shape_env) if sizes else ():
             self._modules.setdefault(str(condition), module)
 
