@@ -93,7 +93,7 @@ def export(
     out: Annotated[Path, typer.Option(help="The folder to write the bundle to.")],
     checkpoint: Annotated[Path | None, typer.Option(help="Weights: what `edgeport train` wrote, or for a factory any .safetensors, .pt or .pth.")] = None,
     calibration: Annotated[str, typer.Option(help="digits, photos, cifar10 or folder:PATH; what the network was trained on if left out.")] = "",
-    precision: Annotated[str, typer.Option(help="fp32, or fp32,int8; int8 is left out where there is no calibration data.")] = "fp32,int8",
+    precision: Annotated[str, typer.Option(help="fp32, int8, fp16, by commas. Left out: fp32, and int8 where it pays; int8 that is named is kept.")] = "",
     dynamic: Annotated[str, typer.Option(help="Axes with ranges: batch=1..64,height=32..1024:32,width (a step after the colon).")] = "",
     contract: Annotated[Path | None, typer.Option(help="Factory only: a contract as JSON, in the form of a manifest's.")] = None,
     task: Annotated[str, typer.Option(help="Factory only: classification, image-to-image, segmentation, embedding or tensors.")] = "",
@@ -105,17 +105,41 @@ def export(
     interpolation: Annotated[str, typer.Option(help="Factory only: nearest, bilinear, bicubic or lanczos.")] = "",
     labels: Annotated[Path | None, typer.Option(help="Factory only: a file with one label a line.")] = None,
     transforms: Annotated[str, typer.Option(help="Factory only: a torchvision weights object, such as ResNet50_Weights.IMAGENET1K_V2.")] = "",
-    max_drop: Annotated[float, typer.Option(help="Points of accuracy, or dB, that int8 may lose and still be taken by itself.")] = 0.5,
+    max_drop: Annotated[float, typer.Option(help="Points of accuracy, dB, or units of --metric that int8 may lose.")] = 0.5,
+    metric: Annotated[str, typer.Option(help="my.module:function(outputs, truths) -> number, larger is better, instead of the task's own metric.")] = "",
+    sqnr_floor: Annotated[float, typer.Option(help="dB that int8's outputs must stay from fp32's where there is no metric.")] = 30.0,
+    target: Annotated[str, typer.Option(help="The CPU that int8 is for: x86-vnni, x86 or arm64; left out: this machine's kind.")] = "",
+    plan: Annotated[Path | None, typer.Option(help="A bundle, or a JSON file, whose int8 plan is replayed instead of searching for one.")] = None,
+    calibration_images: Annotated[int, typer.Option(help="At most that many are used.")] = 128,
+    planning_seconds: Annotated[float, typer.Option(help="That the search for the int8 plan may take.")] = 120.0,
     force: Annotated[bool, typer.Option(help="Replace the bundle where it exists.")] = False,
     as_json: Json = False,
 ) -> None:
     """Make a bundle from a network: fp32 and int8, compared with PyTorch, with golden cases and evidence."""
     from .export_job import ExportJob, Said, run_export
+    from .pipeline import ExportOptions
 
     told = {"mean": mean, "std": std, "resize": resize, "interpolation": interpolation, "transforms": transforms}
     said = Said(contract=contract, task=task, size_px=_size(size), grey=grey, labels=labels, **told)
+    options = ExportOptions(
+        max_drop=max_drop,
+        metric=metric,
+        sqnr_floor_db=sqnr_floor,
+        target=target,
+        calibration_images=calibration_images,
+        planning_seconds=planning_seconds,
+    )
     job = ExportJob(
-        name=name, checkpoint=checkpoint, out=out, calibration=calibration, precision=precision, dynamic=dynamic, said=said, max_drop=max_drop, force=force
+        name=name,
+        checkpoint=checkpoint,
+        out=out,
+        calibration=calibration,
+        precision=precision,
+        dynamic=dynamic,
+        said=said,
+        plan=plan,
+        options=options,
+        force=force,
     )
     with console.watching(f"exporting {name}") as watch:
         run_export(job, watch)
@@ -133,7 +157,8 @@ def _show_bundle(bundle: Bundle, as_json: bool) -> None:
         value = "" if quality is None else console.metric(quality["metric"], quality["values"][variant.precision])
         changed = "" if quality is None else quality["changed"].get(variant.precision, "")
         integer = f"{variant.plan['integer_share']:.0%}" if variant.plan else ""
-        rows.append([variant.precision, f"{variant.bytes:,}", value, changed, f"{speed['ms_per_call'][variant.precision]:.2f}", integer])
+        spent = speed["ms_per_call"].get(variant.precision)
+        rows.append([variant.precision, f"{variant.bytes:,}", value, changed, "" if spent is None else f"{spent:.2f}", integer])
     title = f"{bundle.folder}" + (
         "" if quality is None else f"   PyTorch: {console.metric(quality['metric'], quality['values']['torch'])} on {quality['count']} held-out images"
     )

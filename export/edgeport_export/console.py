@@ -66,4 +66,4 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str = ""
 
 def metric(name: str, value: float) -> str:
     """A quality as people read it: 98.06% or 30.21 dB."""
-    return f"{value:.2%}" if name == "accuracy" else f"{value:.2f} dB"
+    return f"{value:.2%}" if name == "accuracy" else f"{value:.2f} dB" if name == "psnr_db" else f"{value:.4g}"

@@ -67,7 +67,7 @@ def _one(out: Path, name: str) -> Outcome:
     with console.watching(f"{name}: training") as watch:
         run_training(TrainingJob(name=name, out=checkpoint, arguments=network(name).untrained, force=True), watch)
     with console.watching(f"{name}: exporting") as watch:
-        run_export(ExportJob(name=name, checkpoint=checkpoint, out=folder, force=True), watch)
+        run_export(ExportJob(name=name, checkpoint=checkpoint, out=folder, precision="fp32,int8", force=True), watch)
     source = load_source(checkpoint)
     _, held_out = load_examples(source.data, source.contract)
     with console.watching(f"{name}: verifying") as watch:

@@ -1,6 +1,6 @@
 """One export from names to a bundle: what `edgeport export` and the demo both do, for a network of the registry or of the user's own."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +13,7 @@ from edgeport_runtime.contract import Interpolation, Resize, Task
 
 from .contracts import DEFAULT_BATCH, ImageTask, parse_axes, pixels_of_weights, read_contract, read_labels, with_axes
 from .pipeline import ExportOptions, export_bundle
+from .plan import read_plan
 from .progress import Watch
 from .source import Source, is_factory, load_examples, load_factory, load_source
 from .write import require_free
@@ -39,31 +40,38 @@ class Said:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportJob:
-    """What to export and where to. `name`: of the registry, or my.package:factory. `dynamic`: axes with ranges, the contract's own if empty."""
+    """What to export and where to.
+
+    `name`: of the registry, or my.package:factory. `dynamic`: axes with ranges, the contract's own if empty. `precision`: empty is fp32, and
+    int8 where it pays; int8 that is named is kept in any case. `plan`: a bundle or file whose int8 plan is replayed. The precisions and
+    the plan of `options` are overruled by these two.
+    """
 
     name: str
     out: Path
     checkpoint: Path | None = None
     calibration: str = ""
-    precision: str = "fp32,int8"
+    precision: str = ""
     dynamic: str = ""
     said: Said = field(default_factory=Said)
-    max_drop: float = 0.5
+    plan: Path | None = None
+    options: ExportOptions = field(default_factory=ExportOptions)
     force: bool = False
 
 
 def run_export(job: ExportJob, watch: Watch) -> Path:
     """Build, load, export. Raises what its parts raise; nothing is written then."""
-    precisions = tuple(part.strip() for part in job.precision.split(","))
-    options = ExportOptions(precisions=precisions, max_drop=job.max_drop)
+    plan = read_plan(job.plan) if job.plan is not None else None
+    precisions = tuple(part.strip() for part in job.precision.split(",")) if job.precision else ("fp32", "int8")
+    options = replace(job.options, precisions=precisions, insist="int8" in job.precision, plan=plan)
     require_free(job.out, force=job.force)
     source = _source(job)
     data = job.calibration or source.data
     calibration: Part
     held_out: Part
     calibration, held_out = load_examples(data, source.contract) if data else ([], [])
-    if not data:  # a factory without images: fp32 alone, which the manifest says
-        options = ExportOptions(precisions=("fp32",), max_drop=job.max_drop)
+    if not data and plan is None and not options.insist:  # a factory without images: no int8, which the manifest says
+        options = replace(options, precisions=tuple(each for each in precisions if each != "int8"))
     provenance = {"checkpoint_sha256": source.checkpoint_sha256, "calibration": data, "model": job.name}
     return export_bundle(
         source.network,

@@ -4,11 +4,11 @@ import hashlib
 import importlib.metadata
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import onnx
+import torch
 from torch import nn
 
 from edgeport_runtime import Contract, SessionOptions, __version__
@@ -24,33 +24,43 @@ from .compatibility import lowest_onnxruntime
 from .errors import ExportError, ParityError
 from .golden import golden_inputs, write_golden
 from .parity import Parity, full_sweep, measure_parity, remedy
+from .plan import Plan
 from .preflight import preflight, prepared
 from .progress import Watch, counting, unwatched
-from .quality import Judgement, judge
-from .quantize import Plan, calibration_sample, quantize
+from .quality import METRIC_TASKS, Judgement, Jury, load_metric
+from .quantization import Budget, Int8, calibration_sample, make_int8
 from .race import Contender, Heat, race
-from .trace import finish, trace
+from .targets import target
+from .trace import Traced, finish, trace
+from .verdict import pays, verdict
 from .wrap import Reference
 from .write import repair, require_free, staged
 
-FILES = {"fp32": "model.onnx", "int8": "model.int8.onnx"}
+FILES = {"fp32": "model.onnx", "int8": "model.int8.onnx", "fp16": "model.fp16.onnx"}
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "pillow")
-WORTH_IT = 1.05  # int8 must be this much faster than fp32 to be taken by itself
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
     """What to make, and what int8 may cost.
 
-    `precisions`: "fp32" always, "int8" where there is calibration data. `calibration_images`: at most that many are used.
-    `max_drop`: points of accuracy, or dB of PSNR for an image output, that int8 may lose before it is no longer taken by itself.
-    `race_batch`: batch size at which speed is measured.
+    `precisions`: "fp32" always, "int8" where there is calibration data, "fp16" for CUDA. `insist`: keep int8 where it does not beat fp32, too.
+    `calibration_images`: at most that many are used. `max_drop`: points of accuracy, dB of PSNR or units of `metric` that int8 may lose.
+    `metric`: my.module:function of your own, larger is better. `sqnr_floor_db`: how near int8 must stay to fp32 where no metric applies.
+    `target`: the kind of CPU that int8 is made for; empty: this machine's. `race_batch`: batch size at which speed is measured.
+    `plan`: an int8 plan to replay instead of searching for one. `planning_seconds`: that the search may take.
     """
 
     precisions: tuple[str, ...] = ("fp32", "int8")
+    insist: bool = False
     calibration_images: int = 128
     max_drop: float = 0.5
+    metric: str = ""
+    sqnr_floor_db: float = 30.0
+    target: str = ""
     race_batch: int = 8
+    plan: Plan | None = None
+    planning_seconds: float = 120.0
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.precisions) - set(FILES))
@@ -58,8 +68,27 @@ class ExportOptions:
             raise ExportError(f"precisions must include fp32 and be among {', '.join(FILES)}, got {', '.join(self.precisions)}")
         if not self.max_drop >= 0:
             raise ExportError(f"max_drop must be at least 0, got {self.max_drop}")
-        if self.calibration_images < 1 or self.race_batch < 1:
-            raise ExportError("calibration_images and race_batch must be at least 1")
+        if self.calibration_images < 1 or self.race_batch < 1 or not self.planning_seconds >= 0:
+            raise ExportError("calibration_images and race_batch must be at least 1, planning_seconds at least 0")
+        if self.plan is not None and "int8" not in self.precisions:
+            raise ExportError("a plan was given, but int8 is not among the precisions")
+        target(self.target)
+
+    @property
+    def budget(self) -> Budget:
+        return Budget(max_drop=self.max_drop, sqnr_floor_db=self.sqnr_floor_db, seconds=self.planning_seconds)
+
+
+@dataclass(kw_only=True)
+class _Made:
+    """What has been made so far: models by precision, and what is known of them."""
+
+    models: dict[str, bytes]
+    parity: Parity
+    int8: Int8 | None = None
+    judgement: Judgement | None = None
+    heats: Mapping[int, Mapping[str, Heat]] = field(default_factory=dict)
+    auto: Mapping[str, str] = field(default_factory=lambda: {"precision": "fp32", "reason": "the bundle was made without int8"})
 
 
 def export_bundle(
@@ -83,41 +112,44 @@ def export_bundle(
     options, out = options or ExportOptions(), Path(out)
     repair(out)
     require_free(out, force=force)
+    reference = Reference(prepared(network), contract)
+    jury = _jury(contract, reference, held_out, options)
     watch("preflight", 0, 1)
     preflight(network, contract)
     network = prepared(network)
     watch("tracing", 0, 1)
     traced = trace(network, contract)
-    models = {"fp32": finish(traced.model, contract)}
-    parity = _require_parity(network, contract, traced.branches, models["fp32"], watch)
-    plan = _quantize(traced.model, contract, calibration, options, models, watch) if "int8" in options.precisions else None
-    reference = Reference(network, contract)
-    engines = {precision: Engine(model, contract, SessionOptions()) for precision, model in models.items()}
-    judgement = _judge(contract, reference, engines, held_out, watch)
+    fp32 = finish(traced.model, contract)
+    made = _Made(models={"fp32": fp32}, parity=_require_parity(network, contract, traced.branches, fp32, watch))
+    if "int8" in options.precisions:
+        _add_int8(made, traced, contract, calibration, jury, options, watch)
+    if "fp16" in options.precisions:
+        watch("tracing fp16", 0, 1)
+        made.models["fp16"] = finish(trace(network, contract, torch.float16).model, contract)
+    engines = {precision: Engine(model, contract, SessionOptions()) for precision, model in made.models.items()}
+    _judge(made, engines, jury, options.max_drop, watch)
+    _decide(made, options)
     with staged(out, force=force) as folder:
-        variants = tuple(_write_variant(folder, precision, model, plan) for precision, model in models.items())
+        variants = tuple(_write_variant(folder, precision, model, made.int8) for precision, model in made.models.items())
         watch("golden cases", 0, 1)
-        golden = write_golden(folder, contract, golden_inputs(contract, held_out or calibration), reference, engines, parity)
+        kept = {precision: engines[precision] for precision in made.models}
+        golden = write_golden(folder, contract, golden_inputs(contract, held_out or calibration), reference, kept, made.parity)
         engines.clear()  # their thread pools would disturb the race
-        heats = _race(folder, contract, models, options, watch)
-        manifest = Manifest(
-            name=name,
-            contract=contract,
-            variants=variants,
-            golden=golden,
-            auto=_auto(heats, judgement, options),
-            provenance={**versions(), **(provenance or {})},
-        )
+        kept.clear()
+        _time(made, folder, contract, options, watch)
+        manifest = Manifest(name=name, contract=contract, variants=variants, golden=golden, auto=made.auto, provenance={**versions(), **(provenance or {})})
         (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
-        evidence = {
-            "parity": {"fp32": parity.to_dict()},
-            "quality": judgement and judgement.to_dict(),
-            "speed": _speed(heats, contract, options),
-            "machine": machine(),
-        }
-        (folder / EVIDENCE).write_text(strict_json(evidence, indent=1) + "\n", encoding="utf-8")
+        (folder / EVIDENCE).write_text(strict_json(_evidence(made, contract, options), indent=1) + "\n", encoding="utf-8")
         watch("writing", 0, 1)
     return out
+
+
+def _jury(contract: Contract, reference: Reference, held_out: Sequence[Example], options: ExportOptions) -> Jury | None:
+    """None where there is nothing to judge on, or nothing to judge by. Raises ExportError for a metric without images."""
+    metric = (options.metric, load_metric(options.metric)) if options.metric else None
+    if metric is not None and not held_out:
+        raise ExportError("a metric was named, but there are no held-out images with their truth to apply it to")
+    return Jury(contract, reference, held_out, metric) if held_out and (metric or contract.task in METRIC_TASKS) else None
 
 
 def _require_parity(network: nn.Module, contract: Contract, branches: Sequence[Branch], model: bytes, watch: Watch) -> Parity:
@@ -128,26 +160,47 @@ def _require_parity(network: nn.Module, contract: Contract, branches: Sequence[B
     return parity
 
 
-def _quantize(
-    traced: onnx.ModelProto, contract: Contract, calibration: Sequence[Example], options: ExportOptions, models: dict[str, bytes], watch: Watch
-) -> Plan:
+def _add_int8(made: _Made, traced: Traced, contract: Contract, calibration: Sequence[Example], jury: Jury | None, options: ExportOptions, watch: Watch) -> None:
     sample = calibration_sample(calibration, options.calibration_images)
-    models["int8"], plan = quantize(traced, contract, sample, counting(watch, "calibrating int8", len(sample)))
-    return plan
+    batch = min(options.race_batch, contract.largest_batch)
+    made.int8 = make_int8(traced.model, contract, target(options.target), sample, jury, options.budget, batch=batch, replay=options.plan, watch=watch)
+    made.models["int8"], made.heats = made.int8.model, made.int8.heats
 
 
-def _judge(contract: Contract, reference: Reference, engines: Mapping[str, Engine], held_out: Sequence[Example], watch: Watch) -> Judgement | None:
-    """Quality on held-out images; None where there are none. Raises ParityError where fp32 gives another label than PyTorch."""
-    if not held_out:
-        return None
-    step = counting(watch, "judging on held-out images", len(held_out) * (1 + len(engines)))
-    judgement = judge(contract, reference, engines, held_out, step)
-    if judgement.decided["fp32"]:
-        raise ParityError(f"fp32 gives another label than PyTorch on {judgement.decided['fp32']} of {len(held_out)} held-out images, so no bundle was written")
-    return judgement
+def _judge(made: _Made, engines: Mapping[str, Engine], jury: Jury | None, max_drop: float, watch: Watch) -> None:
+    """Quality on held-out images, where there are any.
+
+    Raises ParityError where fp32 gives another label than PyTorch, ExportError where fp16 loses more than is allowed.
+    """
+    if jury is None:
+        return
+    count = len(jury.examples)
+    made.judgement = jury.judge(engines, counting(watch, "judging on held-out images", count * len(engines)))
+    if made.judgement.decided["fp32"]:
+        raise ParityError(f"fp32 gives another label than PyTorch on {made.judgement.decided['fp32']} of {count} held-out images, so no bundle was written")
+    if "fp16" in engines and not made.judgement.drop("fp16") <= max_drop:
+        raise ExportError(f"fp16 loses {made.judgement.drop('fp16'):.3g} on the held-out images, {max_drop:g} allowed: leave fp16 out with --precision")
 
 
-def _write_variant(folder: Path, precision: str, model: bytes, plan: Plan | None) -> Variant:
+def _decide(made: _Made, options: ExportOptions) -> None:
+    """Put int8 into words, take it or not, and leave it out where it neither pays nor was insisted on. A replayed plan was decided before."""
+    if made.int8 is None:
+        return
+    plan = made.int8.plan
+    if not plan.verdict:
+        sizes = {precision: len(model) for precision, model in made.models.items()}
+        words = verdict(plan, made.heats, sizes, made.judgement, options.budget)
+        taken = "int8" if pays(plan, made.judgement, options.budget) else "fp32"
+        plan = replace(plan, verdict=words, auto={"precision": taken, "reason": words})
+    elif plan.auto["precision"] == "int8" and made.judgement is not None and made.judgement.drop("int8") > options.max_drop:
+        raise ExportError(f"the replayed plan does not keep the quality budget: int8 loses {made.judgement.drop('int8'):.3g}, {options.max_drop:g} allowed")
+    made.int8 = replace(made.int8, plan=plan)
+    made.auto = plan.auto
+    if plan.auto["precision"] != "int8" and not options.insist:
+        del made.models["int8"]
+
+
+def _write_variant(folder: Path, precision: str, model: bytes, int8: Int8 | None) -> Variant:
     outline = read_outline(model)
     (folder / FILES[precision]).write_bytes(model)
     opset = outline.opsets["ai.onnx"]
@@ -159,34 +212,31 @@ def _write_variant(folder: Path, precision: str, model: bytes, plan: Plan | None
         opset=opset,
         ir_version=outline.ir_version,
         onnxruntime=lowest_onnxruntime(opset, outline.ir_version),
-        plan=plan.to_dict() if plan is not None and precision == "int8" else {},
+        plan=int8.plan.to_dict() if int8 is not None and precision == "int8" else {},
     )
 
 
-def _race(folder: Path, contract: Contract, models: Mapping[str, bytes], options: ExportOptions, watch: Watch) -> dict[str, Heat]:
-    """fp32 against int8 on this machine, as files that the runtime loads."""
-    watch("timing", 0, 1)
+def _time(made: _Made, folder: Path, contract: Contract, options: ExportOptions, watch: Watch) -> None:
+    """fp32 alone, where int8 has not been raced against it."""
+    if not made.heats:
+        watch("timing", 0, 1)
+        batch = min(options.race_batch, contract.largest_batch)
+        made.heats = {batch: race({"fp32": Contender(kind="onnx", path=str(folder / FILES["fp32"]))}, batch=batch)}
+
+
+def _evidence(made: _Made, contract: Contract, options: ExportOptions) -> dict[str, Any]:
     batch = min(options.race_batch, contract.largest_batch)
-    return race({precision: Contender(kind="onnx", path=str(folder / FILES[precision])) for precision in models}, batch=batch)
-
-
-def _auto(heats: Mapping[str, Heat], judgement: Judgement | None, options: ExportOptions) -> dict[str, str]:
-    """What `precision="auto"` runs on a CPU, and why. The figures behind it are in the evidence, so that equal decisions give equal bytes."""
-    if "int8" not in heats:
-        return {"precision": "fp32", "reason": "the bundle was made without int8"}
-    if judgement is None:
-        return {"precision": "fp32", "reason": "int8 was not judged, because there were no held-out images"}
-    if judgement.drop("int8") > options.max_drop:
-        unit = "points" if judgement.qualities["torch"].metric == "accuracy" else "dB"
-        return {"precision": "fp32", "reason": f"int8 loses more than the {options.max_drop:g} {unit} allowed; see the evidence"}
-    if heats["fp32"].median_ms < WORTH_IT * heats["int8"].median_ms:
-        return {"precision": "fp32", "reason": "int8 was not faster than fp32 where the bundle was made; see the evidence"}
-    return {"precision": "int8", "reason": "int8 was faster than fp32 where the bundle was made, and within the quality budget; see the evidence"}
-
-
-def _speed(heats: Mapping[str, Heat], contract: Contract, options: ExportOptions) -> dict[str, Any]:
-    batch = min(options.race_batch, contract.largest_batch)
-    return {"batch": batch, "ms_per_call": {precision: round(heat.median_ms, 4) for precision, heat in heats.items()}}
+    return {
+        "parity": {"fp32": made.parity.to_dict()},
+        "quality": made.judgement and made.judgement.to_dict(),
+        "speed": {
+            "batch": batch,
+            "ms_per_call": {precision: round(heat.median_ms, 4) for precision, heat in made.heats[batch].items()},
+            "heats": [{"batch": size, **{name: asdict(heat) for name, heat in heats.items()}} for size, heats in made.heats.items()],
+        },
+        "int8": {**made.int8.plan.to_dict(), "audit": made.int8.audit} if made.int8 is not None else None,
+        "machine": machine(),
+    }
 
 
 def versions() -> dict[str, str]:

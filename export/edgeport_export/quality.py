@@ -2,16 +2,37 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
 from typing import Any
+
+import numpy as np
 
 from edgeport_runtime import Contract, Quality
 from edgeport_runtime.engine import Arrays, Engine
 from edgeport_runtime.evaluate import Example, measure
-from edgeport_runtime.images import Pixel
+from edgeport_runtime.images import Pixel, prepare
 
+from .errors import ExportError
 from .wrap import Reference
 
 TIE = 1e-4  # of the logits' range: two classes closer than this may change places by rounding alone
+METRIC_TASKS = ("classification", "image-to-image")  # those with a metric that edgeport knows
+Metric = Callable[[Mapping[str, Any], Sequence[Any]], float]  # every output over all examples, and their truths -> larger is better
+Step = Callable[[int], None]
+
+
+def load_metric(name: str) -> Metric:
+    """The function that `my.module:function` names. Raises ExportError."""
+    module, colon, function = name.partition(":")
+    try:
+        found = getattr(import_module(module), function) if colon else None
+    except (ImportError, AttributeError) as error:
+        raise ExportError(f"{name}: the metric cannot be imported ({error})") from error
+    if not callable(found):
+        raise ExportError(f"expected a metric as my.module:function, got {name!r}")
+    metric: Metric = found
+    return metric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,9 +44,8 @@ class Judgement:
     decided: Mapping[str, int]
 
     def drop(self, precision: str) -> float:
-        """What the precision costs against PyTorch: percentage points of accuracy, or dB of PSNR. Negative where it gained."""
-        lost = self.qualities["torch"].value - self.qualities[precision].value
-        return 100 * lost if self.qualities["torch"].metric == "accuracy" else lost
+        """What the precision costs against PyTorch, in the unit of `Jury.unit`. Negative where it gained."""
+        return drop(self.qualities["torch"], self.qualities[precision])
 
     def to_dict(self) -> dict[str, Any]:
         first = self.qualities["torch"]
@@ -37,20 +57,56 @@ class Judgement:
         }
 
 
-def judge(
-    contract: Contract, reference: Reference, engines: Mapping[str, Engine], examples: Sequence[Example], step: Callable[[int], None] = lambda done: None
-) -> Judgement:
-    """Feed every example to PyTorch and to each engine, through the runtime's own image code."""
+def drop(before: Quality, after: Quality) -> float:
+    """Percentage points of accuracy, dB of PSNR, or units of the user's own metric."""
+    lost = before.value - after.value
+    return 100 * lost if before.metric == "accuracy" else lost
 
-    def engine_run(engine: Engine) -> Callable[[Pixel], Arrays]:
-        return lambda pixels: engine.run({contract.inputs[0].name: pixels})
 
-    qualities = {"torch": measure(contract, reference.pixels, examples, step)}
-    qualities |= {name: measure(contract, engine_run(engine), examples, step) for name, engine in engines.items()}
-    first = qualities["torch"].answers
-    moved = {name: [i for i, answer in enumerate(qualities[name].answers) if answer != first[i]] for name in engines}
-    return Judgement(
-        qualities=qualities,
-        changed={name: len(indices) for name, indices in moved.items()},
-        decided={name: sum(qualities["torch"].margins[i] > TIE for i in indices) for name, indices in moved.items()},
-    )
+def unit(quality: Quality) -> str:
+    return {"accuracy": "points", "psnr_db": "dB"}.get(quality.metric, f"of {quality.metric}")
+
+
+class Jury:
+    """Judges engines on the same examples as PyTorch, which is asked once. `metric`: the user's own, else the task's.
+
+    Raises ExportError where there is neither.
+    """
+
+    def __init__(self, contract: Contract, reference: Reference, examples: Sequence[Example], metric: tuple[str, Metric] | None = None) -> None:
+        if metric is None and contract.task not in METRIC_TASKS:
+            raise ExportError(f"a model of the task {contract.task!r} has no metric that edgeport knows: name one with --metric my.module:function")
+        self.contract = contract
+        self.reference = reference
+        self.examples = examples
+        self.metric = metric
+
+    @cached_property
+    def torch(self) -> Quality:
+        return self._measure(self.reference.pixels, lambda done: None)
+
+    def measure(self, engine: Engine, step: Step = lambda done: None) -> Quality:
+        """The engine's quality, through the runtime's own image code."""
+        return self._measure(lambda pixels: engine.run({self.contract.inputs[0].name: pixels}), step)
+
+    def _measure(self, run: Callable[[Pixel], Arrays], step: Step) -> Quality:
+        if self.metric is None:
+            return measure(self.contract, run, self.examples, step)
+        name, function = self.metric
+        rows: list[Arrays] = []
+        for example in self.examples:
+            rows.append(run(prepare(example.source, self.contract.pixels)[None]))
+            step(1)
+        outputs = {each.name: np.concatenate([row[each.name] for row in rows]) for each in self.contract.outputs}
+        return Quality(metric=name, value=float(function(outputs, [example.truth for example in self.examples])), count=len(self.examples))
+
+    def judge(self, engines: Mapping[str, Engine], step: Step = lambda done: None) -> Judgement:
+        """Every engine beside PyTorch."""
+        qualities = {"torch": self.torch, **{name: self.measure(engine, step) for name, engine in engines.items()}}
+        first = self.torch.answers
+        moved = {name: [i for i, answer in enumerate(qualities[name].answers) if answer != first[i]] for name in engines}
+        return Judgement(
+            qualities=qualities,
+            changed={name: len(indices) for name, indices in moved.items()},
+            decided={name: sum(self.torch.margins[i] > TIE for i in indices) for name, indices in moved.items()},
+        )

@@ -1,165 +1,153 @@
-"""int8: static QDQ, U8 activations and S8 weights per channel, calibrated through the runtime's own image code.
+"""The int8 graph of a plan: which products run as integers is given, the ranges are given, and what follows from them is done here.
 
-What is quantised and what stays float, by rule:
+Static Q/DQ with int8 weights per channel. By rule:
 
-1. Products with constant weights (Conv, Gemm, MatMul) are quantised.
-2. A product of two activations, and the softmax between them, stay float: quantised softmax weights under 1/510 become zero
-   (3 dB instead of 49 dB at 1,024 positions), and the products become three times slower.
-3. Relu, Clip, MaxPool, Add and their like are quantised where they follow a quantised product, because left float they break
-   the fusion of their neighbours; before the first product (normalisation) and after the network they stay float.
+1. Products with constant weights (Conv, Gemm, MatMul) can be quantised. A product of two activations, and the softmax between them, stay
+   float: quantised softmax weights under 1/510 become zero (3 dB instead of 49 dB at 1,024 positions), and the products become three times slower.
+2. Relu, Clip, MaxPool, Add and their like are quantised where every product that they follow is, because left float they break the
+   fusion of their neighbours; before the first product (normalisation) and after the network they stay float.
+3. The first convolution reads uint8 pixels (`rewrites/pixel_convolution.py`), and few filters are padded (`rewrites/channel_padding.py`).
 4. The last Q/DQ pair before an output is removed: it would round the answer and save nothing.
 """
 
-import hashlib
 import logging
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization import CalibrationMethod, QuantType
+from onnxruntime.quantization.calibrate import TensorData, TensorsData
+from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from edgeport_runtime import Contract
-from edgeport_runtime.engine import Arrays
-from edgeport_runtime.evaluate import Example
-from edgeport_runtime.images import describe, prepare, require_size, stack
-from edgeport_runtime.model import batches
-from edgeport_runtime.timing import example_inputs
 
-from .errors import ExportError
-from .multiplications import PRODUCTS, count_multiplications, integer_nodes, share
-from .trace import WRAPPER, finish
+from .calibration import Limits
+from .multiplications import PRODUCTS
+from .rewrites.channel_padding import channel_padding
+from .rewrites.pixel_convolution import REAL, pixel_convolution
+from .targets import Target
+from .trace import WRAPPER
 
-# Elementwise and pooling operators that fuse with a quantised neighbour; see rule 3.
+# Elementwise and pooling operators that fuse with a quantised neighbour; see rule 2.
 FOLLOWERS = ("Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool", "Add", "Concat", "LeakyRelu")
-CALIBRATION_BATCH = 8
+TWO_ACTIVATIONS = "a product of two activations is slower and far less exact as integers"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """Which products run as integers, and why the others do not.
-
-    `integer`: node names. `kept_float`: node name -> reason. `integer_share`: of all multiplications at the contract's size, 0..1.
-    `calibration`: number of images and one hash over their pixels.
-    """
-
-    formats: str
-    integer: tuple[str, ...]
-    kept_float: dict[str, str]
-    integer_share: float
-    calibration_images: int
-    calibration_sha256: str
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-class CalibrationReader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types
-    """Feeds calibration images, a batch at a time, so that memory stays flat; keeps a hash over every pixel it fed."""
-
-    def __init__(self, contract: Contract, examples: Sequence[Example], step: Callable[[int], None]) -> None:
-        self.contract = contract
-        self.examples = examples
-        self.step = step
-        self.hash = hashlib.sha256()
-        self._feed = self._batches()
-
-    def _batches(self) -> Any:
-        for start in range(0, len(self.examples), CALIBRATION_BATCH):
-            examples = self.examples[start : start + CALIBRATION_BATCH]
-            part = [prepare(example.source, self.contract.pixels) for example in examples]
-            for example, array in zip(examples, part, strict=True):
-                require_size(array.shape, self.contract, describe(example.source))
-                self.hash.update(repr(array.shape).encode() + array.tobytes())
-            for group in batches([array.shape for array in part], self.contract.largest_batch):
-                yield {self.contract.inputs[0].name: stack([part[index] for index in group])}
-            self.step(len(part))
-
-    def get_next(self) -> Arrays | None:
-        return next(self._feed, None)
-
-
-def quantize(model: onnx.ModelProto, contract: Contract, examples: Sequence[Example], step: Callable[[int], None] = lambda done: None) -> tuple[bytes, Plan]:
-    """The int8 variant of a traced model, and its plan. Raises ExportError without calibration images, ImageError for unreadable ones."""
-    if not examples:
-        raise ExportError("int8 needs calibration images, and there are none: name data with --calibration, or leave int8 out with --precision fp32")
-    reader = CalibrationReader(contract, examples, step)
-    with tempfile.TemporaryDirectory() as folder:
-        prepared = preprocess(model, Path(folder))
-        excluded = float_nodes(prepared)
-        target = Path(folder) / "int8.onnx"
-        quantize_static(
-            Path(folder) / "prepared.onnx",
-            target,
-            reader,
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=[*PRODUCTS, *FOLLOWERS],
-            nodes_to_exclude=sorted(excluded),
-            per_channel=True,
-            activation_type=QuantType.QUInt8,  # S8 activations, the library's default, have no fast kernels on x86
-            weight_type=QuantType.QInt8,
-        )
-        quantised = onnx.load(target)
-    drop_last_pairs(quantised)
-    data = finish(quantised, contract)
-    return data, _plan(prepared, data, contract, excluded, reader)
-
-
-def _plan(prepared: onnx.ModelProto, data: bytes, contract: Contract, excluded: dict[str, str], reader: CalibrationReader) -> Plan:
-    counts = count_multiplications(prepared, example_inputs(contract, batch=1))
-    running = integer_nodes(data) & set(counts)
-    reasons = {name: excluded.get(name, "onnxruntime has no integer kernel for it here") for name in counts if name not in running}
-    return Plan(
-        formats="U8S8 per channel",
-        integer=tuple(name for name in counts if name in running),
-        kept_float=reasons,
-        integer_share=round(share(counts, running), 6),
-        calibration_images=len(reader.examples),
-        calibration_sha256=reader.hash.hexdigest(),
-    )
-
-
-def preprocess(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
+def preprocess(model: onnx.ModelProto) -> onnx.ModelProto:
     """Shapes inferred and constants folded, as the quantizer wants them. Names of nodes survive."""
-    source, target = folder / "traced.onnx", folder / "prepared.onnx"
-    onnx.save(model, source)  # handed over as a file: given a ModelProto, the library moves the caller's weights to external data
-    logging.getLogger().setLevel(logging.ERROR)  # the library advises on the root logger to preprocess what is preprocessed
-    quant_pre_process(source, target, skip_symbolic_shape=True)  # symbolic inference fails on Attention (PR #21330)
-    return onnx.load(target)
+    with tempfile.TemporaryDirectory() as folder:
+        source, prepared = Path(folder) / "traced.onnx", Path(folder) / "prepared.onnx"
+        onnx.save(model, source)  # handed over as a file: given a ModelProto, the library moves the caller's weights to external data
+        logging.getLogger().setLevel(logging.ERROR)  # the library advises on the root logger to preprocess what is preprocessed
+        quant_pre_process(source, prepared, skip_symbolic_shape=True)  # symbolic inference fails on Attention (PR #21330)
+        return onnx.load(prepared)
 
 
-def float_nodes(model: onnx.ModelProto) -> dict[str, str]:
-    """Names of the nodes that stay float, each with the reason. Rules 2 and 3."""
-    constants = {each.name for each in model.graph.initializer} | {out for node in model.graph.node if node.op_type == "Constant" for out in node.output}
-    after_product: set[str] = set()  # values that come, through float arithmetic, from a quantised product
-    found: dict[str, str] = {}
+def candidates(model: onnx.ModelProto) -> tuple[list[str], dict[str, str]]:
+    """Names of the products that can be quantised, in the graph's order; and of those that never are, with the reason. Rule 1."""
+    constants = _constants(model)
+    possible, never = [], {}
     for node in model.graph.node:
-        if node.op_type in PRODUCTS:
-            if node.input[1] not in constants and node.input[0] not in constants:
-                found[node.name] = "a product of two activations is slower and far less exact as integers"
-            else:
-                after_product.update(node.output)
+        if node.op_type not in PRODUCTS:
+            continue
+        if not constants & set(node.input[:2]):
+            never[node.name] = TWO_ACTIVATIONS
+        elif node.op_type == "ConvTranspose":
+            never[node.name] = "onnxruntime has no integer kernel for a transposed convolution"
         elif node.name.startswith(WRAPPER):
-            found[node.name] = "outside the network"
-        elif any(name in after_product for name in node.input) and node.op_type != "Shape":
-            after_product.update(node.output)
-        elif node.op_type in FOLLOWERS:
-            found[node.name] = "before the first product"
+            never[node.name] = "outside the network"
+        else:
+            possible.append(node.name)
+    return possible, never
+
+
+def _constants(model: onnx.ModelProto) -> set[str]:
+    folded = {out for node in model.graph.node if node.op_type == "Constant" for out in node.output}
+    return {each.name for each in model.graph.initializer} | folded
+
+
+def sources(model: onnx.ModelProto) -> dict[str, frozenset[str]]:
+    """For each follower the products that it follows, through other followers alone. Rule 2."""
+    products = {node.name for node in model.graph.node if node.op_type in PRODUCTS}
+    of_value: dict[str, frozenset[str] | None] = {}
+    found = {}
+    constants = _constants(model)
+    for node in model.graph.node:
+        if node.name in products:
+            of_value[node.output[0]] = frozenset([node.name])
+        elif node.op_type in FOLLOWERS and not node.name.startswith(WRAPPER):
+            fed = [of_value.get(each) for each in node.input if each and each not in constants]
+            known = [each for each in fed if each is not None]
+            together = frozenset().union(*known) if known and len(known) == len(fed) else None
+            of_value[node.output[0]] = together
+            if together is not None:
+                found[node.name] = together
     return found
+
+
+def observed_values(model: onnx.ModelProto) -> list[str]:
+    """The float values that some plan may quantise: what products and their followers read and give."""
+    possible = set(candidates(model)[0]) | set(sources(model))
+    constants = _constants(model)
+    values = [each for node in model.graph.node if node.name in possible for each in (*node.input, *node.output) if each and each not in constants]
+    return list(dict.fromkeys(values))
+
+
+def quantize(model: onnx.ModelProto, contract: Contract, integer: set[str], limits: Limits, target: Target) -> onnx.ModelProto:
+    """The graph that runs the products named in `integer` as integers. `model`: preprocessed, and left as it is."""
+    graph = onnx.ModelProto()
+    graph.CopyFrom(model)
+    ranges = dict(limits)
+    if target.activations == QuantType.QUInt8:
+        _shape_for_kernels(graph, contract, integer, ranges)
+    names = sorted(integer | {name for name, products in sources(model).items() if products <= integer})
+    quantizer = QDQQuantizer(
+        graph,
+        per_channel=True,
+        reduce_range=target.narrow_weights,
+        weight_qType=QuantType.QInt8,
+        activation_qType=target.activations,
+        tensors_range=_tensors(ranges),
+        nodes_to_quantize=names,
+        nodes_to_exclude=[],
+        op_types_to_quantize=[*PRODUCTS, *FOLLOWERS],
+        extra_options={},
+    )
+    quantizer.quantize_model()
+    quantizer.model.topological_sort()
+    made: onnx.ModelProto = quantizer.model.model
+    drop_last_pairs(made)
+    return made
+
+
+def _shape_for_kernels(graph: onnx.ModelProto, contract: Contract, integer: set[str], ranges: Limits) -> None:
+    """Rule 3."""
+    first = contract.inputs[0]
+    convolution = next((node.name for node in graph.graph.node if node.op_type == "Conv"), "")
+    if first.pixels is not None and convolution in integer:
+        pixels = pixel_convolution(graph, first.name, first.pixels)
+        if pixels is not None:
+            ranges[REAL] = pixels
+    for wide, value in channel_padding(graph, integer).items():
+        ranges[wide] = ranges[value]
+
+
+def _tensors(limits: Mapping[str, tuple[float, float]]) -> TensorsData:
+    data = {name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in limits.items()}
+    return TensorsData(CalibrationMethod.MinMax, data)
 
 
 def drop_last_pairs(model: onnx.ModelProto) -> None:
     """Rule 4: DequantizeLinear(QuantizeLinear(x)) right before an output becomes x, under the output's name."""
     graph = model.graph
     producers = {out: node for node in graph.node for out in node.output}
-    readers = {name: [node for node in graph.node if name in node.input] for out in graph.output for name in (out.name,)}
+    readers = {out.name: [node for node in graph.node if out.name in node.input] for out in graph.output}
     for output in graph.output:
         last = producers[output.name]
-        first = producers.get(last.input[0])
+        first = producers.get(last.input[0]) if last.input else None
         if last.op_type != "DequantizeLinear" or first is None or first.op_type != "QuantizeLinear" or readers[output.name]:
             continue
         value = first.input[0]
@@ -174,10 +162,3 @@ def drop_last_pairs(model: onnx.ModelProto) -> None:
     used = {name for node in graph.node for name in node.input}
     for unused in [each for each in graph.initializer if each.name not in used]:
         graph.initializer.remove(unused)  # onnxruntime warns of every one left behind
-
-
-def calibration_sample(examples: Sequence[Example], most: int, seed: int = 0) -> list[Example]:
-    """At most `most` examples, drawn evenly at random, in their own order."""
-    if len(examples) <= most:
-        return list(examples)
-    return [examples[index] for index in sorted(np.random.default_rng(seed).choice(len(examples), most, replace=False))]

@@ -37,42 +37,89 @@ class Contender:
 
 @dataclass(frozen=True, kw_only=True)
 class Heat:
-    """Milliseconds per call of one engine: the median over rounds of each round's median, and every round."""
+    """Milliseconds per call of one engine: the median over rounds of each round's median, and every round.
+
+    `load_ms`: from the file to a session. `peak_bytes`: the most memory its process held, Python and inputs included.
+    """
 
     median_ms: float
     rounds_ms: tuple[float, ...]
+    load_ms: float = 0.0
+    peak_bytes: int = 0
 
 
 def race(contenders: Mapping[str, Contender], *, batch: int, size_px: tuple[int, int] | None = None, rounds: int = 5) -> dict[str, Heat]:
     """Time every contender on the same random inputs. Raises ExportError, with its last words, where one does not start."""
     with ExitStack() as stack:
         lanes = {name: _start(stack, contender, batch, size_px) for name, contender in contenders.items()}
-        for name, lane in lanes.items():  # they import and load side by side, and are asleep before the first turn
-            _require_ready(name, lane)
+        ready = {name: _require_ready(name, lane) for name, lane in lanes.items()}  # all are asleep before the first turn
         spent: dict[str, list[float]] = {name: [] for name in lanes}
         for _ in range(rounds):
             for name, lane in lanes.items():
                 spent[name].append(_turn(name, lane))
-    return {name: Heat(median_ms=statistics.median(times), rounds_ms=tuple(times)) for name, times in spent.items()}
+    return {name: Heat(median_ms=statistics.median(times), rounds_ms=tuple(times), **ready[name]) for name, times in spent.items()}
+
+
+class Stopwatch:
+    """Times one model file against another, again and again, in two processes that stay: importing takes longer than most models run.
+
+    Use it as a context. `batch`: of every call.
+    """
+
+    def __init__(self, *, batch: int, rounds: int = 3) -> None:
+        self.batch = batch
+        self.rounds = rounds
+        self._stack = ExitStack()
+        self._lanes: list[subprocess.Popen[str]] = []
+
+    def __enter__(self) -> "Stopwatch":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def compare(self, first: Path, second: Path) -> tuple[float, float]:
+        """Milliseconds per call of each: medians over rounds in which they take turns. Raises ExportError where one does not start."""
+        contenders = [Contender(kind="onnx", path=str(path)) for path in (first, second)]
+        if not self._lanes:
+            self._lanes = [_start(self._stack, contender, self.batch, None) for contender in contenders]
+        else:
+            for lane, contender in zip(self._lanes, contenders, strict=True):
+                _send(lane, _order(contender, self.batch, None))
+        for lane in self._lanes:
+            _require_ready("a candidate", lane)
+        turns = [[_turn("a candidate", lane) for lane in self._lanes] for _ in range(self.rounds)]
+        return statistics.median(turn[0] for turn in turns), statistics.median(turn[1] for turn in turns)
+
+
+def _order(contender: Contender, batch: int, size_px: tuple[int, int] | None) -> str:
+    return json.dumps({**asdict(contender), "batch": batch, "size_px": size_px, "seconds": ROUND_SECONDS})
 
 
 def _start(stack: ExitStack, contender: Contender, batch: int, size_px: tuple[int, int] | None) -> "subprocess.Popen[str]":
-    order = json.dumps({**asdict(contender), "batch": batch, "size_px": size_px, "seconds": ROUND_SECONDS})
+    order = _order(contender, batch, size_px)
     command = [sys.executable, str(Path(__file__).with_name("race_worker.py")), order]
     process = stack.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
     stack.callback(_end, process)
     return process
 
 
-def _require_ready(name: str, process: "subprocess.Popen[str]") -> None:
-    if _pipe(process.stdout).readline().strip() != "ready":
+def _require_ready(name: str, process: "subprocess.Popen[str]") -> dict[str, Any]:
+    """What the engine says of itself once it has run. Raises ExportError with its last words."""
+    line = _pipe(process.stdout).readline()
+    if not line.startswith("{"):
         words = [line for line in _pipe(process.stderr).read().strip().splitlines() if line.strip()]
         raise ExportError(f"{name} could not be timed: {words[-1] if words else 'its process ended without a word'}")
+    return {key: value for key, value in json.loads(line).items() if key != "ready"}
+
+
+def _send(process: "subprocess.Popen[str]", line: str) -> None:
+    _pipe(process.stdin).write(line + "\n")
+    _pipe(process.stdin).flush()
 
 
 def _turn(name: str, process: "subprocess.Popen[str]") -> float:
-    _pipe(process.stdin).write("go\n")
-    _pipe(process.stdin).flush()
+    _send(process, "go")
     line = _pipe(process.stdout).readline()
     if not line:
         raise ExportError(f"{name} stopped while it was timed; is there enough memory for batch and size?")

@@ -1,32 +1,60 @@
 """The process of one engine in a race: reads its order, warms up, then times one round for every line it is sent.
 
+A line that is an order itself makes it change over to that engine. It answers "ready" with what loading took and the memory it holds.
+
 Run as a file, not as a module, so that an onnxruntime lane never imports torch.
 """
 
 import json
+import resource
 import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from edgeport_runtime import Bundle, load
+from edgeport_runtime.device import onnxruntime
 from edgeport_runtime.timing import example_inputs, measure_calls
 
 
 def main(order: dict[str, Any]) -> None:
-    call = (_torch_call if order["kind"] == "torch" else _onnx_call)(order)
+    call = _ready(order)
+    for line in sys.stdin:
+        if line.startswith("{"):
+            del call  # its memory and its threads go before the next one comes
+            order = json.loads(line)
+            call = _ready(order)
+        else:
+            print(measure_calls(call, seconds=order["seconds"], warm_up=1).median_ms, flush=True)
+
+
+def _ready(order: dict[str, Any]) -> Callable[[], Any]:
+    call, load_ms = (_torch_call if order["kind"] == "torch" else _onnx_call)(order)
     call()
-    print("ready", flush=True)
-    for _ in sys.stdin:
-        print(measure_calls(call, seconds=order["seconds"], warm_up=1).median_ms, flush=True)
+    print(json.dumps({"ready": True, "load_ms": load_ms, "peak_bytes": _peak_bytes()}), flush=True)
+    return call
 
 
-def _onnx_call(order: dict[str, Any]) -> Callable[[], Any]:
+def _peak_bytes(status: Path = Path("/proc/self/status")) -> int:
+    """The most memory this process has held. Linux hands the parent's figure of getrusage on to its children, so it is asked elsewhere."""
+    try:
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _onnx_call(order: dict[str, Any]) -> tuple[Callable[[], Any], float]:
+    onnxruntime()  # importing it is no part of loading a model
+    start = time.perf_counter()
     model = load(order["path"], threads=order["threads"])
+    load_ms = (time.perf_counter() - start) * 1e3
     inputs = example_inputs(model.contract, batch=order["batch"], size_px=order["size_px"])
-    return lambda: model.raw(**inputs)
+    return lambda: model.raw(**inputs), load_ms
 
 
-def _torch_call(order: dict[str, Any]) -> Callable[[], Any]:
+def _torch_call(order: dict[str, Any]) -> tuple[Callable[[], Any], float]:
     import torch
 
     from edgeport_export.export_job import source_of_bundle
@@ -35,14 +63,16 @@ def _torch_call(order: dict[str, Any]) -> Callable[[], Any]:
     from edgeport_runtime.device import usable_threads
 
     torch.set_num_threads(order["threads"] or usable_threads())
+    start = time.perf_counter()
     source = source_of_bundle(Bundle(order["bundle"]), order["path"] or None, order["target"]) if order["target"] else load_source(order["path"])
     reference = Reference(source.network, source.contract)
     if order["mode"] == "channels_last":
         reference.network.to(memory_format=torch.channels_last)
     if order["mode"] == "compile":
         reference.network.compile(dynamic=False)
+    load_ms = (time.perf_counter() - start) * 1e3
     inputs = example_inputs(source.contract, batch=order["batch"], size_px=order["size_px"])
-    return lambda: reference.run(inputs)
+    return lambda: reference.run(inputs), load_ms
 
 
 if __name__ == "__main__":

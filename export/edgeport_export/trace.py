@@ -1,6 +1,7 @@
 """From an nn.Module to an fp32 ONNX model whose promised axes are dynamic, whose nodes are named by module, and that names no path."""
 
 import ast
+import copy
 import logging
 import warnings
 from collections import Counter
@@ -38,17 +39,18 @@ class Traced:
     branches: tuple[Branch, ...]
 
 
-def trace(network: nn.Module, contract: Contract) -> Traced:
+def trace(network: nn.Module, contract: Contract, dtype: torch.dtype = torch.float32) -> Traced:
     """Export in eval mode at an example of batch 2 with unequal sides, neither 0 nor 1, so that no axis is taken for fixed.
 
     Where the network took another way at the example than at its own size, it is traced again at an example as near to that size as can be.
+    `dtype`: float16 traces a copy of the network in half precision, for CUDA; no card is needed to trace it.
     `finish` makes a variant of its model. Raises ExportError where the exporter fails or the network is too large,
     AxisError where a promised axis came out fixed.
     """
     size = sum(value.numel() * value.element_size() for value in network.state_dict().values())
     if size > LARGEST_BYTES:
         raise ExportError(f"the network holds {size / 1e9:.1f} GB of weights; a bundle holds at most {LARGEST_BYTES / 1e9:.1f} GB")
-    module = GraphModule(network, contract).eval()
+    module = GraphModule(network if dtype == torch.float32 else copy.deepcopy(network).to(dtype), contract, dtype).eval()
     program, branches = _export(module, example(contract), contract)
     if broken(branches, own_sizes(contract)):  # Swin v2 at 128 px: a window covers a stage of 4x4, but not one of 4x5
         program, branches = _export(module, example(contract, near=True), contract)

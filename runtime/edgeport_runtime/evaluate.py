@@ -27,7 +27,7 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True)
 class Quality:
-    """The task's metric over `count` images: "accuracy" in 0..1, or "psnr_db" from the mean squared error of all pixels.
+    """The task's metric over `count` images: "accuracy" in 0..1, "psnr_db" from the mean squared error of all pixels, or one of the user's own.
 
     For a classifier, `answers` are the chosen classes, and `margins` by how much each led the next, over the range of its logits.
     """
@@ -39,7 +39,9 @@ class Quality:
     margins: tuple[float, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.value:.2%} accuracy" if self.metric == "accuracy" else f"{self.value:.2f} dB PSNR"
+        if self.metric == "accuracy":
+            return f"{self.value:.2%} accuracy"
+        return f"{self.value:.2f} dB PSNR" if self.metric == "psnr_db" else f"{self.value:.4g} {self.metric}"
 
 
 def psnr_db(squared_error: float, elements: int) -> float:

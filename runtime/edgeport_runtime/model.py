@@ -1,5 +1,6 @@
 """The model an application holds: images in, predictions out."""
 
+import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -145,15 +146,23 @@ def _prediction(probabilities: NDArray[np.float64], labels: Sequence[str], top: 
     return Prediction(label=ranked[0].label, score=ranked[0].score, top=ranked)
 
 
-def choose(bundle: Bundle, device: str, precision: str) -> tuple[str, str]:
-    """The precision to run, and why. Raises InputError for an unknown one, BundleError where the bundle lacks it."""
+def choose(bundle: Bundle, device: str, precision: str, machine: str) -> tuple[str, str]:
+    """The precision to run, and why. `machine`: as `platform.machine()` names it.
+
+    Raises InputError for an unknown precision, BundleError where the bundle lacks it.
+    """
     if precision not in PRECISIONS:
         raise InputError(f"precision must be one of {list(PRECISIONS)}, got {precision!r}")
     if precision != "auto":
         return bundle.variant(precision).precision, "asked for"
-    if device == "cuda":
-        return "fp32", "int8 graphs have no integer kernels on CUDA (microsoft/onnxruntime#12229)"
     auto = bundle.manifest.auto
+    if device == "cuda":
+        if any(variant.precision == "fp16" for variant in bundle.manifest.variants):
+            return "fp16", "fp16 is the fast precision on CUDA, and its golden cases passed on this card"
+        return "fp32", "the bundle has no fp16, and int8 graphs have no integer kernels on CUDA (microsoft/onnxruntime#12229)"
+    made_for = str(bundle.variant(auto["precision"]).plan.get("target", ""))
+    if made_for and machine.startswith(("arm", "aarch64")) != made_for.startswith("arm"):
+        return "fp32", f"int8 was made for {made_for}, and this machine is {machine}, where its number formats are slow"
     return bundle.variant(auto["precision"]).precision, auto["reason"]
 
 
@@ -168,13 +177,22 @@ def load(path: str | Path, *, device: str = "cpu", precision: str = "auto", thre
     if path.suffix == ".onnx":
         return _load_file(path, options, precision)
     bundle = Bundle(path)
-    chosen, reason = choose(bundle, device, precision)
+    chosen, reason = choose(bundle, device, precision, platform.machine())
+    model = _load_variant(bundle, chosen, reason, options)
+    if chosen == "fp16" and precision == "auto" and not (report := model.check()):
+        return _load_variant(bundle, "fp32", f"fp16 does not pass its golden cases on this card: {report}", options)
+    return model
+
+
+def _load_variant(bundle: Bundle, chosen: str, reason: str, options: SessionOptions) -> Model:
+    path = bundle.folder
     require_onnxruntime(bundle.variant(chosen).onnxruntime, path)
     model = bundle.read(bundle.variant(chosen))
     written = _contract(model, path)
     if written.to_json() != bundle.manifest.contract.to_json():
         raise BundleError(f"{path}: the contract inside {bundle.variant(chosen).file} is not the manifest's; export the bundle again")
-    if chosen == "int8" and device == "cpu" and not int8_products_are_exact():
+    narrow = bundle.variant(chosen).plan.get("target") == "x86"  # 7-bit weights cannot saturate
+    if chosen == "int8" and options.device == "cpu" and not narrow and not int8_products_are_exact():
         options = replace(options, exact_int8=True)
         reason += "; this CPU's int8 products saturate, so exact ones are used, which are slower"
     return Model(Engine(model, bundle.manifest.contract, options), precision=chosen, reason=reason, bundle=bundle)

@@ -2,7 +2,7 @@ from types import ModuleType
 
 import numpy as np
 
-from edgeport_export.quality import judge
+from edgeport_export.quality import Jury
 from edgeport_export.trace import finish, trace
 from edgeport_export.wrap import Reference
 from edgeport_runtime import Contract, SessionOptions
@@ -26,7 +26,7 @@ def test_changed_labels_and_the_drop_are_counted(tiny: ModuleType, class_contrac
     engines = {"fp32": Engine(model, class_contract, SessionOptions()), "int8": Shifted(model, class_contract, SessionOptions())}
     engines["int8"].bias = 1e6  # type: ignore[attr-defined]
     examples = tiny.brightness_examples(30, seed=4)
-    found = judge(class_contract, Reference(network, class_contract), engines, examples)
+    found = Jury(class_contract, Reference(network, class_contract), examples).judge(engines)
     right = found.qualities["torch"].value
     answers = np.array(found.qualities["torch"].answers)
     assert right > 0.9 and found.qualities["int8"].value == 1 / 3  # always the first of three

@@ -2,100 +2,99 @@ from types import ModuleType
 
 import numpy as np
 import onnx
-import pytest
 import torch
 
-from edgeport_export import ExportError
-from edgeport_export.quantize import CALIBRATION_BATCH, CalibrationReader, calibration_sample, float_nodes, quantize
+from edgeport_export.calibration import calibrate, fed
+from edgeport_export.quantization import calibration_sample
+from edgeport_export.quantize import TWO_ACTIVATIONS, candidates, observed_values, preprocess, quantize, sources
+from edgeport_export.targets import TARGETS
 from edgeport_export.trace import finish, trace
 from edgeport_models import AttentionNet, network
-from edgeport_runtime import Contract, ImageError, SessionOptions
+from edgeport_runtime import Contract, SessionOptions
 from edgeport_runtime.device import open_session
 from edgeport_runtime.evaluate import Example
-from edgeport_runtime.images import prepare
+
+VNNI = TARGETS["x86-vnni"]
 
 
 def run(model: bytes, pixels: np.ndarray) -> np.ndarray:
     return np.asarray(open_session(model, SessionOptions()).run(None, {"pixels": pixels})[0])
 
 
-def test_int8_is_integer_and_near(tiny: ModuleType, class_contract: Contract) -> None:
-    module = tiny.trained_classifier()
-    traced = trace(module, class_contract).model
-    data, plan = quantize(traced, class_contract, tiny.brightness_examples(24, seed=5))
-    assert plan.integer == ("conv1/Conv", "conv2/Conv", "head/Gemm") and plan.integer_share == 1.0 and plan.kept_float == {}
-    assert plan.calibration_images == 24 and plan.formats == "U8S8 per channel"
-    fp32 = finish(traced, class_contract)
+def everything(prepared: onnx.ModelProto, contract: Contract, examples: list[Example], target: str = "x86-vnni") -> onnx.ModelProto:
+    limits = calibrate(prepared, observed_values(prepared), contract, examples).limits("minmax")
+    return quantize(prepared, contract, set(candidates(prepared)[0]), limits, TARGETS[target])
+
+
+def test_int8_is_integer_near_and_smaller_for_every_target(tiny: ModuleType, class_contract: Contract) -> None:
+    prepared = preprocess(trace(tiny.trained_classifier(), class_contract).model)
+    fp32 = finish(prepared, class_contract)
     pixels = np.stack([example.source for example in tiny.brightness_examples(8, seed=6)])
-    exact, rounded = run(fp32, pixels), run(data, pixels)
-    assert len(data) < len(fp32) and not np.array_equal(exact, rounded)
-    assert np.abs(exact - rounded).max() < 0.05 * np.ptp(exact)
+    exact = run(fp32, pixels)
+    weights: dict[str, int] = {}
+    for name in TARGETS:
+        made = everything(prepared, class_contract, tiny.brightness_examples(24, seed=5), name)
+        data = finish(made, class_contract)
+        rounded = run(data, pixels)
+        assert not np.array_equal(exact, rounded) and len(data) < len(fp32)
+        assert np.abs(exact - rounded).max() < 0.05 * np.ptp(exact)
+        stored = [onnx.numpy_helper.to_array(each) for each in made.graph.initializer if each.data_type == onnx.TensorProto.INT8]
+        weights[name] = max(int(np.abs(each.astype(int)).max()) for each in stored if each.ndim == 4)
+        activations = {each.data_type for each in made.graph.initializer if "zero_point" in each.name and "weight" not in each.name and not each.dims}
+        assert activations & {onnx.TensorProto.INT8, onnx.TensorProto.UINT8} == ({onnx.TensorProto.INT8} if name == "arm64" else {onnx.TensorProto.UINT8})
+    assert weights["x86-vnni"] >= 127 and weights["x86"] <= 64  # 7 bits cannot saturate two products in 16: 2 * 255 * 64 < 32,768
 
 
 def test_the_last_pair_is_dropped_so_the_answer_is_not_rounded(tiny: ModuleType, class_contract: Contract) -> None:
-    data, _ = quantize(trace(tiny.trained_classifier(), class_contract).model, class_contract, tiny.brightness_examples(24, seed=5))
-    graph = onnx.load_from_string(data).graph
+    prepared = preprocess(trace(tiny.trained_classifier(), class_contract).model)
+    graph = onnx.load_from_string(finish(everything(prepared, class_contract, tiny.brightness_examples(24, seed=5)), class_contract)).graph
     last = next(node for node in graph.node if "logits" in node.output)
     assert {each.name for each in graph.initializer} <= {name for node in graph.node for name in node.input}
     assert last.op_type == "Gemm"
-    onnx.checker.check_model(onnx.load_from_string(data), full_check=True)
 
 
 def test_attention_stays_float_and_says_why() -> None:
-    entry = network("attention")
-    contract = entry.contract(tuple("0123456789"), 64)
+    contract = network("attention").contract(tuple("0123456789"), 64)
     torch.manual_seed(0)
-    module = AttentionNet(channels=32).eval()
+    prepared = preprocess(trace(AttentionNet(channels=32).eval(), contract).model)
+    possible, never = candidates(prepared)
+    assert never == {"attention.attention/MatMul": TWO_ACTIVATIONS, "attention.attention/MatMul_2": TWO_ACTIVATIONS} and len(possible) == 14
     photos = [Example(source=np.random.default_rng(i).integers(0, 256, (64, 64, 3), dtype=np.uint8), truth=0) for i in range(4)]
-    data, plan = quantize(trace(module, contract).model, contract, photos)
-    reason = "a product of two activations is slower and far less exact as integers"
-    assert plan.kept_float == {"attention.attention/MatMul": reason, "attention.attention/MatMul_2": reason}
-    graph = onnx.load_from_string(data).graph
+    graph = everything(prepared, contract, photos).graph
     softmax = next(node for node in graph.node if node.op_type == "Softmax")
     producers = {out: node.op_type for node in graph.node for out in node.output}
     assert producers[softmax.input[0]] != "DequantizeLinear"
     assert all(node.op_type != "QuantizeLinear" for node in graph.node if softmax.output[0] in node.input)
-    assert 0 < plan.integer_share < 1
 
 
-def test_normalisation_and_rounding_stay_float(tiny: ModuleType, image_contract: Contract) -> None:
-    data, plan = quantize(
-        trace(tiny.TinyGenerator(), image_contract).model,
-        image_contract,
-        [Example(source=e.source, truth=e.source) for e in tiny.brightness_examples(8, seed=1)],
-    )
-    assert set(plan.integer) == {"conv1/Conv", "conv2/Conv"}
-    graph = onnx.load_from_string(data).graph
-    quantised = {name for node in graph.node if node.op_type == "QuantizeLinear" for name in node.input[:1]}
-    outside = {out for node in graph.node if node.name.startswith("edgeport/") and node.op_type in ("Sub", "Mul", "Add", "Round") for out in node.output}
-    assert len(outside & quantised) <= 1  # only what feeds the first convolution
+def test_followers_are_integers_only_where_all_their_products_are(tiny: ModuleType, class_contract: Contract) -> None:
+    prepared = preprocess(trace(tiny.trained_classifier(), class_contract).model)
+    limits = calibrate(prepared, observed_values(prepared), class_contract, tiny.brightness_examples(8, seed=5)).limits("minmax")
+    relu = next(node for node in prepared.graph.node if node.op_type == "Relu")
+    assert sources(prepared)[relu.name] == {"conv1/Conv"}
+
+    def quantised(integer: set[str]) -> bool:
+        made = quantize(prepared, class_contract, integer, limits, VNNI)
+        left = [each for each in made.graph.node if each.name == relu.name]  # a quantised Relu is nothing but a zero point at 0
+        return not left or next(each.op_type for each in made.graph.node if left[0].input[0] in each.output) == "DequantizeLinear"
+
+    assert quantised({"conv1/Conv"}) and not quantised({"conv2/Conv"})
 
 
-def test_float_nodes_by_rule(tiny: ModuleType, class_contract: Contract) -> None:
-    assert float_nodes(trace(tiny.trained_classifier(), class_contract).model).keys() >= {"edgeport/Cast"}
+def test_one_product_alone_leaves_the_others_float(tiny: ModuleType, class_contract: Contract) -> None:
+    prepared = preprocess(trace(tiny.trained_classifier(), class_contract).model)
+    before = prepared.SerializeToString()
+    limits = calibrate(prepared, observed_values(prepared), class_contract, tiny.brightness_examples(8, seed=5)).limits("minmax")
+    made = quantize(prepared, class_contract, {"conv2/Conv"}, limits, VNNI)
+    stored = [each.name for each in made.graph.initializer if each.data_type == onnx.TensorProto.INT8 and len(each.dims) == 4]
+    assert len(stored) == 1 and "conv2" in stored[0] and prepared.SerializeToString() == before
 
 
-def test_calibration_is_the_runtimes_own_pixels(tiny: ModuleType, class_contract: Contract) -> None:
-    examples = tiny.brightness_examples(CALIBRATION_BATCH + 3, seed=0)
-    steps: list[int] = []
-    reader = CalibrationReader(class_contract, examples, steps.append)
-    fed = []
-    while (batch := reader.get_next()) is not None:
-        fed.append(batch["pixels"])
-    assert [len(batch) for batch in fed] == [8, 3] and sum(steps) == 11
-    np.testing.assert_array_equal(np.concatenate(fed), np.stack([prepare(e.source, class_contract.pixels) for e in examples]))
-    other = CalibrationReader(class_contract, tiny.brightness_examples(11, seed=1), steps.append)
-    while other.get_next() is not None:
-        pass
-    assert reader.hash.hexdigest() != other.hash.hexdigest()
-
-
-def test_no_images_and_bad_images(tiny: ModuleType, class_contract: Contract) -> None:
-    traced = trace(tiny.trained_classifier(), class_contract).model
-    with pytest.raises(ExportError, match="int8 needs calibration images"):
-        quantize(traced, class_contract, [])
-    with pytest.raises(ImageError, match=r"gone\.png: there is no such file"):
-        quantize(traced, class_contract, [Example(source="gone.png", truth=0)])
+def test_pixels_are_fed_a_few_at_a_time(tiny: ModuleType, class_contract: Contract) -> None:
+    examples = tiny.brightness_examples(11, seed=0)
+    arrays = [each["pixels"] for each in fed(class_contract, examples)]
+    assert [len(each) for each in arrays] == [4, 4, 3]
+    np.testing.assert_array_equal(np.concatenate(arrays), np.stack([example.source for example in examples]))
 
 
 def test_a_sample_is_even_ordered_and_repeatable() -> None:

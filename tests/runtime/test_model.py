@@ -1,13 +1,16 @@
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from edgeport_runtime import BundleError, FormatError, ImageError, InputError, Prediction, load
+from edgeport_runtime import Bundle, BundleError, FormatError, ImageError, InputError, Model, Prediction, SessionOptions, load
+from edgeport_runtime import model as model_room
+from edgeport_runtime.check import CheckReport
 from edgeport_runtime.engine import Engine
-from edgeport_runtime.model import batches, softmax
+from edgeport_runtime.model import batches, choose, softmax
 
 DARK, BRIGHT = (np.full((16, 16, 3), level, np.uint8) for level in (30, 220))
 
@@ -104,6 +107,58 @@ def test_one_model_from_many_threads(classifier: Path) -> None:
     for thread in threads:
         thread.join()
     np.testing.assert_array_equal(np.stack(got), np.stack(expected))
+
+
+@pytest.mark.parametrize(
+    ("device", "machine", "precisions", "target", "expected", "said"),
+    [
+        ("cpu", "x86_64", ("fp32", "int8"), "x86-vnni", "int8", "measured"),
+        ("cpu", "aarch64", ("fp32", "int8"), "x86-vnni", "fp32", "made for x86-vnni, and this machine is aarch64"),
+        ("cpu", "x86_64", ("fp32", "int8"), "arm64", "fp32", "made for arm64, and this machine is x86_64"),
+        ("cpu", "arm64", ("fp32", "int8"), "arm64", "int8", "measured"),
+        ("cuda", "x86_64", ("fp32", "int8"), "x86-vnni", "fp32", "no integer kernels on CUDA"),
+        ("cuda", "x86_64", ("fp32", "int8", "fp16"), "x86-vnni", "fp16", "golden cases passed on this card"),
+    ],
+)
+def test_auto_by_device_machine_and_variants(
+    classifier: Path, device: str, machine: str, precisions: tuple[str, ...], target: str, expected: str, said: str
+) -> None:
+    bundle = Bundle(classifier)
+    first = bundle.manifest.variants[0]
+    variants = tuple(replace(first, precision=each, plan={"target": target} if each == "int8" else {}) for each in precisions)
+    bundle.manifest = replace(bundle.manifest, variants=variants, auto={"precision": "int8", "reason": "measured"})
+    chosen, reason = choose(bundle, device, "auto", machine)
+    assert chosen == expected and said in reason
+
+
+def test_fp16_that_fails_its_golden_cases_on_the_card_is_not_taken(classifier: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_room, "choose", lambda *_: ("fp16", "the fast one"))
+    asked = []
+
+    def loaded(bundle: Bundle, chosen: str, reason: str, options: SessionOptions) -> Model:
+        asked.append(chosen)
+        made = real(bundle, "fp32", reason, options)
+        if chosen == "fp16":
+            monkeypatch.setattr(made, "check", lambda: CheckReport(precision="fp16", against="the host", comparisons=()))
+        return made
+
+    real = model_room._load_variant
+    monkeypatch.setattr(model_room, "_load_variant", loaded)
+    found = load(classifier)
+    assert asked == ["fp16", "fp32"] and "fp16 does not pass its golden cases on this card" in found.reason
+
+
+def test_seven_bit_weights_need_no_probe(classifier: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_room, "int8_products_are_exact", lambda: False)
+    bundle = Bundle(classifier)
+    assert real_load(bundle).engine.options.exact_int8
+    narrow = tuple(replace(each, plan={**each.plan, "target": "x86"}) if each.precision == "int8" else each for each in bundle.manifest.variants)
+    bundle.manifest = replace(bundle.manifest, variants=narrow)
+    assert not real_load(bundle).engine.options.exact_int8
+
+
+def real_load(bundle: Bundle) -> Model:
+    return model_room._load_variant(bundle, "int8", "asked for", SessionOptions())
 
 
 def test_a_lone_file_loads_without_its_bundle(classifier: Path, tmp_path: Path) -> None:

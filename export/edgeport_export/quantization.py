@@ -1,0 +1,173 @@
+"""The int8 variant of an export: calibrated, planned by measurement or replayed from a plan, raced against fp32, and put into words."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from edgeport_runtime import Contract, SessionOptions
+from edgeport_runtime.engine import Engine
+from edgeport_runtime.evaluate import Example
+
+from .calibration import Calibration, calibrate, clipping, fed
+from .errors import ExportError
+from .multiplications import integer_nodes, share
+from .plan import Plan
+from .planning import Outcome, search
+from .progress import Watch, counting
+from .quality import Jury, drop
+from .quantize import observed_values
+from .race import Contender, Heat, Stopwatch, race
+from .targets import Target
+from .trace import finish
+from .workshop import Names, Workshop
+
+WORTH_IT = 1.05  # int8 must be this much faster than fp32 to be taken by itself
+PROBES = 8  # images on which errors are measured
+AUDITED = 32  # held-out images whose activations are looked at for clipping
+PLANNING_BATCH_MS = 80.0  # the search times batches that fp32 takes about this long for
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What int8 may lose: `max_drop` of the jury's metric, or where there is no jury, outputs not nearer to fp32's than `sqnr_floor_db`.
+
+    `seconds`: that the search may take for measuring errors and times together.
+    """
+
+    max_drop: float = 0.5
+    sqnr_floor_db: float = 30.0
+    seconds: float = 120.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Int8:
+    """`model`: the variant's bytes. `heats`: fp32 and int8, at the race's batch and at 1. `audit`: for the evidence."""
+
+    model: bytes
+    plan: Plan
+    heats: Mapping[int, Mapping[str, Heat]]
+    audit: Mapping[str, Any]
+
+
+def make_int8(
+    traced: onnx.ModelProto,
+    contract: Contract,
+    target: Target,
+    calibration: Sequence[Example],
+    jury: Jury | None,
+    budget: Budget,
+    *,
+    batch: int,
+    replay: Plan | None = None,
+    watch: Watch,
+) -> Int8:
+    """Raises ExportError without calibration images, or where a plan was made for another graph; ImageError for unreadable images.
+
+    The plan comes without its verdict, which needs the final judgement.
+    """
+    with ExitStack() as stack:
+        shop = stack.enter_context(Workshop(traced, contract, replay_target(replay, target)))
+        if replay is not None:
+            plan = _replayed(shop, replay)
+            audit: dict[str, Any] = {}
+        else:
+            plan, audit = _planned(shop, stack, calibration, jury, budget, batch, watch)
+        model = finish(shop.variant(plan.integer), contract)
+        watch("racing fp32 and int8", 0, 1)
+        heats = {size: _heats(shop, model, size) for size in dict.fromkeys((batch, 1))} if shop.target.here else {}
+    if replay is None and batch in heats:  # a replayed plan keeps what it brought
+        plan = replace(plan, speedup=round(heats[batch]["fp32"].median_ms / heats[batch]["int8"].median_ms, 3))
+    return Int8(model=model, plan=plan, heats=heats, audit=audit)
+
+
+def calibration_sample(examples: Sequence[Example], most: int, seed: int = 0) -> list[Example]:
+    """At most `most` examples, drawn evenly at random, in their own order."""
+    if len(examples) <= most:
+        return list(examples)
+    return [examples[index] for index in sorted(np.random.default_rng(seed).choice(len(examples), most, replace=False))]
+
+
+def replay_target(replay: Plan | None, asked: Target) -> Target:
+    """A plan brings its own target. Raises ExportError where another one was asked for."""
+    if replay is not None and replay.target != asked.name:
+        raise ExportError(f"the int8 plan was made for the target {replay.target}, not {asked.name}: ask for that one, or make a new plan")
+    return asked
+
+
+def _replayed(shop: Workshop, plan: Plan) -> Plan:
+    if plan.graph_sha256 != shop.sha256:
+        raise ExportError(
+            "the int8 plan was made for another graph (other weights, another contract, or other versions of PyTorch and onnxscript): "
+            "leave --plan out to make a new one"
+        )
+    shop.limits = dict(plan.limits)
+    return plan
+
+
+def _planned(
+    shop: Workshop, stack: ExitStack, examples: Sequence[Example], jury: Jury | None, budget: Budget, batch: int, watch: Watch
+) -> tuple[Plan, dict[str, Any]]:
+    if not examples:
+        raise ExportError("int8 needs calibration images, and there are none: name data with --calibration, or leave int8 out with --precision fp32")
+    calibrated = calibrate(shop.prepared, observed_values(shop.prepared), shop.contract, examples, counting(watch, "calibrating int8", len(examples)))
+    shop.probes = list(fed(shop.contract, examples[:PROBES]))
+    clock = stack.enter_context(Stopwatch(batch=_planning_batch(shop, batch))) if shop.target.here else None
+    outcome = search(shop, calibrated, clock, lambda names: _keeps(shop, names, jury, budget), seconds=budget.seconds, watch=watch)
+    limits = {name: pair for name, pair in shop.limits.items() if np.isfinite(pair).all()}
+    unseen = jury.examples[:AUDITED] if jury is not None else ()
+    watch("auditing what clips", 0, 1)
+    clipped = clipping(shop.prepared, limits, shop.contract, unseen) if unseen else {}
+    return _plan(shop, outcome, calibrated, batch), {"clipped": clipped, "clipping_images": len(unseen), "limits": outcome.method}
+
+
+def _planning_batch(shop: Workshop, batch: int) -> int:
+    """As large as the race's, unless fp32 would take too long for dozens of comparisons."""
+    with Stopwatch(batch=1, rounds=1) as clock:
+        one = clock.compare(shop.file(frozenset()), shop.file(frozenset()))[0]
+    return max(1, min(batch, int(PLANNING_BATCH_MS / one)))
+
+
+def _keeps(shop: Workshop, names: Names, jury: Jury | None, budget: Budget) -> bool:
+    if jury is None:
+        return shop.sqnr_db(names) >= budget.sqnr_floor_db
+    engine = Engine(shop.file(names).read_bytes(), shop.contract, SessionOptions())
+    return drop(jury.torch, jury.measure(engine)) <= budget.max_drop
+
+
+def _plan(shop: Workshop, outcome: Outcome, calibrated: Calibration, batch: int) -> Plan:
+    integer = outcome.integer or frozenset(shop.possible)  # where nothing paid, the plan is what somebody gets who insists
+    running = integer_nodes(shop.file(integer).read_bytes()) & set(shop.multiplications)
+    reasons = {**shop.never, **outcome.reasons}
+    unseen = "onnxruntime has no integer kernel for it here"
+    return Plan(
+        target=shop.target.name,
+        formats=shop.target.formats,
+        method=outcome.method,
+        integer=tuple(name for name in shop.possible if name in integer),
+        kept_float={name: reasons.get(name, unseen) for name in shop.multiplications if name not in (running & integer)},
+        integer_share=round(share(shop.multiplications, running & integer), 6),
+        verdict="",
+        auto={},
+        limits=shop.limits,
+        graph_sha256=shop.sha256,
+        calibration_images=calibrated.images,
+        calibration_sha256=calibrated.sha256,
+        sqnr_db=round(min(999.0, shop.sqnr_db(integer)), 2),
+        batch=batch,
+        speedup=None,
+        findings=outcome.findings(shop.multiplications),
+    )
+
+
+def _heats(shop: Workshop, model: bytes, batch: int) -> dict[str, Heat]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "int8.onnx"
+        path.write_bytes(model)
+        lanes = {"fp32": Contender(kind="onnx", path=str(shop.file(frozenset()))), "int8": Contender(kind="onnx", path=str(path))}
+        return race(lanes, batch=batch)

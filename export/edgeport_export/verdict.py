@@ -1,0 +1,68 @@
+"""What int8 turned out to be, in one sentence with its figures, and whether `precision="auto"` takes it."""
+
+from collections.abc import Mapping
+
+from .plan import Plan
+from .quality import Judgement, unit
+from .quantization import WORTH_IT, Budget
+from .race import Heat
+
+
+def pays(plan: Plan, judgement: Judgement | None, budget: Budget) -> bool:
+    """Whether int8 is faster than fp32 by enough, inside the budget, and has something to run as integers."""
+    if not plan.integer or plan.speedup is None or plan.speedup < WORTH_IT:
+        return False
+    return judgement.drop("int8") <= budget.max_drop if judgement is not None else plan.sqnr_db >= budget.sqnr_floor_db
+
+
+def verdict(plan: Plan, heats: Mapping[int, Mapping[str, Heat]], sizes: Mapping[str, int], judgement: Judgement | None, budget: Budget) -> str:
+    """One paragraph: what runs as integers, speed, size, load time, memory, quality; and the decision."""
+    said = [_integers(plan), *_speed(plan, heats), f"the file is {sizes['fp32'] / sizes['int8']:.2f} times smaller"]
+    said += _quality(plan, judgement, budget)
+    return f"{'int8 is taken' if pays(plan, judgement, budget) else _why_not(plan, judgement, budget)}: {'; '.join(said)}"
+
+
+def _integers(plan: Plan) -> str:
+    found = plan.findings
+    convolutions = [name for name in found if "/Conv" in name]
+    products = [name for name in found if "/Conv" not in name]
+    kinds = [f"{sum(name in plan.integer for name in names)} of {len(names)} {what}" for names, what in _kinds(convolutions, products) if names]
+    return f"{' and '.join(kinds)} run as integers, {plan.integer_share:.0%} of the multiplications"
+
+
+def _kinds(convolutions: list[str], products: list[str]) -> list[tuple[list[str], str]]:
+    return [(convolutions, "convolutions"), (products, "matrix products")]
+
+
+def _speed(plan: Plan, heats: Mapping[int, Mapping[str, Heat]]) -> list[str]:
+    if not heats:
+        return [f"its speed was not measured, because this machine is no {plan.target}"]
+    said = []
+    for batch, each in heats.items():
+        fp32, int8 = each["fp32"], each["int8"]
+        ratio = fp32.median_ms / int8.median_ms
+        said.append(f"{ratio:.2f} times as fast as fp32 at batch {batch} ({int8.median_ms:.3g} against {fp32.median_ms:.3g} ms)")
+    fp32, int8 = (heats[plan.batch if plan.batch in heats else min(heats)][name] for name in ("fp32", "int8"))
+    said.append(f"loads in {int8.load_ms:.0f} ms against {fp32.load_ms:.0f}")
+    said.append(f"its process held at most {int8.peak_bytes / 2**20:.0f} MiB against {fp32.peak_bytes / 2**20:.0f}")
+    return said
+
+
+def _quality(plan: Plan, judgement: Judgement | None, budget: Budget) -> list[str]:
+    near = f"its outputs are {plan.sqnr_db:.1f} dB from fp32's"
+    if judgement is None:
+        return [f"{near} ({budget.sqnr_floor_db:g} dB asked for, and there were no held-out images to judge it on)"]
+    torch, int8 = judgement.qualities["torch"], judgement.qualities["int8"]
+    return [near, f"{int8} on {int8.count} held-out images against PyTorch's {torch}"]
+
+
+def _why_not(plan: Plan, judgement: Judgement | None, budget: Budget) -> str:
+    if not plan.integer:
+        return "int8 is not taken, because this network has no product that can run as integers"
+    if plan.speedup is None:
+        return "int8 is not taken by itself, because its speed could not be measured"
+    if plan.speedup < WORTH_IT:
+        return f"int8 is not taken, because it is not {WORTH_IT:g} times as fast as fp32"
+    if judgement is not None and judgement.drop("int8") > budget.max_drop:
+        return f"int8 is not taken, because it loses more than the {budget.max_drop:g} {unit(judgement.qualities['torch'])} allowed"
+    return f"int8 is not taken, because its outputs are not within {budget.sqnr_floor_db:g} dB of fp32's"

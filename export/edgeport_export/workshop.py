@@ -1,0 +1,93 @@
+"""Makes int8 variants of one float graph, again and again, and says how far their outputs are from the float graph's."""
+
+import hashlib
+import tempfile
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from edgeport_runtime import Contract, SessionOptions
+from edgeport_runtime.device import open_session
+from edgeport_runtime.engine import Arrays
+from edgeport_runtime.timing import example_inputs
+
+from .calibration import Limits
+from .multiplications import count_multiplications
+from .quantize import candidates, preprocess, quantize
+from .targets import Target
+from .trace import finish
+
+Names = frozenset[str]
+KEPT_FILES = 4
+
+
+class Workshop:
+    """`probes`: inputs on which errors are measured. `limits` may be set anew: every variant made afterwards has them."""
+
+    def __init__(self, traced: onnx.ModelProto, contract: Contract, target: Target) -> None:
+        self.contract = contract
+        self.target = target
+        self.sha256 = hashlib.sha256(traced.SerializeToString(deterministic=True)).hexdigest()
+        self.prepared = preprocess(traced)
+        self.possible, self.never = candidates(self.prepared)
+        self.limits: Limits = {}
+        self.probes: list[Arrays] = []
+        self._folder = tempfile.TemporaryDirectory()
+        self._files: dict[Names, Path] = {}
+        self._made = 0
+
+    def __enter__(self) -> "Workshop":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._folder.cleanup()
+
+    @cached_property
+    def multiplications(self) -> dict[str, int]:
+        """Of every product, at the contract's size."""
+        return count_multiplications(self.prepared, example_inputs(self.contract, batch=1))
+
+    @cached_property
+    def nodes(self) -> dict[str, onnx.NodeProto]:
+        return {node.name: node for node in self.prepared.graph.node}
+
+    @cached_property
+    def _expected(self) -> list[Arrays]:
+        return _outputs(self.prepared, self.probes)
+
+    def variant(self, integer: Iterable[str]) -> onnx.ModelProto:
+        return quantize(self.prepared, self.contract, set(integer), self.limits, self.target)
+
+    def file(self, integer: Names) -> Path:
+        """The variant as it would ship, or with no names the float graph."""
+        path = self._files.pop(integer, None)
+        if path is None:
+            self._made += 1
+            path = Path(self._folder.name) / f"{self._made}.onnx"
+            path.write_bytes(finish(self.variant(integer) if integer else self.prepared, self.contract))
+            if len(self._files) >= KEPT_FILES:
+                self._files.pop(next(iter(self._files))).unlink()
+        self._files[integer] = path  # last in the order: the least recently used one goes first
+        return path
+
+    def sqnr_db(self, integer: Iterable[str]) -> float:
+        """Signal over error of the variant's float outputs against the float graph's, on the probes; the worst output counts."""
+        got = _outputs(self.variant(integer), self.probes)
+        return min(_sqnr_db([each[name] for each in self._expected], [each[name] for each in got]) for name in self._expected[0])
+
+
+def _outputs(model: onnx.ModelProto, probes: list[Arrays]) -> list[Arrays]:
+    session: Any = open_session(model.SerializeToString(), SessionOptions())
+    names = [each.name for each in model.graph.output if each.type.tensor_type.elem_type == onnx.TensorProto.FLOAT]
+    return [dict(zip(names, session.run(names, arrays), strict=True)) for arrays in probes]
+
+
+def _sqnr_db(expected: list[NDArray[Any]], got: list[NDArray[Any]]) -> float:
+    signal = sum(float(np.sum(np.square(each.astype(np.float64)))) for each in expected)
+    error = sum(float(np.sum(np.square(a.astype(np.float64) - b.astype(np.float64)))) for a, b in zip(expected, got, strict=True))
+    return float(10 * np.log10(signal / error)) if signal and error else float("inf") if not error else float("-inf")

@@ -1,0 +1,126 @@
+"""The two passes that let integer kernels run: exact in float, so they are held to the graph before them."""
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from edgeport_export.quantize import preprocess
+from edgeport_export.rewrites.channel_padding import BLOCK, channel_padding
+from edgeport_export.rewrites.pixel_convolution import REAL, pixel_convolution
+from edgeport_export.trace import trace
+from edgeport_runtime import Contract, Pixels, Range, SessionOptions
+from edgeport_runtime.contract import Output, pixel_input
+from edgeport_runtime.device import open_session
+
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+
+
+def contract(pixels: Pixels) -> Contract:
+    sides = Range(low=4, high=64)
+    output = Output(name="maps", dtype="float32", shape=("batch", 5, "?", "?"), kind="tensor")
+    return Contract(task="tensors", inputs=(pixel_input(pixels),), outputs=(output,), axes={"batch": Range(low=1, high=4), "height": sides, "width": sides})
+
+
+def network(channels: int, **options: int) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(channels, 8, **{"kernel_size": 3, "padding": 1, **options}), nn.ReLU(), nn.Conv2d(8, 5, 3)).eval()
+
+
+def prepared(module: nn.Module, pixels: Pixels) -> onnx.ModelProto:
+    return preprocess(trace(module, contract(pixels)).model)
+
+
+def run(model: onnx.ModelProto, pixels: np.ndarray) -> np.ndarray:
+    onnx.checker.check_model(model, full_check=True)
+    return np.asarray(open_session(model.SerializeToString(), SessionOptions(threads=1)).run(["maps"], {"pixels": pixels})[0])
+
+
+def copy(model: onnx.ModelProto) -> onnx.ModelProto:
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    return made
+
+
+CASES = {
+    "ImageNet": (network(3), Pixels(height=16, width=16, **IMAGENET)),
+    "halves": (network(3), Pixels(height=16, width=16)),
+    "grey": (network(1), Pixels(height=16, width=16, mode="L", mean=(0.5,), std=(0.5,))),
+    "7x7 by 2": (network(3, kernel_size=7, stride=2, padding=3), Pixels(height=16, width=16, **IMAGENET)),
+    "white is zero": (network(3), Pixels(height=16, width=16, mean=(1.0,) * 3, std=(0.2, 0.3, 0.4))),
+    "no padding": (network(3, padding=0), Pixels(height=16, width=16, **IMAGENET)),
+}
+GRAPHS = {name: prepared(*case) for name, case in CASES.items()}
+
+
+@pytest.mark.parametrize("name", CASES)
+@settings(max_examples=15, deadline=None)
+@given(st.integers(1, 3), st.integers(7, 40), st.integers(7, 40), st.integers(0, 9))
+def test_a_convolution_of_pixels_is_exact_at_the_borders_too(name: str, batch: int, height: int, width: int, seed: int) -> None:
+    module, pixels = CASES[name]
+    made = copy(GRAPHS[name])
+    limits = pixel_convolution(made, "pixels", pixels)
+    assert limits is not None and limits[0] <= 0 < limits[1]
+    image = np.random.default_rng(seed).integers(0, 256, (batch, height, width, pixels.channels), dtype=np.uint8)
+    image[:, 0] = 255
+    image[:, :, 0] = 0
+    x = (torch.from_numpy(image).double() / 255 - torch.tensor(pixels.mean).double()) / torch.tensor(pixels.std).double()
+    expected = module.double()(x.permute(0, 3, 1, 2)).detach().numpy()
+    module.float()
+    np.testing.assert_allclose(run(made, image), expected, atol=3e-6 * np.ptp(expected))
+
+
+def test_the_dequantised_pixels_cover_their_range() -> None:
+    pixels = CASES["ImageNet"][1]
+    made = copy(GRAPHS["ImageNet"])
+    limits = pixel_convolution(made, "pixels", pixels)
+    made.graph.output.append(onnx.helper.make_tensor_value_info(REAL, onnx.TensorProto.FLOAT, None))
+    image = np.zeros((1, 8, 8, 3), np.uint8)
+    image[0, 0] = 255
+    real = open_session(made.SerializeToString(), SessionOptions()).run([REAL], {"pixels": image})[0]
+    assert real.shape == (1, 4, 8, 8) and (real.min(), real.max()) == pytest.approx(limits)
+
+
+class Twice(nn.Module):
+    """Two readers of the normalised picture: the pass must keep its hands off."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 5, 3, padding=1), nn.Conv2d(3, 5, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.first(x) + self.second(x)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [Twice(), nn.Sequential(nn.Conv2d(3, 6, 3, groups=3), nn.Conv2d(6, 5, 1)), nn.Sequential(nn.Sigmoid(), nn.Conv2d(3, 5, 3))],
+    ids=["two readers", "grouped", "something in between"],
+)
+def test_other_patterns_are_left_as_they_are(module: nn.Module) -> None:
+    model = prepared(module.eval(), Pixels(height=16, width=16))
+    before = model.SerializeToString(deterministic=True)
+    assert pixel_convolution(model, "pixels", Pixels(height=16, width=16)) is None
+    assert model.SerializeToString(deterministic=True) == before
+
+
+def test_few_filters_are_padded_and_cut_off_exactly() -> None:
+    made = copy(GRAPHS["halves"])
+    names = {node.name for node in made.graph.node if node.op_type == "Conv"}
+    widened = channel_padding(made, names)
+    assert len(widened) == 2 and all(wide == narrow + ".wide" for wide, narrow in widened.items())
+    shapes = [each.dims[0] for each in made.graph.initializer if len(each.dims) == 4]
+    assert set(shapes) == {BLOCK}
+    image = np.random.default_rng(0).integers(0, 256, (2, 17, 11, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(run(made, image), run(GRAPHS["halves"], image))
+    assert run(made, image).shape[1] == 5
+
+
+def test_only_the_named_ones_are_padded() -> None:
+    made = copy(GRAPHS["halves"])
+    assert channel_padding(made, set()) == {} and made.SerializeToString() == GRAPHS["halves"].SerializeToString()
+    last = [node.name for node in made.graph.node if node.op_type == "Conv"][-1]
+    assert len(channel_padding(made, {last})) == 1

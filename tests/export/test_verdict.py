@@ -1,0 +1,84 @@
+"""The sentence about int8, held against figures worked out by hand."""
+
+from dataclasses import replace
+
+import pytest
+
+from edgeport_export.plan import Finding, Plan
+from edgeport_export.quality import Judgement
+from edgeport_export.quantization import Budget
+from edgeport_export.race import Heat
+from edgeport_export.verdict import pays, verdict
+from edgeport_runtime import Quality
+
+PLAN = Plan(
+    target="x86-vnni",
+    formats="U8 activations, S8 weights per channel",
+    method="minmax",
+    integer=("a/Conv", "b/Gemm"),
+    kept_float={"c/Conv": "time: it is faster in float, 1 against 2 ms for the whole variant"},
+    integer_share=0.75,
+    verdict="",
+    auto={},
+    limits={"x": (-1.0, 1.0)},
+    graph_sha256="0" * 64,
+    calibration_images=8,
+    calibration_sha256="1" * 64,
+    sqnr_db=41.26,
+    batch=8,
+    speedup=2.0,
+    findings={"a/Conv": Finding(multiplications=2), "b/Gemm": Finding(multiplications=1), "c/Conv": Finding(multiplications=1)},
+)
+HEATS = {
+    8: {
+        "fp32": Heat(median_ms=4.0, rounds_ms=(4.0,), load_ms=30.4, peak_bytes=200 * 2**20),
+        "int8": Heat(median_ms=2.0, rounds_ms=(2.0,), load_ms=12.0, peak_bytes=150 * 2**20),
+    },
+    1: {"fp32": Heat(median_ms=0.9, rounds_ms=(0.9,)), "int8": Heat(median_ms=0.6, rounds_ms=(0.6,))},
+}
+SIZES = {"fp32": 4000, "int8": 1000}
+
+
+def judged(drop: float, metric: str = "accuracy") -> Judgement:
+    values = {"torch": Quality(metric=metric, value=0.9, count=50), "int8": Quality(metric=metric, value=0.9 - drop, count=50)}
+    return Judgement(qualities=values, changed={"int8": 1}, decided={"int8": 1})
+
+
+def test_every_figure_is_in_the_sentence() -> None:
+    said = verdict(PLAN, HEATS, SIZES, judged(0.002), Budget())
+    for part in (
+        "int8 is taken: 1 of 2 convolutions and 1 of 1 matrix products run as integers, 75% of the multiplications",
+        "2.00 times as fast as fp32 at batch 8 (2 against 4 ms)",
+        "1.50 times as fast as fp32 at batch 1 (0.6 against 0.9 ms)",
+        "loads in 12 ms against 30",
+        "its process held at most 150 MiB against 200",
+        "the file is 4.00 times smaller",
+        "its outputs are 41.3 dB from fp32's",
+        "89.80% accuracy on 50 held-out images against PyTorch's 90.00% accuracy",
+    ):
+        assert part in said
+
+
+@pytest.mark.parametrize(
+    ("plan", "judgement", "budget", "said"),
+    [
+        (PLAN, judged(0.0049), Budget(), ""),
+        (PLAN, judged(0.0051), Budget(), "because it loses more than the 0.5 points allowed"),
+        (PLAN, judged(0.6, "psnr_db"), Budget(), "because it loses more than the 0.5 dB allowed"),
+        (PLAN, judged(0.6, "my:own"), Budget(), "because it loses more than the 0.5 of my:own allowed"),
+        (replace(PLAN, speedup=1.05), judged(0.0), Budget(), ""),
+        (replace(PLAN, speedup=1.049), judged(0.0), Budget(), "because it is not 1.05 times as fast as fp32"),
+        (replace(PLAN, speedup=None), judged(0.0), Budget(), "because its speed could not be measured"),
+        (replace(PLAN, integer=()), judged(0.0), Budget(), "because this network has no product that can run as integers"),
+        (PLAN, None, Budget(sqnr_floor_db=41.0), ""),
+        (PLAN, None, Budget(sqnr_floor_db=42.0), "because its outputs are not within 42 dB of fp32's"),
+    ],
+)
+def test_it_is_taken_only_where_it_pays_and_the_reason_is_said(plan: Plan, judgement: Judgement | None, budget: Budget, said: str) -> None:
+    assert pays(plan, judgement, budget) == (not said)
+    words = verdict(plan, HEATS, SIZES, judgement, budget)
+    assert words.startswith("int8 is taken: ") if not said else said in words
+
+
+def test_a_machine_of_another_kind_says_that_it_did_not_measure() -> None:
+    assert "its speed was not measured, because this machine is no x86-vnni" in verdict(replace(PLAN, speedup=None), {}, SIZES, None, Budget())
