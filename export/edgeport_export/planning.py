@@ -105,17 +105,19 @@ def _speed(shop: Workshop, clock: Clock, outcome: Outcome, until: float, watch: 
     for group in _challenges(shop):
         if time.monotonic() > until or refused >= PATIENCE:
             return
-        removed = group & outcome.integer
-        if not removed or (len(group) > 1 and removed != group):
+        back = group - outcome.integer  # a single product that went with its kind may come back
+        if back and len(group) > 1:
             continue
         tried += 1
         watch("timing products as integers and in float", tried, len(shop.possible))
-        integers, floats = clock.compare(shop.file(outcome.integer), shop.file(outcome.integer - removed))
-        outcome.slower |= dict.fromkeys(removed, floats / integers)
-        if floats < MARGIN * integers and _again(shop, clock, outcome.integer, outcome.integer - removed):
-            outcome.integer -= removed
-            what = "it is" if len(removed) == 1 else f"these {len(removed)} are"
-            outcome.reasons |= dict.fromkeys(removed, f"time: {what} faster in float, {floats:.3f} against {integers:.3f} ms for the whole variant")
+        challenger = outcome.integer ^ group
+        old, new = clock.compare(shop.file(outcome.integer), shop.file(challenger))
+        floats, integers = (old, new) if back else (new, old)
+        outcome.slower |= dict.fromkeys(group, floats / integers)
+        if new < MARGIN * old and _again(shop, clock, outcome.integer, challenger):
+            outcome.integer = challenger
+            what = "it is" if len(group) == 1 else f"these {len(group)} are"
+            outcome.reasons |= dict.fromkeys(group, f"time: {what} faster in float, {floats:.3f} against {integers:.3f} ms for the whole variant")
             refused = 0
         elif len(group) == 1:
             refused += 1

@@ -142,7 +142,9 @@ def _keeps(shop: Workshop, names: Names, jury: Jury | None, budget: Budget) -> b
 
 def _plan(shop: Workshop, outcome: Outcome, calibrated: Calibration, batch: int) -> Plan:
     integer = outcome.integer or frozenset(shop.possible)  # where nothing paid, the plan is what somebody gets who insists
-    running = integer_nodes(shop.file(integer).read_bytes()) & set(shop.multiplications)
+    made = shop.file(integer).read_bytes()
+    absorbed = integer - {node.name for node in onnx.load_from_string(made).graph.node}  # by the convolution behind it, which is one of them
+    running = integer_nodes(made) & set(shop.multiplications) | absorbed
     reasons = {**shop.never, **outcome.reasons}
     unseen = "onnxruntime has no integer kernel for it here"
     return Plan(

@@ -6,7 +6,8 @@ Static Q/DQ with int8 weights per channel. By rule:
    float: quantised softmax weights under 1/510 become zero (3 dB instead of 49 dB at 1,024 positions), and the products become three times slower.
 2. Relu, Clip, MaxPool, Add and their like are quantised where every product that they follow is, because left float they break the
    fusion of their neighbours; before the first product (normalisation) and after the network they stay float.
-3. The first convolution reads uint8 pixels (`rewrites/pixel_convolution.py`), and few filters are padded (`rewrites/channel_padding.py`).
+3. The first convolution reads uint8 pixels (`rewrites/pixel_convolution.py`), after a depthwise one on the picture has become part of it
+   (`rewrites/separable_fusion.py`), and few filters are padded (`rewrites/channel_padding.py`).
 4. The last Q/DQ pair before an output is removed: it would round the answer and save nothing.
 """
 
@@ -28,6 +29,7 @@ from .calibration import Limits
 from .multiplications import PRODUCTS
 from .rewrites.channel_padding import channel_padding
 from .rewrites.pixel_convolution import REAL, pixel_convolution
+from .rewrites.separable_fusion import separable_fusion
 from .targets import Target
 from .trace import WRAPPER
 
@@ -103,7 +105,8 @@ def quantize(model: onnx.ModelProto, contract: Contract, integer: set[str], limi
     ranges = dict(limits)
     if target.activations == QuantType.QUInt8:
         _shape_for_kernels(graph, contract, integer, ranges)
-    names = sorted(integer | {name for name, products in sources(model).items() if products <= integer})
+    left = {node.name for node in graph.graph.node}
+    names = sorted(integer & left | {name for name, products in sources(model).items() if products <= integer})
     quantizer = QDQQuantizer(
         graph,
         per_channel=True,
@@ -126,6 +129,9 @@ def quantize(model: onnx.ModelProto, contract: Contract, integer: set[str], limi
 def _shape_for_kernels(graph: onnx.ModelProto, contract: Contract, integer: set[str], ranges: Limits) -> None:
     """Rule 3."""
     first = contract.inputs[0]
+    stem = [node.name for node in graph.graph.node if node.op_type == "Conv"][:2]
+    if set(stem) <= integer:
+        separable_fusion(graph)
     convolution = next((node.name for node in graph.graph.node if node.op_type == "Conv"), "")
     if first.pixels is not None and convolution in integer:
         pixels = pixel_convolution(graph, first.name, first.pixels)

@@ -21,6 +21,7 @@ from edgeport_runtime.contract import METADATA_KEY
 from .branches import Askers, Branch, broken, frozen_branches
 from .errors import AxisError, ExportError
 from .rewrites import TRANSLATIONS
+from .rewrites.transposed_product import transposed_product
 from .sweep import own_sizes
 from .wrap import LEVELS, GraphModule, first_line, graph_outputs
 
@@ -59,6 +60,7 @@ def trace(network: nn.Module, contract: Contract, dtype: torch.dtype = torch.flo
     ClearMetadataAndDocStringPass()(model)
     model.graph.name, model.producer_name, model.producer_version = "edgeport", "edgeport", None
     proto: onnx.ModelProto = onnx_ir.to_proto(model)
+    transposed_product(proto)
     require_versions(proto)
     require_dynamic(proto, contract)
     return Traced(model=proto, branches=tuple(branches))

@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,6 @@ def architectures() -> list[str]:
 def settled(name: str) -> Any:
     """The network with random weights that matter, in eval mode."""
     import torch
-    from torch import nn
     from torchvision.models import get_model
 
     torch.manual_seed(0)
@@ -43,6 +43,22 @@ def settled(name: str) -> Any:
     if name in ("googlenet", "inception_v3"):
         extra["init_weights"] = True
     network = get_model(name, weights=None, **extra)
+    side = side_px(name)
+    settled_modules(network, side, MEAN, STD, (1.0,) if side in BOUND_PX.values() else (1.0, 0.75, 1.5))
+    return network.eval()
+
+
+def settled_modules(network: Any, side: int, mean: Sequence[float], std: Sequence[float], shares: Sequence[float]) -> None:
+    """Draw what is zero at initialisation, and settle BatchNorm on eight pictures at each share of `side`.
+
+    The pictures are normalised as the contract says: statistics of other pixels make deep networks chaotic, and noise drowns every error.
+    """
+    import numpy as np
+    import torch
+    from torch import nn
+
+    from edgeport_export.sweep import picture
+
     with torch.no_grad():
         for parameter in network.parameters():
             if parameter.numel() > 1 and not parameter.any():
@@ -55,22 +71,11 @@ def settled(name: str) -> Any:
         if isinstance(module, nn.BatchNorm2d):
             module.train()
             module.momentum = None  # a plain average over what is seen
-    side = side_px(name)
-    for seed, each in enumerate((side,) if side in BOUND_PX.values() else (side, side * 3 // 4, side * 3 // 2)):
+    for seed, share in enumerate(shares):
+        levels = picture((8, round(side * share), round(side * share), 3), np.random.default_rng(seed))
         with torch.no_grad():
-            network(_pictures(each, seed))
-    return network.eval()
-
-
-def _pictures(side: int, seed: int) -> Any:
-    """Eight pictures, normalised as the contract says: statistics of other pixels make deep networks chaotic, and noise drowns every error."""
-    import numpy as np
-    import torch
-
-    from edgeport_export.sweep import picture
-
-    levels = picture((8, side, side, 3), np.random.default_rng(seed))
-    return torch.from_numpy((levels / 255 - np.array(MEAN)) / np.array(STD)).permute(0, 3, 1, 2).float()
+            network(torch.from_numpy((levels / 255 - np.array(mean)) / np.array(std)).permute(0, 3, 1, 2).float())
+    network.eval()
 
 
 def segments(name: str) -> bool:

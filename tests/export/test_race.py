@@ -21,3 +21,14 @@ def test_an_engine_that_does_not_start_says_why() -> None:
         race({"lost": Contender(kind="onnx", path="there.onnx")}, batch=1)
     with pytest.raises(ExportError, match=r"cannot run at batch 99"):
         race({"big": Contender(kind="onnx", path=str(STORED / "model.onnx"))}, batch=99)
+
+
+def test_a_stopwatch_times_one_pair_after_another() -> None:
+    from edgeport_export.race import Stopwatch
+
+    fp32, int8 = STORED / "model.onnx", STORED / "model.int8.onnx"
+    with Stopwatch(batch=2, rounds=1) as clock:
+        first, second = clock.compare(fp32, int8), clock.compare(int8, fp32)
+        assert all(0 < each < 1000 for each in (*first, *second))
+        with pytest.raises(ExportError, match=r"a candidate could not be timed: .*gone\.onnx"):
+            clock.compare(fp32, STORED / "gone.onnx")

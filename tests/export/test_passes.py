@@ -1,4 +1,4 @@
-"""The two passes that let integer kernels run: exact in float, so they are held to the graph before them."""
+"""The passes over the graph: exact in float, so they are held to PyTorch in float64, or to the graph before them."""
 
 import numpy as np
 import onnx
@@ -11,6 +11,8 @@ from torch import nn
 from edgeport_export.quantize import preprocess
 from edgeport_export.rewrites.channel_padding import BLOCK, channel_padding
 from edgeport_export.rewrites.pixel_convolution import REAL, pixel_convolution
+from edgeport_export.rewrites.separable_fusion import separable_fusion
+from edgeport_export.rewrites.transposed_product import transposed_product
 from edgeport_export.trace import trace
 from edgeport_runtime import Contract, Pixels, Range, SessionOptions
 from edgeport_runtime.contract import Output, pixel_input
@@ -124,3 +126,82 @@ def test_only_the_named_ones_are_padded() -> None:
     assert channel_padding(made, set()) == {} and made.SerializeToString() == GRAPHS["halves"].SerializeToString()
     last = [node.name for node in made.graph.node if node.op_type == "Conv"][-1]
     assert len(channel_padding(made, {last})) == 1
+
+
+class Separable(nn.Module):
+    def __init__(self, bias: bool, mixing_kernel: int = 1) -> None:
+        super().__init__()
+        self.spatial = nn.Conv2d(3, 3, 5, stride=2, padding=2, groups=3, bias=bias)
+        self.mixing = nn.Conv2d(3, 5, mixing_kernel, bias=bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.mixing(self.spatial(x))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_depthwise_stem_becomes_one_dense_convolution_and_then_reads_pixels(bias: bool) -> None:
+    torch.manual_seed(0)
+    module, pixels = Separable(bias).eval(), Pixels(height=16, width=16, **IMAGENET)
+    made = prepared(module, pixels)
+    assert separable_fusion(made) == ("spatial/Conv", "mixing/Conv")
+    fused = copy(made)
+    assert pixel_convolution(made, "pixels", pixels) is not None
+    image = np.random.default_rng(0).integers(0, 256, (2, 21, 13, 3), dtype=np.uint8)
+    x = (torch.from_numpy(image).double() / 255 - torch.tensor(pixels.mean).double()) / torch.tensor(pixels.std).double()
+    expected = module.double()(x.permute(0, 3, 1, 2)).detach().numpy()
+    for model in (fused, made):
+        assert sum(node.op_type == "Conv" for node in model.graph.node) == 1
+        np.testing.assert_allclose(run(model, image), expected, atol=3e-6 * np.ptp(expected))
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        Separable(True, mixing_kernel=3),
+        nn.Sequential(nn.Conv2d(3, 3, 3, groups=3), nn.ReLU(), nn.Conv2d(3, 5, 1)),
+        nn.Sequential(nn.Conv2d(3, 6, 3), nn.Conv2d(6, 5, 1)),
+        nn.Sequential(nn.Conv2d(3, 6, 3, groups=3), nn.Conv2d(6, 5, 1)),
+        nn.Sequential(nn.Conv2d(3, 3, 3, groups=3), nn.Conv2d(3, 5, 1, stride=2)),
+    ],
+    ids=["3x3 mixing", "an activation between", "dense", "two filters a channel", "strided mixing"],
+)
+def test_other_stems_are_left_as_they_are(module: nn.Module) -> None:
+    model = prepared(module.eval(), Pixels(height=16, width=16))
+    before = model.SerializeToString(deterministic=True)
+    assert separable_fusion(model) is None and model.SerializeToString(deterministic=True) == before
+
+
+class Backwards(nn.Module):
+    """(weights · valuesᵀ)ᵀ, as attention over a map ends."""
+
+    def __init__(self, swap: tuple[int, int] = (1, 2), both: bool = False) -> None:
+        super().__init__()
+        self.swap, self.both = swap, both
+
+    def forward(self, weights: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        product = weights @ values.transpose(1, 2)
+        return product.transpose(*self.swap) + (product.sum() if self.both else 0)
+
+
+def product_graph(module: nn.Module) -> onnx.ModelProto:
+    program = torch.onnx.export(
+        module.eval(), (torch.zeros(2, 3, 4), torch.zeros(2, 3, 4)), dynamo=True, verbose=False, opset_version=20, input_names=["a", "b"], output_names=["c"]
+    )
+    return program.model_proto  # type: ignore[union-attr]
+
+
+def test_a_product_that_is_transposed_is_computed_the_other_way_round() -> None:
+    model = product_graph(Backwards())
+    assert transposed_product(model)
+    assert [node.op_type for node in model.graph.node] == ["Transpose", "MatMul"]
+    onnx.checker.check_model(model, full_check=True)
+    a, b = (np.random.default_rng(i).standard_normal((2, 3, 4)).astype(np.float32) for i in range(2))
+    got = open_session(model.SerializeToString(), SessionOptions()).run(["c"], {"a": a, "b": b})[0]
+    np.testing.assert_allclose(got, np.swapaxes(a.astype(np.float64) @ np.swapaxes(b, 1, 2), 1, 2), atol=1e-6)
+
+
+@pytest.mark.parametrize("module", [Backwards(swap=(0, 1)), Backwards(both=True)], ids=["another axis", "two readers"])
+def test_other_products_stay(module: nn.Module) -> None:
+    model = product_graph(module)
+    before = model.SerializeToString()
+    assert not transposed_product(model) and model.SerializeToString() == before

@@ -1,0 +1,263 @@
+"""edgeport against its peers: `make bench` writes docs/bench.md and docs/bench.svg.
+
+Every engine has a process of its own and one is awake at a time; every round visits every engine, and the medians over rounds are quoted with their
+ratios. Pixels to output, uint8 (N, H, W, 3) in. Peers: PyTorch eager, channels-last and compiled; a plain `torch.onnx.export`, dynamic and
+fixed-size; plain `quantize_static` with its defaults and with U8 activations, S8 weights per channel; OpenVINO f32, and OpenVINO + NNCF int8, which
+live in an environment of their own (`--peers` names its Python; left out, they are not raced). edgeport runs what `precision="auto"` takes,
+and each of its variants beside it.
+
+    python tests/bench/bench.py [--only NAME …] [--batch 1 16] [--rounds 5] [--peers .venv-peers/bin/python] [--results FILE]
+"""
+
+import argparse
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))
+warnings.filterwarnings("ignore")
+
+CALIBRATION_IMAGES, PEERS_IMAGES = 32, 16
+ROUND_SECONDS = 0.3
+SQNR_FLOOR_DB = 25.0  # at random weights int8 is further from fp32 than at trained ones; the table says how far each engine's is
+PLAIN_FP32 = ("ORT fp32, dynamic", "ORT fp32, fixed size")
+PLAIN_U8S8 = "ORT quantize_static U8S8"
+TORCH = ("PyTorch eager", "PyTorch channels-last", "torch.compile")
+NNCF = "OpenVINO + NNCF int8"
+
+
+def prepare(name: str, folder: Path) -> None:
+    """Every file that the engines of one network read. Runs in a process of its own."""
+    import torch
+    from subjects import SUBJECTS, Plain, pictures
+
+    from edgeport_export import ExportOptions, export_bundle
+    from edgeport_runtime.evaluate import Example
+
+    folder.mkdir(parents=True, exist_ok=True)
+    subject = SUBJECTS[name]()
+    images = pictures(subject, CALIBRATION_IMAGES, seed=100)
+    np.save(folder / "images.npy", images)
+    examples = [Example(source=image, truth=0) for image in images]
+    options = ExportOptions(insist=True, sqnr_floor_db=SQNR_FLOOR_DB)
+    export_bundle(subject.network, subject.contract, folder / "bundle", name=name, calibration=examples, options=options, force=True)
+    module, example = Plain(subject).eval(), torch.from_numpy(images[:2])
+    _attention_of_four_axes()
+    plain = {"dynamic_shapes": ({0: "batch", **({1: "height", 2: "width"} if "height" in subject.contract.axes else {})},)}
+    # what a script would do: the size it was traced at is the size it runs at, so adaptive pooling is right there
+    for file, options, inputs in (("dynamic", plain, example), ("fixed1", {}, example[:1]), ("fixed16", {}, torch.from_numpy(images[:16]))):
+        program = torch.onnx.export(module, (inputs,), dynamo=True, verbose=False, input_names=["pixels"], **options)
+        program.save(folder / f"{file}.onnx", external_data=False)
+    _quantize(folder, images[:PEERS_IMAGES])
+
+
+def _attention_of_four_axes() -> None:
+    """torch.onnx.export refuses attention over three axes; a script's author would add the fourth, so the peers get it."""
+    from torch.nn import functional
+
+    attend = functional.scaled_dot_product_attention
+
+    def with_heads(query: Any, key: Any, value: Any, *rest: Any, **more: Any) -> Any:
+        if query.dim() == 4:
+            return attend(query, key, value, *rest, **more)
+        return attend(query.unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1), *rest, **more).squeeze(1)
+
+    functional.scaled_dot_product_attention = with_heads
+
+
+def _quantize(folder: Path, images: np.ndarray) -> None:
+    """quantize_static as its manual shows it, with defaults and with the formats that are fast on x86."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.left = [{"pixels": image[None]} for image in images]
+
+        def get_next(self) -> Any:
+            return self.left.pop() if self.left else None
+
+    quant_pre_process(folder / "dynamic.onnx", folder / "prepared.onnx", skip_symbolic_shape=True)
+    quantize_static(folder / "prepared.onnx", folder / "s8s8.onnx", Reader())
+    formats = {"per_channel": True, "activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
+    quantize_static(folder / "prepared.onnx", folder / "u8s8.onnx", Reader(), **formats)
+
+
+def lanes(name: str, folder: Path, batch: int, threads: int, peers: str) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Engine -> the Python that runs it, and its order."""
+    basis = {"subject": name, "images": str(folder / "images.npy"), "batch": batch, "threads": threads, "seconds": ROUND_SECONDS, "precision": ""}
+
+    def order(kind: str, path: str = "", precision: str = "") -> dict[str, Any]:
+        answer = folder / f"{kind}-{Path(path).stem}-{precision}-{batch}.npy"
+        return {**basis, "kind": kind, "path": str(folder / path) if path else "", "precision": precision, "answer": str(answer)}
+
+    ours = {label: (sys.executable, order("edgeport", "bundle", precision)) for label, precision in _edgeport(folder).items()}
+    torch = {label: (sys.executable, order("torch", "", mode)) for label, mode in zip(TORCH, ("eager", "channels-last", "compile"), strict=True)}
+    files = {PLAIN_FP32[0]: "dynamic", PLAIN_FP32[1]: f"fixed{batch}", "ORT quantize_static default": "s8s8", PLAIN_U8S8: "u8s8"}
+    plain = {label: (sys.executable, order("onnxruntime", f"{file}.onnx")) for label, file in files.items() if (folder / f"{file}.onnx").exists()}
+    others = {"OpenVINO f32": (peers, order("openvino", "dynamic.onnx")), NNCF: (peers, order("openvino", "dynamic.onnx", "int8"))} if peers else {}
+    return {**ours, **torch, **plain, **others}
+
+
+def _edgeport(folder: Path) -> dict[str, str]:
+    manifest = json.loads((folder / "bundle" / "manifest.json").read_text())
+    return {f"edgeport auto ({manifest['auto']['precision']})": "auto", **{f"edgeport {each['precision']}": each["precision"] for each in manifest["variants"]}}
+
+
+def race(entries: dict[str, tuple[str, dict[str, Any]]], rounds: int) -> tuple[dict[str, list[float]], dict[str, str]]:
+    """Milliseconds per call of every engine, round by round; and the last words of those that did not start."""
+    running: dict[str, subprocess.Popen[str]] = {}
+    failed: dict[str, str] = {}
+    for label, (python, order) in entries.items():
+        command = [python, str(Path(__file__).with_name("engines.py")), json.dumps(order)]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        line = "…"
+        while line and line.strip() != "ready":  # libraries print what they like first
+            line = process.stdout.readline()  # type: ignore[union-attr]
+        if line:
+            running[label] = process
+        else:
+            failed[label] = (process.stderr.read().strip().splitlines() or ["without a word"])[-1]  # type: ignore[union-attr]
+    times: dict[str, list[float]] = {label: [] for label in running}
+    for _ in range(rounds):
+        for label, process in running.items():
+            process.stdin.write("go\n")  # type: ignore[union-attr]
+            process.stdin.flush()  # type: ignore[union-attr]
+            times[label].append(float(process.stdout.readline()))  # type: ignore[union-attr]
+    for process in running.values():
+        process.kill()
+        process.wait()
+    return times, failed
+
+
+def sqnr_db(entries: dict[str, tuple[str, dict[str, Any]]], labels: Sequence[str]) -> dict[str, float]:
+    """How far each engine's output is from edgeport's fp32, in dB of signal over error; None where they are equal."""
+    truth = np.load(entries["edgeport fp32"][1]["answer"]).astype(np.float64)
+    found = {}
+    for label in labels:
+        error = float(np.sum(np.square(np.load(entries[label][1]["answer"]).astype(np.float64) - truth)))
+        found[label] = 10 * math.log10(float(np.sum(np.square(truth))) / error) if error else None
+    return found  # type: ignore[return-value]
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The results as Markdown: one table for each network and batch, and what follows from all of them."""
+    from edgeport_export.pipeline import processor, versions
+
+    known = {**versions(), **rows[0]["peers"]}
+    said = ", ".join(f"{package} {version}" for package, version in known.items())
+    lines = ["# edgeport against its peers", "", f"Written by `make bench`. {processor()}, {rows[0]['threads']} threads; {said}.", ""]
+    lines += __doc__.split("\n\n")[1].replace("\n", "\n").splitlines() if __doc__ else []
+    lines += ["", "![chart](bench.svg)", "", *summary(rows)]
+    for row in rows:
+        median = {label: statistics.median(times) for label, times in row["times"].items()}
+        auto = next(value for label, value in median.items() if "auto" in label)
+        lines += [
+            "",
+            f"## {row['name']}, {row['side']}x{row['side']}, batch {row['batch']}",
+            "",
+            "| engine | ms per call | times edgeport auto | spread of rounds | dB from fp32 |",
+        ]
+        lines += ["|---|---:|---:|---:|---:|"]
+        for label, value in sorted(median.items(), key=lambda each: each[1]):
+            times = row["times"][label]
+            lines.append(f"| {label} | {value:.3f} | {value / auto:.2f} | {min(times):.3f} to {max(times):.3f} | {_decibels(row['sqnr_db'].get(label))} |")
+        lines += [f"| {label} | did not start: {words[:120]} | | | |" for label, words in row["failed"].items()]
+    return "\n".join(lines) + "\n"
+
+
+def _decibels(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
+
+
+def summary(rows: list[dict[str, Any]]) -> list[str]:
+    """edgeport's auto against the best of each kind of peer."""
+    lines = ["How many times as long as edgeport's `auto` the best of each kind takes:", ""]
+    lines += [
+        "| network | batch | auto | plain ORT fp32 | plain U8S8 | best of both | best PyTorch | OpenVINO + NNCF int8 |",
+        "|---|---:|---|---:|---:|---:|---:|---:|",
+    ]
+    gains = {}
+    for row in rows:
+        median = {label: statistics.median(times) for label, times in row["times"].items()}
+        label, auto = next((label, value) for label, value in median.items() if "auto" in label)
+        fp32 = min(median[each] for each in PLAIN_FP32 if each in median)
+        u8s8, nncf = median.get(PLAIN_U8S8, math.inf), median.get(NNCF)
+        torch = min(median[each] for each in TORCH if each in median)
+        gains[row["name"], row["batch"]] = min(fp32, u8s8) / auto
+        cells = [f"{fp32 / auto:.2f}", f"{u8s8 / auto:.2f}", f"{min(fp32, u8s8) / auto:.2f}", f"{torch / auto:.2f}", f"{nncf / auto:.2f}" if nncf else ""]
+        lines.append(f"| {row['name']} | {row['batch']} | {label.split('(')[1].rstrip(')')} | {' | '.join(cells)} |")
+    own = [gain for (name, batch), gain in gains.items() if batch == 16 and name in ("resnet18", "generator", "attention", "cnn")]
+    if len(own) == 4:
+        logs = [math.log(gain) for gain in own]
+        lines += ["", f"Geometric mean of the four own networks at batch 16 over the best of plain fp32 and plain U8S8: {math.exp(sum(logs) / 4):.2f};"]
+        lines += [f"the largest single share of that gain is {max(logs) / sum(logs):.0%}."]
+    return lines
+
+
+def _peers(python: str) -> dict[str, str]:
+    code = "import importlib.metadata as m, json; print(json.dumps({p: m.version(p) for p in ('openvino', 'nncf')}))"
+    return dict(json.loads(subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout)) if python else {}
+
+
+def main() -> None:
+    from subjects import OTHERS, OWN
+
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--only", nargs="*", default=[*OWN, *OTHERS])
+    parser.add_argument("--batch", nargs="*", type=int, default=[16, 1])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--peers", default="")
+    parser.add_argument("--folder", type=Path, default=Path("bench"))
+    parser.add_argument("--results", type=Path, default=Path("bench/results.jsonl"))
+    parser.add_argument("--table", type=Path, default=Path("docs/bench.md"))
+    parser.add_argument("--prepare", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.prepare:
+        prepare(given.prepare, given.folder / given.prepare)
+        return
+    given.results.parent.mkdir(parents=True, exist_ok=True)
+    rows = [json.loads(line) for line in given.results.read_text().splitlines()] if given.results.exists() else []
+    for name in given.only:
+        left = [batch for batch in given.batch if not any(row["name"] == name and row["batch"] == batch for row in rows)]
+        if left:
+            subprocess.run([sys.executable, __file__, "--prepare", name, "--folder", str(given.folder)], check=True)
+        for batch in left:
+            entries = lanes(name, given.folder / name, batch, given.threads, given.peers)
+            times, failed = race(entries, given.rounds)
+            distances = sqnr_db(entries, list(times))
+            side = {**OWN, **OTHERS}[name]
+            rows.append(
+                {
+                    "name": name,
+                    "side": side,
+                    "batch": batch,
+                    "threads": given.threads,
+                    "times": times,
+                    "sqnr_db": distances,
+                    "failed": failed,
+                    "peers": _peers(given.peers),
+                }
+            )
+            with given.results.open("a") as file:
+                file.write(json.dumps(rows[-1]) + "\n")
+            median = {label: round(statistics.median(each), 3) for label, each in times.items()}
+            print(name, batch, dict(sorted(median.items(), key=lambda each: each[1])), failed, flush=True)
+    given.table.parent.mkdir(parents=True, exist_ok=True)
+    given.table.write_text(table(rows))
+    if given.peers:
+        subprocess.run([given.peers, str(Path(__file__).with_name("chart.py")), str(given.results), str(given.table.with_suffix(".svg"))], check=True)
+
+
+if __name__ == "__main__":
+    main()

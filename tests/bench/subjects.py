@@ -1,0 +1,80 @@
+"""The networks of the benchmark at their fixed widths and sizes, with random weights that matter, and what a plain export makes of them."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).parent))
+from zoo import MEAN, STD, settled_modules
+
+from edgeport_export.contracts import ImageTask, image_contract
+from edgeport_export.sweep import picture
+from edgeport_models import network
+from edgeport_runtime import Contract, Pixels, Range
+
+OWN = {"resnet18": 224, "generator": 128, "attention": 64, "cnn": 64}
+OTHERS = {"mobilenet_v2": 224, "efficientnet_b0": 224, "resnet50": 224, "convnext_tiny": 224}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    name: str
+    network: nn.Module
+    contract: Contract
+
+    @property
+    def side(self) -> int:
+        return self.contract.pixels.height
+
+
+def own(name: str) -> Subject:
+    """One of edgeport's networks: AttentionNet has 128 channels, the generator 64, as they come."""
+    torch.manual_seed(0)
+    entry = network(name)
+    module = entry.make(entry.untrained)
+    contract = entry.contract(() if entry.generates else tuple("0123456789"), OWN[name])
+    settled_modules(module, OWN[name], contract.pixels.mean, contract.pixels.std, (1.0,))
+    return Subject(name=name, network=module.eval(), contract=contract)
+
+
+def other(name: str) -> Subject:
+    from torchvision.models import get_model
+
+    torch.manual_seed(0)
+    module = get_model(name, weights=None)
+    settled_modules(module, OTHERS[name], MEAN, STD, (1.0,))
+    pixels = Pixels(height=OTHERS[name], width=OTHERS[name], mean=MEAN, std=STD)
+    axes = {"batch": Range(low=1, high=32)}
+    return Subject(name=name, network=module.eval(), contract=image_contract(module, ImageTask(task="classification", pixels=pixels, axes=axes)))
+
+
+SUBJECTS: dict[str, Callable[[], Subject]] = {**{name: partial(own, name) for name in OWN}, **{name: partial(other, name) for name in OTHERS}}
+
+
+def pictures(subject: Subject, count: int, seed: int) -> np.ndarray:
+    """uint8 (count, H, W, C)."""
+    return np.concatenate([picture((1, subject.side, subject.side, 3), np.random.default_rng(seed + index)) for index in range(count)])
+
+
+class Plain(nn.Module):
+    """What somebody writes without edgeport: textbook normalisation in front, and for a generator the way back to pixels behind."""
+
+    def __init__(self, subject: Subject) -> None:
+        super().__init__()
+        self.network = subject.network
+        self.generates = subject.contract.task == "image-to-image"
+        pixels = subject.contract.pixels
+        self.register_buffer("mean", torch.tensor(pixels.mean).reshape(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(pixels.std).reshape(-1, 1, 1))
+
+    def forward(self, pixels: Tensor) -> Any:
+        mean, std = self.get_buffer("mean"), self.get_buffer("std")
+        y = self.network((pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std)
+        return ((y + 1) * 127.5).clamp(0, 255).round().to(torch.uint8).permute(0, 2, 3, 1) if self.generates else y
