@@ -237,18 +237,8 @@ def main() -> None:
             times, failed = race(entries, given.rounds)
             distances = sqnr_db(entries, list(times))
             side = {**OWN, **OTHERS}[name]
-            rows.append(
-                {
-                    "name": name,
-                    "side": side,
-                    "batch": batch,
-                    "threads": given.threads,
-                    "times": times,
-                    "sqnr_db": distances,
-                    "failed": failed,
-                    "peers": _peers(given.peers),
-                }
-            )
+            told = {"name": name, "side": side, "batch": batch, "threads": given.threads, "peers": _peers(given.peers)}
+            rows.append({**told, "times": times, "sqnr_db": distances, "failed": failed})
             with given.results.open("a") as file:
                 file.write(json.dumps(rows[-1]) + "\n")
             median = {label: round(statistics.median(each), 3) for label, each in times.items()}
