@@ -2,6 +2,7 @@
 
 from .errors import ExportError
 
+# Checked by loading such files in onnxruntime 1.17.0, 1.18.0, 1.20.0, 1.21.0, 1.22.0 and 1.23.0.
 # First onnxruntime release -> newest opset and IR version it loads; each release implements one onnx release (onnx.helper.VERSION_TABLE).
 RELEASES = (("1.17", 20, 9), ("1.18", 21, 10), ("1.21", 22, 10), ("1.23", 23, 11))
 
