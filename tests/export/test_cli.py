@@ -133,7 +133,8 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_in_the_middle_of_an_export_leaves_nothing(number: int, checkpoint: Path, tmp_path: Path) -> None:
     """In a process of its own, while it times candidates in processes of their own."""
-    command = [sys.executable, "-c", "import sys; from edgeport_export.cli import main; sys.exit(main())"]
+    awake = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # a test run in the background hands on a SIGINT that is ignored
+    command = [sys.executable, "-c", f"{awake}; import sys; from edgeport_export.cli import main; sys.exit(main())"]
     arguments = ["export", "cnn", "--checkpoint", str(checkpoint), "--out", str(tmp_path / "bundle")]
     process = subprocess.Popen([*command, *arguments], stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
