@@ -7,13 +7,16 @@ refusal can name the axes and the ranges in which the graph is right.
 """
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from types import CodeType
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.utils._sympy.printers import PythonPrinter
 
@@ -21,7 +24,10 @@ from edgeport_runtime import Contract
 
 from .sweep import Cost, Sizes, own_sizes
 
-MOST_POINTS = 8  # that a sweep is lengthened by
+MOST_POINTS = 12  # that a sweep is lengthened by, beyond one for every branch
+MOST_PAIRS = 1_100_000  # of sides that are looked at one by one: 32..1024 by 32..1024
+RANDOM_POINTS, MOST_FAILING = 20_000, 1000
+DRAWN_IN = 20  # times that a range is made a quarter smaller before none is offered
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +57,7 @@ def frozen_branches(program: Any, contract: Contract, askers: "Askers") -> list[
     found: dict[str, Branch] = {}
     for condition in _conditions(environment):
         names = {str(symbol) for symbol in condition.free_symbols}
-        if names and names <= set(symbols):
+        if names and names <= set(symbols):  # Python's own `and` knows no arrays, so _conditions has taken such apart
             renamed = condition.subs({symbol: type(symbol)(symbols[str(symbol)], integer=True) for symbol in condition.free_symbols})
             text = PythonPrinter().doprint(renamed)
             found.setdefault(text, Branch(condition=text, code=compile(text, "branch", "eval"), where=askers.of(condition)))
@@ -65,7 +71,8 @@ def _conditions(environment: Any) -> Iterator[Any]:
             yield symbol >= limits.lower
         if limits.upper.is_finite and str(limits.upper).isdigit():
             yield symbol <= limits.upper
-    yield from (assertion.expr for listed in environment.deferred_runtime_asserts.values() for assertion in listed)
+    for assertion in (each for listed in environment.deferred_runtime_asserts.values() for each in listed):
+        yield from assertion.expr.args if type(assertion.expr).__name__ == "And" else (assertion.expr,)
 
 
 class Askers:
@@ -114,26 +121,62 @@ def broken(branches: Sequence[Branch], sizes: Mapping[str, int]) -> list[Branch]
 
 
 def sizes_to_try(branches: Sequence[Branch], contract: Contract, cost: Cost, budget: float) -> list[Sizes]:
-    """For each branch the smallest and the largest sizes, within the ranges and the budget, at which it does not hold."""
-    points: dict[tuple[tuple[str, int], ...], Sizes] = {}
+    """Sizes within the ranges and the budget so that every branch which can fail there fails at one of them, the smallest first."""
+    grid = _grid(contract)
+    chosen: list[Sizes] = []
     for branch in branches:
-        failing = [sizes for sizes in _line_of_sizes(contract) if not branch.holds(sizes) and cost(sizes) <= budget]
-        for sizes in (failing[:1] + failing[-1:]) if failing else []:
-            points.setdefault(tuple(sorted(sizes.items())), sizes)
-    return list(points.values())[:MOST_POINTS]
+        if any(not branch.holds(sizes) for sizes in chosen):
+            continue
+        failing = _failing(branch, grid)
+        within = [sizes for sizes in (failing[:1] + failing[len(failing) // 2 :][:1] + failing[-1:]) if cost(sizes) <= budget]
+        if not within and failing:
+            within = next(([sizes] for sizes in failing if cost(sizes) <= budget), [])
+        chosen += within[:1]
+        if len(chosen) < MOST_POINTS:
+            chosen += within[1:]
+    return [dict(pairs) for pairs in dict.fromkeys(tuple(sorted(sizes.items())) for sizes in chosen)]
 
 
-def _line_of_sizes(contract: Contract) -> Iterator[Sizes]:
-    """Every promised size of one axis at a time, the others at their own; then both sides together."""
+def _grid(contract: Contract) -> dict[str, NDArray[np.int64]]:
+    """Points over all axes: every pair of sides at the own batch, where they are few enough, else random ones; and random ones for all axes."""
+    generator = np.random.default_rng(0)
     own = own_sizes(contract)
-    for name, limits in contract.axes.items():
-        for size in range(limits.low, limits.high + 1, limits.step):
-            yield {**own, name: size}
-    sides = [name for name in ("height", "width") if name in contract.axes]
-    if len(sides) == 2:
-        limits = contract.axes["height"]
-        for size in range(limits.low, limits.high + 1, limits.step):
-            yield {**own, "height": size, "width": contract.axes["width"].nearest(size)}
+    ranges = {name: np.arange(limits.low, limits.high + 1, limits.step) for name, limits in contract.axes.items()}
+    drawn = {name: generator.choice(values, RANDOM_POINTS) for name, values in ranges.items()}
+    sides = [name for name in ranges if name != "batch"]
+    count = math.prod(len(ranges[name]) for name in sides)
+    if sides and count <= MOST_PAIRS:
+        mesh = dict(zip(sides, (axis.ravel() for axis in np.meshgrid(*(ranges[name] for name in sides), indexing="ij")), strict=True))
+        drawn = {name: np.concatenate([mesh.get(name, np.full(count, own[name])), drawn[name]]) for name in ranges}
+    lines = [{**own, name: int(size)} for name, values in ranges.items() for size in values]
+    points = {name: np.concatenate([drawn[name], [each[name] for each in lines]]).astype(np.int64) for name in ranges}
+    order = np.argsort(math.prod(values.astype(np.float64) for values in points.values()), kind="stable")
+    return {name: values[order] for name, values in points.items()}
+
+
+def _failing(branch: Branch, grid: Mapping[str, NDArray[np.int64]]) -> list[Sizes]:
+    """The points at which the branch does not hold, by rising size; at most MOST_FAILING, evenly taken."""
+    if not grid:
+        return []
+    spaces = {"math": math, "max": _largest_of, "min": _smallest_of}
+    try:
+        with np.errstate(all="ignore"):
+            held = np.broadcast_to(np.asarray(eval(branch.code, spaces, dict(grid)), dtype=bool), len(next(iter(grid.values()))))
+    except (TypeError, ValueError, NameError, ZeroDivisionError, AttributeError):  # a condition that knows no arrays is asked point by point
+        every = max(1, len(next(iter(grid.values()))) // RANDOM_POINTS)
+        grid = {name: values[::every] for name, values in grid.items()}
+        held = np.array([branch.holds(dict(zip(grid, map(int, point), strict=True))) for point in zip(*grid.values(), strict=True)])
+    indices = np.flatnonzero(~held)
+    taken = indices[np.unique(np.linspace(0, len(indices) - 1, min(len(indices), MOST_FAILING)).astype(int))] if len(indices) else indices
+    return [{name: int(values[index]) for name, values in grid.items()} for index in taken]
+
+
+def _largest_of(*values: Any) -> Any:
+    return reduce(np.maximum, values)
+
+
+def _smallest_of(*values: Any) -> Any:
+    return reduce(np.minimum, values)
 
 
 def explained(branches: Sequence[Branch], contract: Contract, failed: Sequence[Sizes], passed: Sequence[Sizes]) -> str:
@@ -144,18 +187,13 @@ def explained(branches: Sequence[Branch], contract: Contract, failed: Sequence[S
     guilty = [branch for branch in branches if not all(map(branch.holds, failed)) and all(map(branch.holds, passed))]
     if not guilty:
         return ""
-    if broken(guilty, own_sizes(contract)):
-        return (
-            f"the network branches on its size{_places(guilty, failed)}, and the graph does not even take its way at the contract's own: "
-            "leave height and width out of --dynamic"
-        )
+    involved = [name for name in contract.axes if any(re.search(rf"\b{name}\b", branch.condition) for branch in guilty)]
+    start = f"the network branches on its {' and '.join(involved)}{_places(guilty, failed)}, and the graph keeps the way it took when it was traced; "
     safe = _safe_ranges(guilty, contract)
-    axes = [name for name, limits in contract.axes.items() if safe[name] != (limits.low, limits.high)]
+    if broken(guilty, own_sizes(contract)) or safe is None:
+        return f"{start}leave {' and '.join(involved)} out of --dynamic"
     ranges = ",".join(f"{name}={low}..{high}" for name, (low, high) in safe.items())
-    return (
-        f"the network branches on its {' and '.join(axes)}{_places(guilty, failed)}, and the graph keeps the way it took when it was traced; "
-        f"it holds for --dynamic {ranges}"
-    )
+    return f"{start}it holds for --dynamic {ranges}"
 
 
 def _places(guilty: Sequence[Branch], failed: Sequence[Sizes]) -> str:
@@ -164,15 +202,32 @@ def _places(guilty: Sequence[Branch], failed: Sequence[Sizes]) -> str:
     return f" in {places[0]}" if places else ""
 
 
-def _safe_ranges(branches: Sequence[Branch], contract: Contract) -> dict[str, tuple[int, int]]:
-    """For each axis the stretch around its own size in which every branch holds."""
+def _safe_ranges(branches: Sequence[Branch], contract: Contract) -> dict[str, tuple[int, int]] | None:
+    """For each axis a stretch around its own size so that every branch holds wherever all axes are inside; None where none was found.
+
+    Each axis is stretched alone first; where that box still holds points that fail, the sides are drawn in towards their own size.
+    """
     own = own_sizes(contract)
-    safe = {}
-    for name, limits in contract.axes.items():
-        low = high = own[name]
-        while low - limits.step >= limits.low and not broken(branches, {**own, name: low - limits.step}):
-            low -= limits.step
-        while high + limits.step <= limits.high and not broken(branches, {**own, name: high + limits.step}):
-            high += limits.step
-        safe[name] = (low, high)
-    return safe
+    safe = {name: _stretch(branches, contract, own, name) for name in contract.axes}
+    grid = _grid(contract)
+    failing = [sizes for branch in branches for sizes in _failing(branch, grid)]
+    for _ in range(DRAWN_IN):
+        inside = [sizes for sizes in failing if all(low <= sizes[name] <= high for name, (low, high) in safe.items())]
+        if not inside:
+            whole = all(pair == (contract.axes[name].low, contract.axes[name].high) for name, pair in safe.items())
+            return None if whole else safe
+        for name in [each for each in safe if each != "batch"]:
+            low, high = safe[name]
+            limits = contract.axes[name]
+            safe[name] = (limits.nearest(own[name] - (own[name] - low) * 3 // 4), limits.nearest(own[name] + (high - own[name]) * 3 // 4))
+    return None
+
+
+def _stretch(branches: Sequence[Branch], contract: Contract, own: Sizes, name: str) -> tuple[int, int]:
+    """The other axes at their own size."""
+    limits, low, high = contract.axes[name], own[name], own[name]
+    while low - limits.step >= limits.low and not broken(branches, {**own, name: low - limits.step}):
+        low -= limits.step
+    while high + limits.step <= limits.high and not broken(branches, {**own, name: high + limits.step}):
+        high += limits.step
+    return low, high

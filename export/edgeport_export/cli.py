@@ -201,10 +201,14 @@ def diff(first: Path, second: Path, as_json: Json = False) -> int:
     if as_json:
         print(strict_json([dataclasses.asdict(each) for each in found]))
     elif found:
-        console.table(["what", str(first), str(second)], [[each.what, each.first, each.second] for each in found])
+        console.table(["what", str(first), str(second)], [[each.what, _short(each.first), _short(each.second)] for each in found])
     else:
         console.say("the bundles do not differ in anything but measurements")
     return 1 if found else 0
+
+
+def _short(text: str, most: int = 60) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 @app.command()
@@ -252,7 +256,7 @@ def _size(text: str) -> tuple[int, int] | None:
     if not text:
         return None
     sides = text.lower().split("x")
-    if len(sides) != 2 or not all(side.isdigit() and int(side) for side in sides):
+    if len(sides) != 2 or not all(side.isascii() and side.isdigit() and int(side) for side in sides):
         raise InputError(f"expected a size as HEIGHTxWIDTH in pixels, such as 224x224, got {text!r}")
     return int(sides[0]), int(sides[1])
 

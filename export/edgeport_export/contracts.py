@@ -62,7 +62,12 @@ def named_outputs(network: nn.Module, inputs: tuple[Tensor, ...]) -> list[tuple[
     finally:
         for module in was_training:
             module.training = True
-    tensors = flatten(answer)
+    try:
+        tensors = flatten(answer)
+    except TypeError as error:
+        raise ContractError(f"{error}; let a wrapper around the network return tensors alone") from error
+    if not tensors or any(tensor.ndim == 0 for tensor in tensors):
+        raise ContractError("each output needs at least one axis, but one is a single number; let a wrapper leave it out")
     if isinstance(answer, Mapping) and len(answer) == len(tensors):
         return list(zip(map(str, answer), tensors, strict=True))
     return [("output" if len(tensors) == 1 else f"output_{index}", tensor) for index, tensor in enumerate(tensors)]
@@ -123,13 +128,15 @@ def parse_axes(text: str) -> dict[str, Range]:
     axes: dict[str, Range] = {}
     for part in filter(None, (each.strip() for each in text.split(","))):
         name, _, span = part.partition("=")
+        if name in axes:
+            raise ContractError(f"the axis {name} is named twice")
         default = DEFAULT_BATCH if name == "batch" else Range(low=32, high=1024)
         if not span:
             axes[name] = default
             continue
         span, _, step = span.partition(":")
         low, dots, high = span.partition("..")
-        if not dots or not low.isdigit() or not high.isdigit() or not (step or "1").isdigit():
+        if not dots or not all(each.isascii() and each.isdigit() for each in (low, high, step or "1")):
             raise ContractError(f"expected an axis as name=low..high or name=low..high:step, such as height=32..1024:32, got {part!r}")
         axes[name] = Range(low=int(low), high=int(high), step=int(step or 1))
     return axes

@@ -10,6 +10,7 @@ import onnx
 from edgeport_runtime import Bundle
 from edgeport_runtime.bundle import Variant
 
+PLANNED = ("target", "method", "integer", "calibration_images", "calibration_sha256")  # of an int8 plan; the rest follows, or was measured
 MEASURED = ("quality", "parity")  # of the evidence; speed and machine differ between any two exports
 
 
@@ -49,7 +50,7 @@ def _variant_facts(bundle: Bundle, variant: Variant) -> Iterator[tuple[str, str]
     yield f"{variant.precision}: sha256", variant.sha256[:12]
     yield f"{variant.precision}: bytes", f"{variant.bytes:,}"
     yield f"{variant.precision}: opset, IR", f"{variant.opset}, {variant.ir_version}"
-    yield from _leaves(f"{variant.precision}: plan", variant.plan)
+    yield from _leaves(f"{variant.precision}: plan", {key: value for key, value in variant.plan.items() if key in PLANNED})
     graph = onnx.load_from_string(bundle.read(variant)).graph
     for operator, count in sorted(Counter(node.op_type for node in graph.node).items()):
         yield f"{variant.precision}: {operator} nodes", str(count)

@@ -89,7 +89,10 @@ def run_export(job: ExportJob, watch: Watch) -> Path:
 
 def _source(job: ExportJob) -> Source:
     if is_factory(job.name):
-        return load_factory(job.name, job.checkpoint, _contract(job))
+        source = load_factory(job.name, job.checkpoint, _contract(job))
+        if job.said.anything() or not job.dynamic:
+            return source
+        return Source(**{**vars(source), "contract": with_axes(source.contract, parse_axes(job.dynamic))})  # the factory's own contract, narrowed
     if job.said.anything():
         raise InputError(f"the checkpoint of {job.name} brings its own contract: --task, --size, --contract and their like are for my.package:factory")
     if job.checkpoint is None:
@@ -118,12 +121,15 @@ def _contract(job: ExportJob) -> Contract | ImageTask | None:
 
 def _pixels(said: Said) -> Pixels:
     if said.transforms:
-        given = pixels_of_weights(_weights(said.transforms))
-        return Pixels(**{**vars(given), "height": said.size_px[0], "width": said.size_px[1]}) if said.size_px else given
+        if said.grey or said.mean or said.std or said.resize or said.interpolation or said.size_px:
+            raise ContractError("--transforms says everything about the pixels: leave out --size, --grey, --mean, --std, --resize and --interpolation")
+        return pixels_of_weights(_weights(said.transforms))
     if said.size_px is None:
         raise ContractError("name the size in pixels that the network is used at with --size HEIGHTxWIDTH, or take it from --transforms")
     channels = 1 if said.grey else 3
     rule, _, shorter = said.resize.partition(":")
+    if shorter and rule != "crop":
+        raise ContractError(f"only crop takes a number of pixels, as in crop:256, got {said.resize!r}")
     return Pixels(
         height=said.size_px[0],
         width=said.size_px[1],

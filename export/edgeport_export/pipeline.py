@@ -68,6 +68,8 @@ class ExportOptions:
             raise ExportError(f"precisions must include fp32 and be among {', '.join(FILES)}, got {', '.join(self.precisions)}")
         if not self.max_drop >= 0:
             raise ExportError(f"max_drop must be at least 0, got {self.max_drop}")
+        if not self.sqnr_floor_db >= 0:
+            raise ExportError(f"sqnr_floor_db must be at least 0, got {self.sqnr_floor_db}")
         if self.calibration_images < 1 or self.race_batch < 1 or not self.planning_seconds >= 0:
             raise ExportError("calibration_images and race_batch must be at least 1, planning_seconds at least 0")
         if self.plan is not None and "int8" not in self.precisions:
@@ -121,7 +123,7 @@ def export_bundle(
     traced = trace(network, contract)
     fp32 = finish(traced.model, contract)
     made = _Made(models={"fp32": fp32}, parity=_require_parity(network, contract, traced.branches, fp32, watch))
-    if "int8" in options.precisions:
+    if "int8" in options.precisions and (calibration or options.insist or options.plan is not None):
         _add_int8(made, traced, contract, calibration, jury, options, watch)
     if "fp16" in options.precisions:
         watch("tracing fp16", 0, 1)
@@ -149,7 +151,12 @@ def _jury(contract: Contract, reference: Reference, held_out: Sequence[Example],
     metric = (options.metric, load_metric(options.metric)) if options.metric else None
     if metric is not None and not held_out:
         raise ExportError("a metric was named, but there are no held-out images with their truth to apply it to")
-    return Jury(contract, reference, held_out, metric) if held_out and (metric or contract.task in METRIC_TASKS) else None
+    if not held_out or not (metric or contract.task in METRIC_TASKS):
+        return None
+    jury = Jury(contract, reference, held_out, metric)
+    if metric is not None:
+        _ = jury.torch  # a metric that fails should say so before anything else is made
+    return jury
 
 
 def _require_parity(network: nn.Module, contract: Contract, branches: Sequence[Branch], model: bytes, watch: Watch) -> Parity:
@@ -196,7 +203,7 @@ def _decide(made: _Made, options: ExportOptions) -> None:
         raise ExportError(f"the replayed plan does not keep the quality budget: int8 loses {made.judgement.drop('int8'):.3g}, {options.max_drop:g} allowed")
     made.int8 = replace(made.int8, plan=plan)
     made.auto = plan.auto
-    if plan.auto["precision"] != "int8" and not options.insist:
+    if plan.auto["precision"] != "int8" and not options.insist and options.plan is None:
         del made.models["int8"]
 
 

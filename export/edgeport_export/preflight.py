@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from edgeport_runtime import Contract, Range
+from edgeport_runtime import Contract, ContractError, Output, Range
 from edgeport_runtime.engine import Arrays
 
 from .errors import NetworkFailure, PreflightError
-from .sweep import Sizes, sweep_inputs, sweep_sizes
+from .sweep import Sizes, own_sizes, sweep_inputs, sweep_sizes
 from .wrap import Reference, compared_outputs, flatten
 
 LISTED = 5
@@ -33,6 +33,7 @@ def preflight(network: nn.Module, contract: Contract) -> None:
     if found:
         raise PreflightError("; ".join(found))
     reference = Reference(prepared(network), contract)
+    require_outputs(reference, contract)
     _require_sizes(reference, contract)
     found = [*_randomness(reference, contract), *_batch_dependence(Reference(prepared(network), contract, torch.float64), contract)]
     if found:
@@ -79,13 +80,38 @@ def _at_own_size(contract: Contract, batch: int) -> Arrays:
     return sweep_inputs(contract, sizes, seed=0)
 
 
+def require_outputs(reference: Reference, contract: Contract) -> None:
+    """One run at the contract's own size must give what it promises: number, kinds and shapes of the outputs. Raises ContractError."""
+    sizes = own_sizes(contract)
+    arrays = sweep_inputs(contract, sizes, seed=0)
+    try:
+        values = flatten(reference.answer(arrays))
+    except NetworkFailure as error:
+        raise NetworkFailure(f"{error}; this is the size the contract gives: name the size that the network takes") from error
+    if len(values) != len(contract.outputs):
+        raise ContractError(f"the contract promises {len(contract.outputs)} outputs, but the network gives {len(values)}")
+    faults = [fault for value, each in zip(values, contract.outputs, strict=True) for fault in _output_faults(value, each, sizes)]
+    if faults:
+        raise ContractError(f"the contract does not say what the network gives: {'; '.join(faults)}")
+
+
+def _output_faults(value: Tensor, promised: Output, sizes: Sizes) -> Iterator[str]:
+    shape: tuple[int | str, ...] = promised.shape
+    dtype = str(value.dtype).removeprefix("torch.")
+    if promised.kind == "pixels":  # made of what the network gives, float (N, C, H, W)
+        shape, dtype = (shape[0], shape[3], *shape[1:3]), "uint8" if value.is_floating_point() else dtype
+    strange = [axis for axis in shape if isinstance(axis, str) and axis not in sizes and not axis.startswith("?")]
+    if strange:
+        yield f"{promised.name!r} names the axis {', '.join(strange)}, which no input has ('?' stands for a size that follows from others)"
+    expected = [sizes.get(axis) if isinstance(axis, str) else axis for axis in shape]
+    fits = len(expected) == value.ndim and all(want in (None, got) for want, got in zip(expected, value.shape, strict=True))
+    if not fits or dtype != promised.dtype or value.ndim == 0:
+        yield f"{promised.name!r} is promised as {promised.dtype} {promised.shape}, but is {dtype} {tuple(value.shape)}"
+
+
 def _require_sizes(reference: Reference, contract: Contract) -> None:
     """PyTorch at every size of the sweep that is no larger than twice its own. The message offers axes that work."""
     own, *others = sweep_sizes(contract)
-    try:
-        reference.run(sweep_inputs(contract, own, seed=0))
-    except NetworkFailure as error:
-        raise NetworkFailure(f"{error}; this is the size the contract gives: name the size that the network takes") from error
     for sizes in others:
         try:
             reference.run(sweep_inputs(contract, sizes, seed=0))
@@ -164,6 +190,8 @@ def _batch_dependence(reference: Reference, contract: Contract) -> Iterator[str]
     together, alone = reference.run(arrays), reference.run({name: array[:1] for name, array in arrays.items()})
     for name, output in zip(compared_outputs(contract), contract.outputs, strict=True):
         if output.shape[:1] != ("batch",):
+            continue
+        if together[name].dtype.kind != "f":  # an index or a flag may flip by rounding alone
             continue
         spread = float(together[name].max() - together[name].min()) or 1.0
         distance = float(abs(together[name][:1].astype(float) - alone[name].astype(float)).max())

@@ -98,7 +98,11 @@ class Jury:
             rows.append(run(prepare(example.source, self.contract.pixels)[None]))
             step(1)
         outputs = {each.name: np.concatenate([row[each.name] for row in rows]) for each in self.contract.outputs}
-        return Quality(metric=name, value=float(function(outputs, [example.truth for example in self.examples])), count=len(self.examples))
+        try:
+            value = float(function(outputs, [example.truth for example in self.examples]))
+        except Exception as error:  # the user's own code
+            raise ExportError(f"the metric {name} failed ({type(error).__name__}: {error})") from error
+        return Quality(metric=name, value=value, count=len(self.examples))
 
     def judge(self, engines: Mapping[str, Engine], step: Step = lambda done: None) -> Judgement:
         """Every engine beside PyTorch."""

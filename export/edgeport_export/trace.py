@@ -3,6 +3,7 @@
 import ast
 import copy
 import logging
+import re
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -96,7 +97,8 @@ def _random(shape: Sequence[int], dtype: str, generator: torch.Generator) -> Ten
 
 def _export(module: GraphModule, inputs: tuple[Tensor, ...], contract: Contract) -> tuple[Any, list[Branch]]:
     named = [{index: axis for index, axis in enumerate(each.shape) if isinstance(axis, str)} for each in contract.inputs]
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    quiet = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)  # what torch logs of a failed guard fills screens; what matters is in the error
     try:
         with warnings.catch_warnings(), Askers(module.network) as askers:
             warnings.simplefilter("ignore")
@@ -113,6 +115,8 @@ def _export(module: GraphModule, inputs: tuple[Tensor, ...], contract: Contract)
             )
     except Exception as error:  # torch.onnx raises many kinds, some of them bare
         raise ExportError(f"PyTorch could not export the network: {_reason(error)}") from error
+    finally:
+        logging.disable(quiet)
     return program, frozen_branches(program.exported_program, contract, askers)
 
 
@@ -120,7 +124,10 @@ def _reason(error: BaseException) -> str:
     """The innermost cause says what happened; the outer ones say how to file a bug."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return first_line(error)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = " ".join(lines[:2]) if lines and lines[0].endswith(":") else first_line(error)
+    place = re.search(r"Caused by: \((\S+\.py:\d+ in \w+)\)", str(error))
+    return f"{said} ({place[1]})" if place else said
 
 
 def name_nodes(model: onnx_ir.Model) -> None:

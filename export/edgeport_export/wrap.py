@@ -66,9 +66,11 @@ class GraphModule(nn.Module):
 
 
 def flatten(outputs: Any) -> list[Tensor]:
-    """The tensors of a network's answer in order: one tensor, a tuple, a list or a dict of tensors."""
+    """The tensors of a network's answer in order: one tensor, a tuple, a list or a dict of tensors. Raises TypeError for anything else."""
     if isinstance(outputs, Tensor):
         return [outputs]
+    if not isinstance(outputs, Mapping | tuple | list):
+        raise TypeError(f"a network may return tensors, and tuples, lists and dicts of them, got {type(outputs).__name__}")
     return [tensor for each in (outputs.values() if isinstance(outputs, Mapping) else outputs) for tensor in flatten(each)]
 
 
@@ -127,18 +129,24 @@ class Reference:
         """Outputs by the names of `graph_outputs`; float outputs in `dtype`."""
         contract = self.contract
         with torch.inference_mode():
-            inputs = [self._input(_tensor(arrays[each.name]), index) for index, each in enumerate(contract.inputs)]
-            outputs = [from_network(value, each) for value, each in zip(flatten(self._forward(inputs)), contract.outputs, strict=True)]
+            outputs = [from_network(value, each) for value, each in zip(flatten(self.answer(arrays)), contract.outputs, strict=True)]
         named: dict[str, NDArray[Any]] = {}
         for value, each in zip(outputs, contract.outputs, strict=True):
-            named[each.name] = (as_pixels(value) if each.kind == "pixels" else value).numpy()
+            named[each.name] = (as_pixels(value) if each.kind == "pixels" else value).detach().numpy()
             if each.kind == "pixels":
-                named[each.name + LEVELS] = value.numpy()
+                named[each.name + LEVELS] = value.detach().numpy()
         return named
+
+    def answer(self, arrays: Mapping[str, NDArray[Any]]) -> Any:
+        """What the network itself returns. Raises NetworkFailure."""
+        with torch.inference_mode():
+            return self._forward([self._input(_tensor(arrays[each.name]), index) for index, each in enumerate(self.contract.inputs)])
 
     def _forward(self, inputs: Sequence[Tensor]) -> Any:
         try:
-            return self.network(*inputs)
+            outputs = self.network(*inputs)
+            flatten(outputs)
+            return outputs
         except Exception as error:  # whatever the user's code raises
             shapes = ", ".join(str(tuple(value.shape)) for value in inputs)
             raise NetworkFailure(f"PyTorch itself fails at {shapes} in {failing_module(self.network, inputs)}: {first_line(error)}") from error

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
@@ -11,6 +11,7 @@ from .errors import ContractError, InputError
 Task = Literal["classification", "image-to-image", "segmentation", "embedding", "tensors"]
 Resize = Literal["stretch", "crop", "letterbox", "keep"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+DTYPES = ("float32", "float64", "float16", "uint8", "int8", "uint16", "int16", "int32", "int64", "bool")
 CHANNELS = {"RGB": 3, "L": 1}
 METADATA_KEY = "edgeport.contract"
 
@@ -49,7 +50,9 @@ class Pixels:
         for name in ("mean", "std"):
             if self.mode in CHANNELS and len(getattr(self, name)) != self.channels:
                 found.append(f"pixels.{name} must have {self.channels} values for mode {self.mode}, got {len(getattr(self, name))}")
-        if any(not value > 0 for value in self.std):
+        if not all(math.isfinite(value) for value in (*self.mean, *self.std)):
+            found.append(f"pixels.mean and pixels.std must be finite, got {self.mean} and {self.std}")
+        elif any(not value > 0 for value in self.std):
             found.append(f"pixels.std must be above 0, got {self.std}")
         if self.resize == "crop" and self.resize_shorter_px < 1:
             found.append("pixels.resize_shorter_px must be at least 1 where resize is 'crop'")
@@ -137,12 +140,31 @@ class Contract:
         found += [f"axis {axis!r} of an input has no range" for axis in sorted(named - set(self.axes))]
         found += [f"axis {axis!r} has a range but is in no input" for axis in sorted(set(self.axes) - named)]
         found += [f"axis {name!r} has {fault}" for name, size in self.axes.items() for fault in size.faults()]
+        found += [*self._naming_faults(), *self._size_faults()]
+        if self.task == "segmentation" and self.labels and self.outputs and self.outputs[0].shape[1:2] != (len(self.labels),):
+            found.append(f"{len(self.labels)} labels for an output of shape {self.outputs[0].shape}, whose second axis holds the classes")
         if self.task == "classification" and self.labels and self.outputs and self.outputs[0].shape[-1] != len(self.labels):
             found.append(f"{len(self.labels)} labels for an output of {self.outputs[0].shape[-1]} classes")
         if self.task != "tensors" and (len(self.inputs) != 1 or self.inputs[0].pixels is None):
             found.append(f"the task {self.task!r} takes exactly one input of pixels")
         if found:
             raise ContractError("the contract contradicts itself: " + "; ".join(found))
+
+    def _naming_faults(self) -> Iterator[str]:
+        ends: tuple[Input | Output, ...] = (*self.inputs, *self.outputs)
+        names = [each.name for each in ends]
+        if len(set(names)) < len(names) or not all(names):
+            yield f"inputs and outputs need names, each its own, got {', '.join(map(repr, names))}"
+        for each in ends:
+            if each.dtype not in DTYPES:
+                yield f"{each.name!r} has the dtype {each.dtype!r}, expected one of {', '.join(DTYPES)}"
+
+    def _size_faults(self) -> Iterator[str]:
+        """A model's own size must be one of those it promises."""
+        for each in self.inputs:
+            for axis, size in (("height", each.pixels.height), ("width", each.pixels.width)) if each.pixels is not None else ():
+                if axis in each.shape and axis in self.axes and not self.axes[axis].faults() and size not in self.axes[axis]:
+                    yield f"the {axis} of {each.name!r} is {size} px, which is not within its own range {self.axes[axis]}"
 
     @property
     def pixels(self) -> Pixels:

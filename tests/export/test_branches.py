@@ -78,3 +78,42 @@ def test_a_network_without_branches_has_none(contract: Contract) -> None:
     traced = trace(network, contract)
     assert not broken(traced.branches, {"batch": 1, "height": 9, "width": 60})
     assert measured_cost(network, contract)({"batch": 2, "height": 32, "width": 32}) > 0
+
+
+class Related(nn.Module):
+    """Branches on two axes at once."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+        self.kind = kind
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(x).mean((2, 3))
+        height, width = x.shape[2], x.shape[3]
+        if self.kind == "ratio":
+            return y * 2 if width > 4 * height else y
+        if self.kind == "difference":
+            return y * 2 if height - width > 40 else y
+        if self.kind == "one size":
+            return y * 2 if height * width == 37 * 41 else y
+        return y * 2 if height * width > 63 * 62 else y
+
+
+@pytest.mark.parametrize("kind", ["ratio", "difference", "one size", "area"])
+def test_a_branch_on_two_axes_is_found_wherever_it_hides(kind: str, tmp_path: object) -> None:
+    torch.manual_seed(0)
+    network = Related(kind).eval()
+    axes = image_axes(smallest_px=9, largest_px=64, largest_batch=4)
+    contract = classification(Pixels(height=33, width=31), tuple("abc"), axes)
+    traced = trace(network, contract)
+    parity = measure_parity(network, contract, finish(traced.model, contract), sizes=full_sweep(network, contract, traced.branches))
+    assert not parity
+    said = remedy(parity, contract, traced.branches)
+    assert "the network branches on its height and width in the network (Related)" in said
+    offered = dict(part.split("=") for part in said.partition("it holds for --dynamic ")[2].strip("; ").split(",") if "=" in part)
+    assert offered or "leave height and width out" in said
+    for height in range(9, 65):  # inside what is offered every branch goes the way it was traced
+        for width in range(9, 65):
+            inside = [low <= size <= high for size, name in ((height, "height"), (width, "width")) for low, high in [map(int, offered[name].split(".."))]]
+            assert not all(inside) or not broken(traced.branches, {"batch": 1, "height": height, "width": width})

@@ -167,6 +167,34 @@ def test_a_metric_of_your_own_decides(tiny: ModuleType, class_contract: Contract
         make(tiny, class_contract, tmp_path / "c", options=ExportOptions(metric="my_metrics:share"), held_out=())
 
 
+def failing(outputs: Mapping[str, Any], truths: Sequence[Any]) -> float:
+    return float(outputs["nothing of the kind"])
+
+
+def test_a_metric_that_fails_says_so_before_anything_is_made(
+    tiny: ModuleType, class_contract: Contract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "my_metrics", type(sys)("my_metrics"))
+    sys.modules["my_metrics"].failing = failing  # type: ignore[attr-defined]
+    stages: list[str] = []
+    with pytest.raises(ExportError, match=r"the metric my_metrics:failing failed \(KeyError"):
+        make(tiny, class_contract, tmp_path / "b", options=ExportOptions(metric="my_metrics:failing"), watch=lambda stage, *_: stages.append(stage))
+    assert stages == [] and list(tmp_path.iterdir()) == []
+
+
+def test_a_replayed_plan_brings_int8_back_without_being_told_to(tiny: ModuleType, class_contract: Contract, tmp_path: Path) -> None:
+    slow = make(tiny, class_contract, tmp_path / "slow", options=ExportOptions(insist=True, sqnr_floor_db=500.0), held_out=())
+    assert Bundle(slow).manifest.auto["precision"] == "fp32"
+    again = make(tiny, class_contract, tmp_path / "again", options=ExportOptions(plan=read_plan(slow), sqnr_floor_db=500.0), held_out=())
+    assert promised(slow) == promised(again) and "model.int8.onnx" in promised(again)
+
+
+def test_without_images_int8_is_left_out(tiny: ModuleType, class_contract: Contract, tmp_path: Path) -> None:
+    assert [each.precision for each in Bundle(make(tiny, class_contract, tmp_path / "b", calibration=(), held_out=())).manifest.variants] == ["fp32"]
+    with pytest.raises(ExportError, match="int8 needs calibration images"):
+        make(tiny, class_contract, tmp_path / "c", calibration=(), held_out=(), options=ExportOptions(insist=True))
+
+
 def test_without_labels_the_outputs_must_stay_near(tiny: ModuleType, class_contract: Contract, tmp_path: Path) -> None:
     kept = load(make(tiny, class_contract, tmp_path / "b", held_out=()))
     assert kept.precision == "int8" and "no held-out images to judge it on" in kept.reason

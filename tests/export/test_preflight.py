@@ -1,5 +1,9 @@
 """One test for each finding, each with its remedy; and sound networks pass."""
 
+import re
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -8,8 +12,8 @@ from torch.nn import functional as F
 from edgeport_export import NetworkFailure, PreflightError
 from edgeport_export.preflight import preflight, prepared
 from edgeport_models import network
-from edgeport_runtime import Pixels
-from edgeport_runtime.contract import classification, image_axes
+from edgeport_runtime import Contract, ContractError, Output, Pixels, Range
+from edgeport_runtime.contract import classification, image_axes, pixel_input
 
 CONTRACT = classification(Pixels(height=16, width=16), tuple("abc"), image_axes(smallest_px=4, largest_px=64, largest_batch=8))
 
@@ -127,3 +131,44 @@ def test_prepared_is_a_copy() -> None:
     assert not copy.training and net.training
     copy.conv.weight.data.zero_()  # type: ignore[union-attr, operator]
     assert net.conv.weight.abs().sum() > 0
+
+
+class Answers(nn.Module):
+    """Gives what it is told to."""
+
+    def __init__(self, answer: Any) -> None:
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.answer(x.mean((2, 3)))
+
+
+def promised(*outputs: Output) -> Contract:
+    axes = {"batch": Range(low=1, high=4)}
+    given = replace(pixel_input(Pixels(height=8, width=8)), shape=("batch", 8, 8, 3))
+    return Contract(task="tensors", inputs=(given,), outputs=outputs, axes=axes)
+
+
+@pytest.mark.parametrize(
+    ("answer", "dtype", "shape", "said"),
+    [
+        (lambda y: y, "int64", ("batch", 3), "'y' is promised as int64 ('batch', 3), but is float32 (1, 3)"),
+        (lambda y: y, "float32", ("batch", 9), "promised as float32 ('batch', 9), but is float32 (1, 3)"),
+        (lambda y: y, "float32", ("batch", 3, 3), "but is float32 (1, 3)"),
+        (lambda y: y, "float32", ("batch", "zzz"), "'y' names the axis zzz, which no input has"),
+        (lambda y: (y, y), "float32", ("batch", 3), "promises 1 outputs, but the network gives 2"),
+        (lambda y: y.sum(), "float32", (), "but is float32 ()"),
+        (lambda y: (y, None), "float32", ("batch", 3), "a network may return tensors, and tuples, lists and dicts of them, got NoneType"),
+    ],
+)
+def test_a_contract_that_says_something_else_than_the_network_is_refused(answer: Any, dtype: str, shape: tuple[Any, ...], said: str) -> None:
+    contract = promised(Output(name="y", dtype=dtype, shape=shape, kind="tensor"))
+    with pytest.raises((ContractError, NetworkFailure), match=re.escape(said)):
+        preflight(Answers(answer).eval(), contract)
+
+
+def test_an_index_beside_the_logits_and_a_parameter_pass() -> None:
+    logits = Output(name="y", dtype="float32", shape=("batch", 3), kind="tensor")
+    preflight(Answers(lambda y: (y, y.argmax(1))).eval(), promised(logits, Output(name="best", dtype="int64", shape=("batch",), kind="tensor")))
+    preflight(Answers(lambda y: (y, y > 0)).eval(), promised(logits, Output(name="above", dtype="bool", shape=("batch", 3), kind="tensor")))

@@ -64,6 +64,8 @@ RESIZES = {
     "antialiased bilinear": lambda x: F.interpolate(x, size=(9, 11), mode="bilinear", antialias=True),
     "antialiased bilinear by a factor": lambda x: F.interpolate(x, scale_factor=0.7, mode="bilinear", antialias=True),
     "antialiased bicubic by factors": lambda x: F.interpolate(x, scale_factor=(0.4, 1.3), mode="bicubic", antialias=True),
+    "antialiased with aligned corners": lambda x: F.interpolate(x, size=(9, 1), mode="bilinear", antialias=True, align_corners=True),
+    "antialiased bicubic with aligned corners": lambda x: F.interpolate(x, size=(5, 40), mode="bicubic", antialias=True, align_corners=True),
     "antialiased by a factor that is worked out again": lambda x: F.interpolate(
         x, scale_factor=0.7, mode="bilinear", antialias=True, recompute_scale_factor=True
     ),
@@ -80,7 +82,7 @@ def test_pooling_and_resizing_at_random_sizes(name: str, batch: int, height: int
     got = RESIZED[name].run(None, {"a": x})
     for value, want in zip(got, expected if isinstance(expected, tuple) else (expected,), strict=True):
         # by a factor PyTorch's own float32 is up to 1.2e-5 from its float64 at 60 positions
-        np.testing.assert_allclose(value, want.numpy(), atol=3e-5 if "factor" in name else 3e-6)
+        np.testing.assert_allclose(value, want.numpy(), atol=3e-5 if "factor" in name or "corners" in name else 3e-6)
 
 
 NEAREST = {

@@ -1,4 +1,7 @@
 import json
+import re
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,6 +58,21 @@ def test_labels_must_match_the_classes() -> None:
 def test_what_is_no_contract_is_refused(text: str) -> None:
     with pytest.raises(ContractError):
         Contract.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"outputs": (replace(GOOD.outputs[0], name="pixels"),)}, "inputs and outputs need names, each its own"),
+        ({"outputs": (replace(GOOD.outputs[0], name=""),)}, "inputs and outputs need names, each its own"),
+        ({"outputs": (replace(GOOD.outputs[0], dtype="floaty"),)}, "has the dtype 'floaty', expected one of float32"),
+        ({"axes": {**GOOD.axes, "width": Range(low=17, high=64)}}, "the width of 'pixels' is 16 px, which is not within its own range 17..64"),
+        ({"task": "segmentation", "labels": tuple("abcd")}, "4 labels for an output of shape"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ContractError, match=re.escape(said)):
+        replace(GOOD, **changes)
 
 
 def test_an_unknown_field_is_refused() -> None:

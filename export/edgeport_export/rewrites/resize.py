@@ -86,9 +86,12 @@ def _cubic(distance: Any) -> Any:
     return op.Where(op.Less(distance, _number(1.0)), near, op.Where(op.Less(distance, _number(2.0)), far, _number(0.0)))
 
 
-def _weights(x: Any, axis: int, size: Any, factor: float | None, kernel: Callable[[Any], Any], radius: float) -> Any:
+def _weights(x: Any, axis: int, size: Any, factor: float | None, kernel: Callable[[Any], Any], radius: float, corners: bool) -> Any:
     """The (output length, input length) matrix of rule 3."""
     line, length, step = _line(x, axis, size, factor)
+    if corners:  # from the first position to the last: (length - 1) / (count - 1), and 0 for a single one
+        steps = op.Cast(op.Sub(op.Shape(line), op.Constant(value_ints=[1])), to=FLOAT)
+        step = op.Div(op.Mul(op.Cast(op.Sub(length, op.Constant(value_ints=[1])), to=FLOAT), op.Min(steps, _number(1.0))), op.Max(steps, _number(1.0)))
     stretch = op.Max(step, _number(1.0))
     centre = op.Unsqueeze(op.Mul(step, op.Add(line, _number(0.5))), op.Constant(value_ints=[1]))  # (output length, 1)
     support = op.Mul(stretch, _number(radius))
@@ -101,10 +104,10 @@ def _weights(x: Any, axis: int, size: Any, factor: float | None, kernel: Callabl
     return op.CastLike(op.Div(raw, op.ReduceSum(raw, op.Constant(value_ints=[1]), keepdims=1)), x)
 
 
-def _antialiased(x: Any, sizes: Any, factors: Sequence[float] | None, kernel: Callable[[Any], Any], radius: float) -> Any:
+def _antialiased(x: Any, sizes: Any, factors: Sequence[float] | None, kernel: Callable[[Any], Any], radius: float, corners: bool) -> Any:
     """Rule 3 on (N, C, H, W)."""
-    rows = _weights(x, -2, *_along(0, sizes, factors), kernel, radius)
-    columns = _weights(x, -1, *_along(1, sizes, factors), kernel, radius)
+    rows = _weights(x, -2, *_along(0, sizes, factors), kernel, radius, corners)
+    columns = _weights(x, -1, *_along(1, sizes, factors), kernel, radius, corners)
     return op.MatMul(rows, op.MatMul(x, op.Transpose(columns, perm=[1, 0])))
 
 
@@ -128,21 +131,20 @@ def upsample_nearest_exact2d_vec(x: Any, output_size: Any, scale_factors: Sequen
     return _nearest(x, output_size, scale_factors, 0.5)
 
 
-# PyTorch refuses antialiasing with align_corners, so that argument is always False.
 def upsample_bilinear2d_aa(x: Any, output_size: Any, align_corners: bool, scales_h: float | None = None, scales_w: float | None = None) -> Any:
-    return _antialiased(x, output_size, _factors(scales_h, scales_w), _triangle, 1.0)
+    return _antialiased(x, output_size, None if align_corners else _factors(scales_h, scales_w), _triangle, 1.0, align_corners)
 
 
 def upsample_bilinear2d_aa_vec(x: Any, output_size: Any, align_corners: bool, scale_factors: Sequence[float] | None) -> Any:
-    return _antialiased(x, output_size, scale_factors, _triangle, 1.0)
+    return _antialiased(x, output_size, scale_factors, _triangle, 1.0, align_corners)
 
 
 def upsample_bicubic2d_aa(x: Any, output_size: Any, align_corners: bool, scales_h: float | None = None, scales_w: float | None = None) -> Any:
-    return _antialiased(x, output_size, _factors(scales_h, scales_w), _cubic, 2.0)
+    return _antialiased(x, output_size, None if align_corners else _factors(scales_h, scales_w), _cubic, 2.0, align_corners)
 
 
 def upsample_bicubic2d_aa_vec(x: Any, output_size: Any, align_corners: bool, scale_factors: Sequence[float] | None) -> Any:
-    return _antialiased(x, output_size, scale_factors, _cubic, 2.0)
+    return _antialiased(x, output_size, scale_factors, _cubic, 2.0, align_corners)
 
 
 aten = torch.ops.aten
