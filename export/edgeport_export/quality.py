@@ -64,6 +64,7 @@ def drop(before: Quality, after: Quality) -> float:
 
 
 def unit(quality: Quality) -> str:
+    """What a drop in this quality is counted in."""
     return {"accuracy": "points", "psnr_db": "dB"}.get(quality.metric, f"of {quality.metric}")
 
 

@@ -89,7 +89,7 @@ def truncated(path: Path, folder: Path) -> Path:
         (["train", "cnn", "--weights", "none", "--out", "{new}.safetensors"], "cnn takes no --weights"),
         (["train", "cnn", "--data", "photos", "--out", "{new}.safetensors"], "learns from labelled images"),
         (["train", "cnn", "--epochs", "-1", "--out", "{new}.safetensors"], "at least 1 epoch"),
-        (["train", "cnn", "--size", "2", "--out", "{new}.safetensors"], "2 px is too small for the height of this model (4..1024 px)"),
+        (["train", "cnn", "--size", "2", "--out", "{new}.safetensors"], "the height of 'pixels' is 2 px, which is not within its own range 4..1024"),
         (["bench", "{folder}"], "there is no manifest.json"),
         (["bench", "{folder}", "--size", "big"], "expected a size as HEIGHTxWIDTH"),
         (["bench", "{folder}", "--against", "caffe"], "expected --against torch"),

@@ -49,7 +49,7 @@ def test_a_generator_gets_nearer_to_its_target() -> None:
 
 
 def test_normalise_is_torchvisions() -> None:
-    contract = network("resnet18").contract(("a", "b"), 16)
+    contract = network("resnet18").contract(("a", "b"), 64)
     pixels = np.random.default_rng(0).integers(0, 256, (2, 5, 7, 3), dtype=np.uint8)
     reference = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(contract.pixels.mean, contract.pixels.std)])
     expected = torch.stack([reference(image) for image in pixels])

@@ -116,34 +116,42 @@ def _factors(height: float | None, width: float | None) -> tuple[float, float] |
 
 
 def upsample_nearest2d(x: Any, output_size: Any, scales_h: float | None = None, scales_w: float | None = None) -> Any:
+    """aten::upsample_nearest2d on (N, C, H, W)."""
     return _nearest(x, output_size, _factors(scales_h, scales_w), 0.0)
 
 
 def upsample_nearest2d_vec(x: Any, output_size: Any, scale_factors: Sequence[float] | None) -> Any:
+    """aten::upsample_nearest2d.vec on (N, C, H, W)."""
     return _nearest(x, output_size, scale_factors, 0.0)
 
 
 def upsample_nearest_exact2d(x: Any, output_size: Any, scales_h: float | None = None, scales_w: float | None = None) -> Any:
+    """aten::_upsample_nearest_exact2d on (N, C, H, W)."""
     return _nearest(x, output_size, _factors(scales_h, scales_w), 0.5)
 
 
 def upsample_nearest_exact2d_vec(x: Any, output_size: Any, scale_factors: Sequence[float] | None) -> Any:
+    """aten::_upsample_nearest_exact2d.vec on (N, C, H, W)."""
     return _nearest(x, output_size, scale_factors, 0.5)
 
 
 def upsample_bilinear2d_aa(x: Any, output_size: Any, align_corners: bool, scales_h: float | None = None, scales_w: float | None = None) -> Any:
+    """aten::_upsample_bilinear2d_aa on (N, C, H, W)."""
     return _antialiased(x, output_size, None if align_corners else _factors(scales_h, scales_w), _triangle, 1.0, align_corners)
 
 
 def upsample_bilinear2d_aa_vec(x: Any, output_size: Any, align_corners: bool, scale_factors: Sequence[float] | None) -> Any:
+    """aten::_upsample_bilinear2d_aa.vec on (N, C, H, W)."""
     return _antialiased(x, output_size, scale_factors, _triangle, 1.0, align_corners)
 
 
 def upsample_bicubic2d_aa(x: Any, output_size: Any, align_corners: bool, scales_h: float | None = None, scales_w: float | None = None) -> Any:
+    """aten::_upsample_bicubic2d_aa on (N, C, H, W)."""
     return _antialiased(x, output_size, None if align_corners else _factors(scales_h, scales_w), _cubic, 2.0, align_corners)
 
 
 def upsample_bicubic2d_aa_vec(x: Any, output_size: Any, align_corners: bool, scale_factors: Sequence[float] | None) -> Any:
+    """aten::_upsample_bicubic2d_aa.vec on (N, C, H, W)."""
     return _antialiased(x, output_size, scale_factors, _cubic, 2.0, align_corners)
 
 
