@@ -83,7 +83,7 @@ def make_int8(
         watch("racing fp32 and int8", 0, 1)
         heats = {size: _heats(shop, model, size) for size in dict.fromkeys((batch, 1))} if shop.target.here else {}
     if replay is None and batch in heats:  # a replayed plan keeps what it brought
-        plan = replace(plan, speedup=round(heats[batch]["fp32"].median_ms / heats[batch]["int8"].median_ms, 3))
+        plan = replace(plan, speedup=round(heats[batch]["fp32"].quiet_ms / heats[batch]["int8"].quiet_ms, 3))
     return Int8(model=model, plan=plan, heats=heats, audit=audit)
 
 

@@ -40,8 +40,8 @@ def _speed(plan: Plan, heats: Mapping[int, Mapping[str, Heat]]) -> list[str]:
     said = []
     for batch, each in heats.items():
         fp32, int8 = each["fp32"], each["int8"]
-        ratio = fp32.median_ms / int8.median_ms
-        said.append(f"{ratio:.2f} times as fast as fp32 at batch {batch} ({int8.median_ms:.3g} against {fp32.median_ms:.3g} ms)")
+        ratio = fp32.quiet_ms / int8.quiet_ms
+        said.append(f"{ratio:.2f} times as fast as fp32 at batch {batch} ({int8.quiet_ms:.3g} against {fp32.quiet_ms:.3g} ms)")
     fp32, int8 = (heats[plan.batch if plan.batch in heats else min(heats)][name] for name in ("fp32", "int8"))
     said.append(f"loads in {int8.load_ms:.0f} ms against {fp32.load_ms:.0f}")
     said.append(f"its process held at most {int8.peak_bytes / 2**20:.0f} MiB against {fp32.peak_bytes / 2**20:.0f}")

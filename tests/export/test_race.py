@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from edgeport_export import ExportError
-from edgeport_export.race import Contender, race
+from edgeport_export.race import Contender, Heat, race
 
 STORED = Path(__file__).parents[1] / "fixtures" / "format1" / "classifier"
 
@@ -32,3 +32,8 @@ def test_a_stopwatch_times_one_pair_after_another() -> None:
         assert all(0 < each < 1000 for each in (*first, *second))
         with pytest.raises(ExportError, match=r"a candidate could not be timed: .*gone\.onnx"):
             clock.compare(fp32, STORED / "gone.onnx")
+
+
+def test_the_quiet_time_is_the_lower_quartile_of_the_rounds() -> None:
+    disturbed = Heat(median_ms=6.0, rounds_ms=(3.9, 6.0, 3.7, 6.1, 5.9, 3.8, 7.5, 6.2))
+    assert disturbed.quiet_ms == 3.9 and Heat(median_ms=2.0, rounds_ms=(2.0,)).quiet_ms == 2.0
