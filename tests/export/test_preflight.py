@@ -168,7 +168,11 @@ def test_a_contract_that_says_something_else_than_the_network_is_refused(answer:
         preflight(Answers(answer).eval(), contract)
 
 
-def test_an_index_beside_the_logits_and_a_parameter_pass() -> None:
+def test_an_index_or_a_flag_beside_the_logits_passes_and_hides_nothing() -> None:
     logits = Output(name="y", dtype="float32", shape=("batch", 3), kind="tensor")
-    preflight(Answers(lambda y: (y, y.argmax(1))).eval(), promised(logits, Output(name="best", dtype="int64", shape=("batch",), kind="tensor")))
-    preflight(Answers(lambda y: (y, y > 0)).eval(), promised(logits, Output(name="above", dtype="bool", shape=("batch", 3), kind="tensor")))
+    best = promised(logits, Output(name="best", dtype="int64", shape=("batch",), kind="tensor"))
+    above = promised(logits, Output(name="above", dtype="bool", shape=("batch", 3), kind="tensor"))
+    assert preflight(Answers(lambda y: (y, y.argmax(1))).eval(), best) is None
+    assert preflight(Answers(lambda y: (y, y > 0)).eval(), above) is None
+    with pytest.raises(PreflightError, match="an image alone gives another y than in a batch"):
+        preflight(Answers(lambda y: (y - y.mean(0), y.argmax(1))).eval(), best)
