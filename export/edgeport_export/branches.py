@@ -76,19 +76,49 @@ def _conditions(environment: Any) -> Iterator[Any]:
 
 
 class Askers:
-    """Which module asked for each condition, seen by hooks while a network is traced: the first whose call ended with the condition known."""
+    """Which module asked for each condition, seen by hooks while a network is traced: the first whose call ended with the condition known.
+
+    `failed_in`: the innermost module that was running when the first attempt to trace ended; empty where it came to its end.
+    `fixed_in`: sizes that tracing fixed for good, and the first module whose call ended with that.
+    """
 
     def __init__(self, network: nn.Module) -> None:
         self._modules: dict[str, str] = {}
-        self._hooks = [
-            module.register_forward_hook(partial(self._ended, f"{path or 'the network'} ({type(module).__name__})"), always_call=True)
-            for path, module in network.named_modules()
-        ]
+        self._running: list[str] = []
+        self.failed_in = ""
+        self.fixed_in: dict[int, str] = {}
+        self._hooks = []
+        for path, module in network.named_modules():
+            name = f"{path or 'the network'} ({type(module).__name__})"
+            self._hooks += [
+                module.register_forward_pre_hook(partial(self._begins, name, module is network)),
+                module.register_forward_hook(partial(self._ended, name), always_call=True),
+                module.register_forward_hook(self._came_through),
+            ]
+
+    def _begins(self, module: str, outermost: bool, *_: Any) -> None:
+        if outermost:  # another attempt: what is still running is where the last one failed
+            self._note_failure()
+        self._running.append(module)
+
+    def _came_through(self, *_: Any) -> None:
+        if self._running:
+            self._running.pop()
+
+    def _note_failure(self) -> None:
+        self.failed_in = self.failed_in or (self._running[-1] if self._running else "")
+        self._running.clear()
 
     def _ended(self, module: str, _module: nn.Module, inputs: tuple[Any, ...], _output: Any) -> None:
         sizes: list[Any] = [size for value in inputs if isinstance(value, torch.Tensor) for size in value.shape if isinstance(size, torch.SymInt)]
-        for condition in _conditions(sizes[0].node.shape_env) if sizes else ():
+        if not sizes:
+            return
+        environment = sizes[0].node.shape_env
+        for condition in _conditions(environment):
             self._modules.setdefault(str(condition), module)
+        for limits in environment.var_to_range.values():
+            if limits.is_singleton():
+                self.fixed_in.setdefault(int(limits.lower), module)
 
     def of(self, condition: Any) -> str:
         """The module's path and class; empty where none was seen."""
@@ -98,6 +128,7 @@ class Askers:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._note_failure()
         for hook in self._hooks:
             hook.remove()
 

@@ -165,13 +165,19 @@ def with_axes(contract: Contract, axes: Mapping[str, Range]) -> Contract:
 
 
 def read_contract(path: Path) -> Contract:
-    """A contract that the user wrote as JSON, in the form of the manifest's. Raises ContractError."""
+    """A contract that the user wrote as JSON, in the form of the manifest's, or a whole manifest. Raises ContractError."""
     try:
-        return Contract.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        said = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ContractError(f"{path}: the contract cannot be read ({error.strerror})") from error
     except json.JSONDecodeError as error:
         raise ContractError(f"{path}: the contract is not JSON ({error})") from error
+    if isinstance(said, dict) and isinstance(said.get("contract"), dict):
+        said = said["contract"]
+    try:
+        return Contract.from_dict(said)
+    except ContractError as error:
+        raise ContractError(f"{path}: {error}") from error
 
 
 def read_labels(path: Path) -> tuple[str, ...]:

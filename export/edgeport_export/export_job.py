@@ -89,10 +89,11 @@ def run_export(job: ExportJob, watch: Watch) -> Path:
 
 def _source(job: ExportJob) -> Source:
     if is_factory(job.name):
-        source = load_factory(job.name, job.checkpoint, _contract(job))
-        if job.said.anything() or not job.dynamic:
-            return source
-        return Source(**{**vars(source), "contract": with_axes(source.contract, parse_axes(job.dynamic))})  # the factory's own contract, narrowed
+        own = job.said in (Said(), Said(labels=job.said.labels))  # nothing said but labels: the factory's own contract, with them
+        source = load_factory(job.name, job.checkpoint, None if own else _contract(job))
+        if own and job.said.labels is not None:
+            source = replace(source, contract=replace(source.contract, labels=read_labels(job.said.labels)))
+        return replace(source, contract=with_axes(source.contract, parse_axes(job.dynamic))) if own and job.dynamic else source
     if job.said.anything():
         raise InputError(f"the checkpoint of {job.name} brings its own contract: --task, --size, --contract and their like are for my.package:factory")
     if job.checkpoint is None:
@@ -100,20 +101,17 @@ def _source(job: ExportJob) -> Source:
     source = load_source(job.checkpoint, job.name)
     if not job.dynamic:
         return source
-    contract = with_axes(source.contract, parse_axes(job.dynamic))
-    return Source(**{**vars(source), "contract": contract})
+    return replace(source, contract=with_axes(source.contract, parse_axes(job.dynamic)))
 
 
-def _contract(job: ExportJob) -> Contract | ImageTask | None:
-    """What was said of the network; None leaves it to a factory that returns its own contract. Raises ContractError."""
+def _contract(job: ExportJob) -> Contract | ImageTask:
+    """What was said of the network. Raises ContractError."""
     said = job.said
     if said.contract is not None:
         if said != Said(contract=said.contract):
             raise ContractError("--contract says everything about the input: leave out --task, --size and their like")
         contract = read_contract(said.contract)
         return with_axes(contract, parse_axes(job.dynamic)) if job.dynamic else contract
-    if not said.anything():
-        return None
     axes = parse_axes(job.dynamic) if job.dynamic else {"batch": DEFAULT_BATCH}
     labels = read_labels(said.labels) if said.labels is not None else ()
     return ImageTask(task=cast(Task, said.task or "classification"), pixels=_pixels(said), axes=axes, labels=labels)
@@ -170,7 +168,7 @@ def source_of_bundle(bundle: Bundle, checkpoint: str | Path | None, model: str) 
         made_from = bundle.manifest.provenance.get("model", "")
         raise InputError(f"name the weights with --checkpoint{f', and the network with --model {made_from}' if is_factory(made_from) else ''}")
     source = load_source(checkpoint)
-    return Source(**{**vars(source), "contract": contract}) if _same_but_ranges(source.contract, contract) else source
+    return replace(source, contract=contract) if _same_but_ranges(source.contract, contract) else source
 
 
 def _same_but_ranges(first: Contract, second: Contract) -> bool:

@@ -100,6 +100,10 @@ def load_examples(data: str, contract: Contract) -> tuple[Part, Part]:
     if data.startswith("folder:") and not pairs and folder.is_dir() and not any(path.is_dir() for path in folder.iterdir()):
         return [Example(source=path, truth=0) for path in folder_images(folder)], []
     found = load_data(data, pairs=pairs)
+    if not contract.labels and found.labels:
+        raise DataError(
+            f"{data} has the labels {', '.join(found.labels[:10])}, but the contract has none: name them with --labels FILE, in the order of the logits"
+        )
     if found.labels != contract.labels:
         raise DataError(
             f"{data} has the labels {', '.join(found.labels[:10])}, but the network was trained for "

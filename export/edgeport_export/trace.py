@@ -7,7 +7,9 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from typing import Any
 
 import onnx
@@ -100,7 +102,8 @@ def _export(module: GraphModule, inputs: tuple[Tensor, ...], contract: Contract)
     quiet = logging.root.manager.disable
     logging.disable(logging.CRITICAL)  # what torch logs of a failed guard fills screens; what matters is in the error
     try:
-        with warnings.catch_warnings(), Askers(module.network) as askers:
+        askers = Askers(module.network)
+        with warnings.catch_warnings(), askers, redirect_stdout(StringIO()), redirect_stderr(StringIO()):  # it prints graphs that it cannot finish
             warnings.simplefilter("ignore")
             program: Any = torch.onnx.export(
                 module,
@@ -114,16 +117,31 @@ def _export(module: GraphModule, inputs: tuple[Tensor, ...], contract: Contract)
                 custom_translation_table=TRANSLATIONS,
             )
     except Exception as error:  # torch.onnx raises many kinds, some of them bare
-        raise ExportError(f"PyTorch could not export the network: {_reason(error)}") from error
+        raise _failure(error, contract, askers) from error
     finally:
         logging.disable(quiet)
     return program, frozen_branches(program.exported_program, contract, askers)
 
 
-def _reason(error: BaseException) -> str:
-    """The innermost cause says what happened; the outer ones say how to file a bug."""
+def _failure(error: BaseException, contract: Contract, askers: Askers) -> ExportError:
+    """What torch's exporter failed at, in words: the innermost cause says what happened, the outer ones say how to file a bug."""
     while error.__cause__ is not None:
         error = error.__cause__
+    fixed = re.search(r"static shape of (\d+) for dimension inputs\[(\d+)\]\.shape\[(\d+)\]", str(error))
+    if fixed:
+        axis = contract.inputs[int(fixed[2])].shape[int(fixed[3])]
+        place = f" in {askers.fixed_in[int(fixed[1])]}" if int(fixed[1]) in askers.fixed_in else ""
+        return AxisError(
+            f"the network is bound to its {axis}{place}: tracing fixed it at {fixed[1]} (a size taken as a plain number?); leave {axis} out of --dynamic"
+        )
+    place = f" in {askers.failed_in}" if askers.failed_in else ""
+    if "data-dependent" in str(error):
+        remedy = "compute both ways and choose with torch.where"
+        return ExportError(f"the network branches on values it computes{place}, and a graph takes one way only: {remedy} ({_reason(error)})")
+    return ExportError(f"PyTorch could not export the network{place}: {_reason(error)}")
+
+
+def _reason(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = " ".join(lines[:2]) if lines and lines[0].endswith(":") else first_line(error)
     place = re.search(r"Caused by: \((\S+\.py:\d+ in \w+)\)", str(error))

@@ -51,7 +51,8 @@ def _speed(plan: Plan, heats: Mapping[int, Mapping[str, Heat]]) -> list[str]:
 def _quality(plan: Plan, judgement: Judgement | None, budget: Budget) -> list[str]:
     near = f"its outputs are {plan.sqnr_db:.1f} dB from fp32's"
     if judgement is None:
-        return [f"{near} ({budget.sqnr_floor_db:g} dB asked for, and there were no held-out images to judge it on)"]
+        missed = "" if plan.sqnr_db >= budget.sqnr_floor_db else ": missed"
+        return [f"{near} (at least {budget.sqnr_floor_db:g} dB asked for{missed}; there were no held-out images to judge it on)"]
     torch, int8 = judgement.qualities["torch"], judgement.qualities["int8"]
     return [near, f"{int8} on {int8.count} held-out images against PyTorch's {torch}"]
 

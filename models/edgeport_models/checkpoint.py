@@ -96,14 +96,18 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
                 return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # safe_open is no dict
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"{path}: the checkpoint is damaged or truncated ({str(error).splitlines()[0] if str(error) else type(error).__name__}); copy or train it again"
-        ) from error
+        raise CheckpointError(f"{path}: the checkpoint is damaged or truncated ({_said(error)}); copy or train it again") from error
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path}: the file holds more than tensors (a pickled object, or no checkpoint at all); save the module's state_dict() and give that"
         ) from error
     return state_of(loaded, path)
+
+
+def _said(error: Exception) -> str:
+    """The first sentence of what a library says, with its kind where that is a mere number: torch's KeyError of a pickle is `101`."""
+    words = str(error).split(". ")[0].splitlines()
+    return words[0] if words and not words[0].isdigit() else f"{type(error).__name__}{f' {words[0]}' if words else ''}"
 
 
 def state_of(loaded: Any, path: Path) -> dict[str, Tensor]:
@@ -142,6 +146,8 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], *, name: str | Pa
 
 def require_file(path: Path) -> None:
     """Raises CheckpointError where there is no such file."""
+    if path.is_dir():
+        raise CheckpointError(f"{path}: expected a checkpoint, but this is a folder; name the file in it")
     if not path.is_file():
         raise CheckpointError(f"{path}: expected a checkpoint, but there is no such file")
 

@@ -156,6 +156,14 @@ def network():
     return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveMaxPool2d((3, 2)), nn.Flatten(), nn.Linear(48, 3))
 
 
+def own():
+    from edgeport_export.contracts import ImageTask, image_contract
+    from edgeport_runtime import Pixels
+
+    made = network()
+    return made, image_contract(made, ImageTask(task="classification", pixels=Pixels(height=12, width=10, mean=(0.1, 0.2, 0.3))))
+
+
 class Two(nn.Module):
     def __init__(self):
         super().__init__()
@@ -201,6 +209,17 @@ def test_any_network_with_its_own_weights_and_images(package: str, tmp_path: Pat
     assert main(["verify", "b", "--model", f"{package}:network", "--checkpoint", "w.pt"]) == 0
     assert main(["verify", "b", "--model", f"{package}:network"]) == 1  # other weights
     assert main(["bench", "b", "--against", "torch", "--model", f"{package}:network", "--batch", "2", "--rounds", "1", "--json"]) == 0
+
+
+def test_labels_join_the_contract_that_a_factory_brings(package: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "labels.txt").write_text("cat\ndog\nbird\n")
+    assert main(["export", f"{package}:own", "--labels", "labels.txt", "--dynamic", "batch=1..4", "--out", "b"]) == 0
+    contract = load("b").contract
+    assert contract.labels == ("cat", "dog", "bird") and contract.inputs[0].pixels.mean == (0.1, 0.2, 0.3)  # type: ignore[union-attr]
+    assert str(contract.axes["batch"]) == "1..4"
+    (tmp_path / "labels.txt").write_text("cat\n")
+    assert main(["export", f"{package}:own", "--labels", "labels.txt", "--out", "c"]) == 2
+    assert "1 labels for an output of 3 classes" in capsys.readouterr().err
 
 
 def test_grey_segmentation_with_two_outputs(package: str, capsys: pytest.CaptureFixture[str]) -> None:

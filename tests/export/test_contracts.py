@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,11 @@ def test_files_of_contracts_and_labels(tmp_path: Path) -> None:
     contract = network("cnn").contract(tuple("0123456789"), 32)
     (tmp_path / "c.json").write_text(contract.to_json())
     assert read_contract(tmp_path / "c.json") == contract
+    (tmp_path / "c.json").write_text(json.dumps({"format": 1, "contract": contract.to_dict()}))
+    assert read_contract(tmp_path / "c.json") == contract  # a whole manifest
+    (tmp_path / "c.json").write_text("[1]")
+    with pytest.raises(ContractError, match=r"c\.json: this is not a contract"):
+        read_contract(tmp_path / "c.json")
     (tmp_path / "c.json").write_text("{")
     with pytest.raises(ContractError, match="not JSON"):
         read_contract(tmp_path / "c.json")

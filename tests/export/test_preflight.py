@@ -69,6 +69,12 @@ def test_findings(module: nn.Module, said: str) -> None:
         preflight(module, CONTRACT)
 
 
+def test_what_is_random_is_not_called_batch_statistics_too() -> None:
+    with pytest.raises(PreflightError) as caught:
+        preflight(Net(Call(F.dropout)), CONTRACT)
+    assert "batch statistics" not in str(caught.value)
+
+
 def test_all_findings_come_at_once() -> None:
     net = spoilt(float("nan"))
     net.middle = nn.Sequential(Stubborn(0.5), nn.BatchNorm2d(3, track_running_stats=False))

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -49,5 +50,8 @@ def test_data_with_other_labels_is_refused(checkpoint: Path, tmp_path: Path) -> 
         Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(tmp_path / name / "a.png")
     with pytest.raises(DataError, match="has the labels cat, dog, but the network was trained for 0, 1"):
         load_examples(f"folder:{tmp_path}", load_source(checkpoint).contract)
+    bare = replace(load_source(checkpoint).contract, labels=())
+    with pytest.raises(DataError, match="has the labels cat, dog, but the contract has none: name them with --labels"):
+        load_examples(f"folder:{tmp_path}", bare)
     with pytest.raises(DataError, match="learns from labelled images"):
         load_examples("photos", load_source(checkpoint).contract)

@@ -65,15 +65,32 @@ def test_another_opset_than_asked_is_refused(tiny: ModuleType, class_contract: C
         require_versions(model)
 
 
-class Unexportable(nn.Module):
+class Undecided(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x * 2 if x.sum() > 0 else x  # which way depends on the data
 
 
-def test_what_torch_cannot_export_is_said_in_one_sentence(class_contract: Contract) -> None:
-    with pytest.raises(ExportError, match="PyTorch could not export the network: ") as caught:
-        trace(Unexportable(), class_contract)
+class Pointing(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * (x.data_ptr() > 0)  # a traced tensor has no memory
+
+
+@pytest.mark.parametrize(
+    ("middle", "error", "said"),
+    [
+        (Undecided(), ExportError, r"branches on values it computes in 1 \(Undecided\), .* torch\.where"),
+        (nn.AdaptiveMaxPool2d((7, None)), AxisError, r"bound to its width in 1 \(AdaptiveMaxPool2d\): .* leave width out of --dynamic"),
+        (Pointing(), ExportError, r"PyTorch could not export the network in 1 \(Pointing\): "),
+    ],
+)
+def test_what_torch_cannot_export_is_said_in_one_sentence_with_the_module(
+    class_contract: Contract, capfd: pytest.CaptureFixture[str], middle: nn.Module, error: type[ExportError], said: str
+) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 3, 1), middle, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with pytest.raises(error, match=said) as caught:
+        trace(net.eval(), class_contract)
     assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")  # torch prints graphs that it cannot finish
 
 
 def test_too_large_a_network_is_refused_before_tracing(tiny: ModuleType, class_contract: Contract, monkeypatch: pytest.MonkeyPatch) -> None:

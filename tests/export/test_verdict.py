@@ -77,6 +77,7 @@ def test_every_figure_is_in_the_sentence() -> None:
 def test_it_is_taken_only_where_it_pays_and_the_reason_is_said(plan: Plan, judgement: Judgement | None, budget: Budget, said: str) -> None:
     assert pays(plan, judgement, budget) == (not said)
     words = verdict(plan, HEATS, SIZES, judgement, budget)
+    assert (": missed" in words) == (judgement is None and plan.sqnr_db < budget.sqnr_floor_db)
     assert words.startswith("int8 is taken: ") if not said else said in words
 
 

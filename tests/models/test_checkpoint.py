@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from edgeport_models import Card, CheckpointError, network
-from edgeport_models.checkpoint import load_state, read_card, read_weights, save, sha256
+from edgeport_models.checkpoint import _said, load_state, read_card, read_weights, save, sha256
 
 
 class Anything:
@@ -50,6 +50,19 @@ def test_tensors_are_found_wherever_trainers_put_them(tmp_path: Path, module: nn
     assert set(read_weights(tmp_path / "w.pt")) == set(module.state_dict())
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (KeyError(101), "KeyError 101"),
+        (EOFError(), "EOFError"),
+        (RuntimeError("no central directory. If you see this, then"), "no central directory"),
+        (ValueError("header too large\nat 0"), "header too large"),
+    ],
+)
+def test_what_a_library_says_becomes_one_phrase(error: Exception, said: str) -> None:
+    assert _said(error) == said
+
+
 @pytest.mark.parametrize("keep", [0, 3, 100, 3000])
 def test_truncated_files(tmp_path: Path, module: nn.Module, card: Card, keep: int) -> None:
     save(tmp_path / "whole.safetensors", module, card)
@@ -66,6 +79,8 @@ def test_truncated_files(tmp_path: Path, module: nn.Module, card: Card, keep: in
 def test_files_that_are_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="there is no such file"):
         read_weights(tmp_path / "nothing.pt")
+    with pytest.raises(CheckpointError, match="this is a folder; name the file in it"):
+        read_weights(tmp_path)
     torch.save(Anything(), tmp_path / "object.pt")
     with pytest.raises(CheckpointError, match="save the module's state_dict"):
         read_weights(tmp_path / "object.pt")
