@@ -24,6 +24,7 @@ from edgeport_runtime.timing import example_inputs
 from .calibration import METHODS, Calibration
 from .plan import Finding
 from .progress import Watch, unwatched
+from .rewrites.attention_product import attention_parts
 from .workshop import Names, Workshop
 
 MARGIN = 0.98  # of the incumbent's time that a challenger must stay under, twice: less is noise
@@ -166,7 +167,7 @@ def _challenges(shop: Workshop) -> Iterator[Names]:
 def _kinds(shop: Workshop, name: str) -> Iterator[str]:
     node = shop.nodes[name]
     if node.op_type != "Conv":
-        yield "matrix products"
+        yield "attention's products" if attention_parts(shop.prepared.graph, node) is not None else "matrix products"
         return
     group = next((each.i for each in node.attribute if each.name == "group"), 1)
     dims = next(each.dims for each in shop.prepared.graph.initializer if each.name == node.input[1])

@@ -116,7 +116,9 @@ def _planned(
 ) -> tuple[Plan, dict[str, Any]]:
     if not examples:
         raise ExportError("int8 needs calibration images, and there are none: name data with --calibration, or leave int8 out with --precision fp32")
-    calibrated = calibrate(shop.prepared, observed_values(shop.prepared), shop.contract, examples, counting(watch, "calibrating int8", len(examples)))
+    calibrated = calibrate(
+        shop.prepared, observed_values(shop.prepared, shop.target), shop.contract, examples, counting(watch, "calibrating int8", len(examples))
+    )
     shop.probes = list(fed(shop.contract, examples[:PROBES]))
     clock = stack.enter_context(Stopwatch(batch=_planning_batch(shop, batch))) if shop.target.here else None
     outcome = search(shop, calibrated, clock, lambda names: _keeps(shop, names, jury, budget), seconds=budget.seconds, watch=watch)

@@ -2,12 +2,14 @@
 
 Static Q/DQ with int8 weights per channel. By rule:
 
-1. Products with constant weights (Conv, Gemm, MatMul) can be quantised. A product of two activations, and the softmax between them, stay
-   float: quantised softmax weights under 1/510 become zero (3 dB instead of 49 dB at 1,024 positions), and the products become three times slower.
+1. Products with constant weights (Conv, Gemm, MatMul) can be quantised, and attention's product of softmax weights and values, row by row
+   (`rewrites/attention_product.py`). Other products of two activations stay float: their sums are as short as a head is wide, and one float
+   product costs less than making integers of two activations.
 2. Relu, Clip, MaxPool, Add and their like are quantised where every product that they follow is, because left float they break the
    fusion of their neighbours; before the first product (normalisation) and after the network they stay float.
 3. The first convolution reads uint8 pixels (`rewrites/pixel_convolution.py`), after a depthwise one on the picture has become part of it
-   (`rewrites/separable_fusion.py`), and few filters are padded (`rewrites/channel_padding.py`).
+   (`rewrites/separable_fusion.py`), few filters are padded (`rewrites/channel_padding.py`), and maps that become sequences keep the
+   layout of the integer kernels (`rewrites/positions_last.py`).
 4. The last Q/DQ pair before an output is removed: it would round the answer and save nothing.
 """
 
@@ -27,15 +29,17 @@ from edgeport_runtime import Contract
 
 from .calibration import Limits
 from .multiplications import PRODUCTS
+from .rewrites.attention_product import attention_parts, attention_product
 from .rewrites.channel_padding import channel_padding
 from .rewrites.pixel_convolution import REAL, pixel_convolution
+from .rewrites.positions_last import positions_last
 from .rewrites.separable_fusion import separable_fusion
 from .targets import Target
 from .trace import WRAPPER
 
 # Elementwise and pooling operators that fuse with a quantised neighbour; see rule 2.
 FOLLOWERS = ("Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool", "Add", "Concat", "LeakyRelu")
-TWO_ACTIVATIONS = "a product of two activations is slower and far less exact as integers"
+TWO_ACTIVATIONS = "a product of two activations, which costs more as integers than it saves"
 
 
 def preprocess(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -48,7 +52,7 @@ def preprocess(model: onnx.ModelProto) -> onnx.ModelProto:
         return onnx.load(prepared)
 
 
-def candidates(model: onnx.ModelProto) -> tuple[list[str], dict[str, str]]:
+def candidates(model: onnx.ModelProto, target: Target) -> tuple[list[str], dict[str, str]]:
     """Names of the products that can be quantised, in the graph's order; and of those that never are, with the reason. Rule 1."""
     constants = _constants(model)
     possible, never = [], {}
@@ -56,7 +60,12 @@ def candidates(model: onnx.ModelProto) -> tuple[list[str], dict[str, str]]:
         if node.op_type not in PRODUCTS:
             continue
         if not constants & set(node.input[:2]):
-            never[node.name] = TWO_ACTIVATIONS
+            if attention_parts(model.graph, node) is None:
+                never[node.name] = TWO_ACTIVATIONS
+            elif target.activations != QuantType.QUInt8:
+                never[node.name] = "attention's product was not measured on this target"
+            else:
+                possible.append(node.name)
         elif node.op_type == "ConvTranspose":
             never[node.name] = "onnxruntime has no integer kernel for a transposed convolution"
         elif node.name.startswith(WRAPPER):
@@ -90,11 +99,15 @@ def sources(model: onnx.ModelProto) -> dict[str, frozenset[str]]:
     return found
 
 
-def observed_values(model: onnx.ModelProto) -> list[str]:
-    """The float values that some plan may quantise: what products and their followers read and give."""
-    possible = set(candidates(model)[0]) | set(sources(model))
+def observed_values(model: onnx.ModelProto, target: Target) -> list[str]:
+    """The float values that some plan may quantise: what products and their followers read and give, and of attention's product the values."""
+    possible = set(candidates(model, target)[0]) | set(sources(model))
     constants = _constants(model)
-    values = [each for node in model.graph.node if node.name in possible for each in (*node.input, *node.output) if each and each not in constants]
+    values: list[str] = []
+    for node in model.graph.node:
+        if node.name in possible:
+            parts = attention_parts(model.graph, node)
+            values += [parts.values] if parts is not None else [each for each in (*node.input, *node.output) if each and each not in constants]
     return list(dict.fromkeys(values))
 
 
@@ -137,6 +150,8 @@ def _shape_for_kernels(graph: onnx.ModelProto, contract: Contract, integer: set[
         pixels = pixel_convolution(graph, first.name, first.pixels)
         if pixels is not None:
             ranges[REAL] = pixels
+    attention_product(graph, integer, ranges)
+    positions_last(graph, integer)
     for wide, value in channel_padding(graph, integer).items():
         ranges[wide] = ranges[value]
 

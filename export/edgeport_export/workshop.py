@@ -34,7 +34,7 @@ class Workshop:
         self.target = target
         self.sha256 = hashlib.sha256(traced.SerializeToString(deterministic=True)).hexdigest()
         self.prepared = preprocess(traced)
-        self.possible, self.never = candidates(self.prepared)
+        self.possible, self.never = candidates(self.prepared, target)
         self.limits: Limits = {}
         self.probes: list[Arrays] = []
         self._folder = tempfile.TemporaryDirectory()

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from edgeport_export.calibration import BINS, METHODS, Histogram, calibrate, clipping
 from edgeport_export.quantize import observed_values, preprocess
+from edgeport_export.targets import target
 from edgeport_export.trace import trace
 from edgeport_runtime import Contract, ImageError
 from edgeport_runtime.evaluate import Example
@@ -56,7 +57,7 @@ def test_zero_always_lies_inside_and_odd_values_are_left_out() -> None:
 
 def test_every_image_counts_and_the_hash_is_theirs(tiny: ModuleType, class_contract: Contract) -> None:
     prepared = preprocess(trace(tiny.trained_classifier(), class_contract).model)
-    values = observed_values(prepared)
+    values = observed_values(prepared, target("x86-vnni"))
     steps: list[int] = []
     examples = tiny.brightness_examples(9, seed=0)
     first = calibrate(prepared, values, class_contract, examples, steps.append)
@@ -67,7 +68,7 @@ def test_every_image_counts_and_the_hash_is_theirs(tiny: ModuleType, class_contr
 
 def test_what_clips_is_counted_worst_first(tiny: ModuleType, class_contract: Contract) -> None:
     prepared = preprocess(trace(tiny.trained_classifier(), class_contract).model)
-    values = observed_values(prepared)
+    values = observed_values(prepared, target("x86-vnni"))
     examples = tiny.brightness_examples(8, seed=0)
     limits = calibrate(prepared, values, class_contract, examples).limits("minmax")
     assert set(clipping(prepared, limits, class_contract, examples).values()) == {0.0}
@@ -79,4 +80,4 @@ def test_what_clips_is_counted_worst_first(tiny: ModuleType, class_contract: Con
 def test_an_unreadable_image_is_named(tiny: ModuleType, class_contract: Contract, tmp_path: Path) -> None:
     prepared = preprocess(trace(tiny.trained_classifier(), class_contract).model)
     with pytest.raises(ImageError, match=r"gone\.png: there is no such file"):
-        calibrate(prepared, observed_values(prepared), class_contract, [Example(source=tmp_path / "gone.png", truth=0)])
+        calibrate(prepared, observed_values(prepared, target("x86-vnni")), class_contract, [Example(source=tmp_path / "gone.png", truth=0)])

@@ -40,7 +40,7 @@ def shop(tiny: ModuleType, class_contract: Contract) -> Iterator[tuple[Workshop,
     examples = tiny.brightness_examples(12, seed=0)
     with Workshop(trace(tiny.trained_classifier(), class_contract).model, class_contract, TARGETS["x86-vnni"]) as made:
         made.probes = list(fed(class_contract, examples))
-        yield made, calibrate(made.prepared, observed_values(made.prepared), class_contract, examples)
+        yield made, calibrate(made.prepared, observed_values(made.prepared, made.target), class_contract, examples)
 
 
 @pytest.mark.parametrize(

@@ -22,15 +22,15 @@ def transposed_product(model: onnx.ModelProto) -> bool:
             readers[name] = readers.get(name, 0) + 1
     kept = {each.name for each in graph.output}
     found = False
-    for last in [node for node in graph.node if _swaps(node)]:
+    for last in [node for node in graph.node if swaps(node)]:
         product = producers.get(last.input[0])
         if product is None or product.op_type != "MatMul" or readers[product.output[0]] > 1 or product.output[0] in kept:
             continue
         before = producers.get(product.input[1])
-        if before is None or not _swaps(before) or len(_order(before)) != len(_order(last)):
+        if before is None or not swaps(before) or len(order(before)) != len(order(last)):
             continue
         weights, values = product.input[0], before.input[0]
-        turned = helper.make_node("Transpose", [weights], [product.output[0]], name=last.name, perm=_order(last))
+        turned = helper.make_node("Transpose", [weights], [product.output[0]], name=last.name, perm=order(last))
         place = list(graph.node).index(product)
         graph.node.remove(product)
         graph.node.insert(place, turned)
@@ -44,14 +44,15 @@ def transposed_product(model: onnx.ModelProto) -> bool:
     return found
 
 
-def _order(node: onnx.NodeProto) -> list[int]:
+def order(node: onnx.NodeProto) -> list[int]:
+    """The order of axes that a Transpose brings."""
     return next((list(each.ints) for each in node.attribute if each.name == "perm"), [])
 
 
-def _swaps(node: onnx.NodeProto) -> bool:
-    """Rule 1: the last two axes, and no other."""
-    order = _order(node)
-    return node.op_type == "Transpose" and len(order) >= 2 and order == [*range(len(order) - 2), len(order) - 1, len(order) - 2]
+def swaps(node: onnx.NodeProto) -> bool:
+    """Whether it is a Transpose of the last two axes, and no other."""
+    axes = order(node)
+    return node.op_type == "Transpose" and len(axes) >= 2 and axes == [*range(len(axes) - 2), len(axes) - 1, len(axes) - 2]
 
 
 def _forget_shape(graph: onnx.GraphProto, name: str) -> None:

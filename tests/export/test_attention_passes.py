@@ -1,0 +1,145 @@
+"""Attention's product as integers, held to float64; and the layout around it, held bit for bit to the graph before."""
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+
+from edgeport_export.quantize import TWO_ACTIVATIONS, candidates, observed_values, preprocess
+from edgeport_export.rewrites.attention_product import TOP, attention_parts, attention_product
+from edgeport_export.rewrites.positions_last import positions_last
+from edgeport_export.targets import TARGETS
+from edgeport_export.trace import trace
+from edgeport_models import AttentionNet, network
+from edgeport_runtime import Contract, SessionOptions
+from edgeport_runtime.device import open_session
+
+VALUES = (-4.0, 4.0)
+
+
+def product(turned: bool, axis: int = -1) -> onnx.ModelProto:
+    """softmax(scores) · values; turned, (N, C, L) · (N, L, L) as the exporter's graph has it after `transposed_product`."""
+    softmax = helper.make_node("Softmax", ["scores"], ["weights"], axis=axis)
+    if turned:
+        nodes = [softmax, helper.make_node("Transpose", ["weights"], ["columns"], perm=[0, 2, 1])]
+        last = helper.make_node("MatMul", ["values", "columns"], ["out"], name="product")
+    else:
+        nodes, last = [softmax], helper.make_node("MatMul", ["weights", "values"], ["out"], name="product")
+    given = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", None, None]) for name in ("scores", "values")]
+    out = [helper.make_tensor_value_info("out", TensorProto.FLOAT, ["n", None, None])]
+    graph = helper.make_graph([*nodes, last], "g", given, out)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def expected(scores: np.ndarray, values: np.ndarray) -> np.ndarray:
+    weights = np.exp(scores.astype(np.float64) - scores.max(axis=-1, keepdims=True))
+    return weights / weights.sum(axis=-1, keepdims=True) @ values.astype(np.float64)
+
+
+def attended(model: onnx.ModelProto, scores: np.ndarray, values: np.ndarray, turned: bool) -> np.ndarray:
+    session = open_session(model.SerializeToString(), SessionOptions(threads=1))
+    got = session.run(["out"], {"scores": scores, "values": np.swapaxes(values, 1, 2) if turned else values})[0]
+    return np.swapaxes(got, 1, 2) if turned else got
+
+
+def decibels(exact: np.ndarray, got: np.ndarray) -> float:
+    return float(10 * np.log10(np.sum(exact**2) / np.sum((exact - got) ** 2)))
+
+
+def drawn(batch: int, positions: int, channels: int, sharpness: float) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(positions + batch)
+    scores = sharpness * generator.standard_normal((batch, positions, positions))
+    return scores.astype(np.float32), np.clip(generator.standard_normal((batch, positions, channels)), *VALUES).astype(np.float32)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(("positions", "sharpness", "least_db"), [(16, 0.1, 39), (256, 1.0, 33), (1024, 0.1, 38), (1024, 1.0, 30), (1024, 12.0, 39)])
+def test_rows_keep_their_precision_however_many_positions_share_them(turned: bool, positions: int, sharpness: float, least_db: float) -> None:
+    scores, values = drawn(2, positions, 24, sharpness)
+    model = product(turned)
+    attention_product(model, {"product"}, {"values": VALUES})
+    onnx.checker.check_model(model, full_check=True)
+    assert [node.op_type for node in model.graph.node if node.name == "product"] == ["MatMulInteger"]
+    exact, got = expected(scores, values), attended(model, scores, values, turned)
+    assert decibels(exact, got) > least_db
+    one = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    one = np.round(255 * one / one.sum(axis=-1, keepdims=True)) / 255 @ values  # with one scale for all, as Q/DQ would have it
+    assert positions < 1024 or sharpness > 1 or decibels(exact, one) < 10
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 3), st.integers(1, 40), st.integers(1, 40), st.floats(0, 30), st.booleans())
+def test_no_weight_needs_more_than_seven_bits(batch: int, positions: int, channels: int, sharpness: float, turned: bool) -> None:
+    scores, values = drawn(batch, positions, channels, sharpness)
+    model = product(turned)
+    attention_product(model, {"product"}, {"values": VALUES})
+    integer = next(node for node in model.graph.node if node.op_type == "MatMulInteger")
+    model.graph.output.append(helper.make_tensor_value_info(integer.input[0], TensorProto.UINT8, None))
+    session = open_session(model.SerializeToString(), SessionOptions(threads=1))
+    out, weights = session.run(None, {"scores": scores, "values": np.swapaxes(values, 1, 2) if turned else values})
+    assert weights.max() == TOP and (weights.max(axis=-1) == TOP).all()  # so that two products stay in 16 bits: 2 * 127 * 128 < 32,768
+    got = np.swapaxes(out, 1, 2) if turned else out
+    # each of the weights is off by at most half a step of its row, each of the values by half a step of theirs
+    shares = np.exp(scores - scores.max(axis=-1, keepdims=True)).astype(np.float64)
+    worst = (0.5 / TOP * np.abs(values).sum(axis=1).max() + 0.5 * 8 / 255 * positions) / shares.sum(axis=-1).min()
+    assert np.abs(got - expected(scores, values)).max() <= 1.1 * worst
+
+
+def test_other_products_are_none_of_attention() -> None:
+    for model in (product(False, axis=1), product(True, axis=1)):
+        before = model.SerializeToString()
+        assert attention_parts(model.graph, next(node for node in model.graph.node if node.name == "product")) is None
+        attention_product(model, {"product"}, {"values": VALUES})
+        assert model.SerializeToString() == before
+    model = product(False)
+    attention_product(model, set(), {"values": VALUES})
+    assert model.SerializeToString() == product(False).SerializeToString()
+
+
+CONTRACT: Contract = network("attention").contract(tuple("0123456789"), 32)
+PRODUCT = "attention.attention/MatMul_2"
+
+
+@pytest.fixture(scope="module")
+def prepared() -> onnx.ModelProto:
+    torch.manual_seed(0)
+    return preprocess(trace(AttentionNet(channels=32).eval(), CONTRACT).model)
+
+
+def test_what_can_run_as_integers_and_what_is_looked_at_for_it(prepared: onnx.ModelProto) -> None:
+    possible, never = candidates(prepared, TARGETS["x86-vnni"])
+    assert never == {"attention.attention/MatMul": TWO_ACTIVATIONS} and PRODUCT in possible and len(possible) == 15
+    parts = attention_parts(prepared.graph, next(node for node in prepared.graph.node if node.name == PRODUCT))
+    assert parts is not None
+    observed = observed_values(prepared, TARGETS["x86-vnni"])
+    assert parts.values in observed and parts.weights not in observed  # a table of L * L values for each image
+    possible, never = candidates(prepared, TARGETS["arm64"])
+    assert PRODUCT not in possible and "not measured on this target" in never[PRODUCT]
+
+
+@pytest.mark.parametrize("sides", [(32, 32), (40, 56), (33, 75)])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_sequences_of_positions_are_the_same_numbers_in_another_layout(prepared: onnx.ModelProto, sides: tuple[int, int], batch: int) -> None:
+    limits = dict.fromkeys(observed_values(prepared, TARGETS["x86-vnni"]), (-3.0, 3.0))
+    convolutions = {node.name for node in prepared.graph.node if node.op_type == "Conv"}
+    pixels = np.random.default_rng(0).integers(0, 256, (batch, *sides, 3), dtype=np.uint8)
+    for names, places in ((convolutions, 3), (convolutions | {PRODUCT}, 4)):  # query, key, value; and the way back to a map
+        before, after = onnx.ModelProto(), onnx.ModelProto()
+        before.CopyFrom(prepared)
+        attention_product(before, names, limits)
+        after.CopyFrom(before)
+        assert positions_last(after, names) == places
+        onnx.checker.check_model(after, full_check=True)
+        answers = [open_session(each.SerializeToString(), SessionOptions(threads=1)).run(["logits"], {"pixels": pixels})[0] for each in (before, after)]
+        np.testing.assert_allclose(answers[1], answers[0], atol=1e-6 * np.ptp(answers[0]))
+        read = {name for node in after.graph.node for name in node.input}
+        assert all(node.output[0] in read for node in after.graph.node if node.op_type == "Transpose")
+
+
+def test_other_reshapes_stay(prepared: onnx.ModelProto) -> None:
+    model = onnx.ModelProto()
+    model.CopyFrom(prepared)
+    assert positions_last(model, set()) == 0 and model.SerializeToString() == prepared.SerializeToString()
