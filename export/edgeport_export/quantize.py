@@ -8,9 +8,10 @@ Static Q/DQ with int8 weights per channel. By rule:
 2. Relu, Clip, MaxPool, Add and their like are quantised where every product that they follow is, because left float they break the
    fusion of their neighbours; before the first product (normalisation) and after the network they stay float.
 3. The first convolution reads uint8 pixels (`rewrites/pixel_convolution.py`), after a depthwise one on the picture has become part of it
-   (`rewrites/separable_fusion.py`), few filters are padded (`rewrites/channel_padding.py`), and maps that become sequences keep the
-   layout of the integer kernels (`rewrites/positions_last.py`).
-4. The last Q/DQ pair before an output is removed: it would round the answer and save nothing.
+   (`rewrites/separable_fusion.py`). Few filters are padded (`rewrites/channel_padding.py`), very few compute four positions at a time
+   (`rewrites/position_blocks.py`), and maps that become sequences keep the integer kernels' layout (`rewrites/positions_last.py`).
+4. The last Q/DQ pair before an output is removed: it would round the answer and save nothing. Who asks for a value's shape asks its integers:
+   onnxruntime would dequantise all of it for that.
 """
 
 import logging
@@ -32,6 +33,7 @@ from .multiplications import PRODUCTS
 from .rewrites.attention_product import attention_parts, attention_product
 from .rewrites.channel_padding import channel_padding
 from .rewrites.pixel_convolution import REAL, pixel_convolution
+from .rewrites.position_blocks import position_blocks
 from .rewrites.positions_last import positions_last
 from .rewrites.separable_fusion import separable_fusion
 from .targets import Target
@@ -136,6 +138,7 @@ def quantize(model: onnx.ModelProto, contract: Contract, integer: set[str], limi
     quantizer.model.topological_sort()
     made: onnx.ModelProto = quantizer.model.model
     drop_last_pairs(made)
+    ask_integers_for_shapes(made)
     return made
 
 
@@ -152,8 +155,16 @@ def _shape_for_kernels(graph: onnx.ModelProto, contract: Contract, integer: set[
             ranges[REAL] = pixels
     attention_product(graph, integer, ranges)
     positions_last(graph, integer)
-    for wide, value in channel_padding(graph, integer).items():
+    for wide, value in {**position_blocks(graph, integer), **channel_padding(graph, integer)}.items():
         ranges[wide] = ranges[value]
+
+
+def ask_integers_for_shapes(model: onnx.ModelProto) -> None:
+    """Rule 4: Shape(DequantizeLinear(x)) becomes Shape(x)."""
+    integers = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    for node in model.graph.node:
+        if node.op_type == "Shape" and node.input[0] in integers:
+            node.input[0] = integers[node.input[0]]
 
 
 def _tensors(limits: Mapping[str, tuple[float, float]]) -> TensorsData:

@@ -1,5 +1,7 @@
 """The passes over the graph: exact in float, so they are held to PyTorch in float64, or to the graph before them."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -11,6 +13,7 @@ from torch import nn
 from edgeport_export.quantize import preprocess
 from edgeport_export.rewrites.channel_padding import BLOCK, channel_padding
 from edgeport_export.rewrites.pixel_convolution import REAL, pixel_convolution
+from edgeport_export.rewrites.position_blocks import FILTERS, position_blocks
 from edgeport_export.rewrites.separable_fusion import separable_fusion
 from edgeport_export.rewrites.transposed_product import transposed_product
 from edgeport_export.trace import trace
@@ -126,6 +129,51 @@ def test_only_the_named_ones_are_padded() -> None:
     assert channel_padding(made, set()) == {} and made.SerializeToString() == GRAPHS["halves"].SerializeToString()
     last = [node.name for node in made.graph.node if node.op_type == "Conv"][-1]
     assert len(channel_padding(made, {last})) == 1
+
+
+NARROW = {
+    "3x3 same": nn.Conv2d(8, 3, 3, padding=1),
+    "1 filter, no bias": nn.Conv2d(8, 1, 3, padding=1, bias=False),
+    "5x2, uneven": nn.Conv2d(8, 4, (5, 2), padding=(2, 1)),
+    "no padding": nn.Conv2d(8, 2, 3),
+}
+
+
+def narrow(last: nn.Module) -> onnx.ModelProto:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), last)
+    filters = module(torch.zeros(1, 3, 8, 8)).shape[1]
+    made = contract(Pixels(height=16, width=16))
+    output = replace(made.outputs[0], shape=("batch", filters, "?", "?"))
+    return preprocess(trace(module.eval(), replace(made, outputs=(output,))).model)
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_four_positions_at_a_time_are_the_same_numbers_at_every_size(name: str) -> None:
+    before = narrow(NARROW[name])
+    last = [node.name for node in before.graph.node if node.op_type == "Conv"][-1]
+    made = copy(before)
+    assert list(position_blocks(made, {last})) == [f"{value}.blocks" for value in position_blocks(copy(before), {last}).values()]
+    wide = next(node for node in made.graph.node if node.name == last)
+    assert next(each.dims[0] for each in made.graph.initializer if each.name == wide.input[1]) == FILTERS
+    generator = np.random.default_rng(0)
+    for batch, height, width in ((1, 16, 16), (2, 17, 12), (1, 9, 31), (3, 7, 8)):
+        image = generator.integers(0, 256, (batch, height, width, 3), dtype=np.uint8)
+        expected = run(before, image)
+        got = run(made, image)
+        assert got.shape == expected.shape
+        np.testing.assert_allclose(got, expected, atol=2e-6 * np.ptp(expected))
+
+
+@pytest.mark.parametrize(
+    "last",
+    [nn.Conv2d(8, 5, 3), nn.Conv2d(8, 3, 1), nn.Conv2d(8, 3, 3, stride=2), nn.Conv2d(8, 3, 3, dilation=2), nn.Conv2d(8, 4, 3, groups=2)],
+    ids=["five filters", "1x1", "strided", "dilated", "grouped"],
+)
+def test_other_convolutions_keep_their_positions(last: nn.Module) -> None:
+    model = narrow(last)
+    before = model.SerializeToString()
+    assert position_blocks(model, {node.name for node in model.graph.node if "2/" in node.name}) == {} and model.SerializeToString() == before
 
 
 class Separable(nn.Module):

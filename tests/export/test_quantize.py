@@ -79,6 +79,16 @@ def test_followers_are_integers_only_where_all_their_products_are(tiny: ModuleTy
     assert quantised({"conv1/Conv"}) and not quantised({"conv2/Conv"})
 
 
+def test_a_shape_is_asked_of_the_integers(tiny: ModuleType, image_contract: Contract) -> None:
+    torch.manual_seed(0)
+    prepared = preprocess(trace(tiny.TinyGenerator().eval(), image_contract).model)
+    photos = [Example(source=np.random.default_rng(i).integers(0, 256, (16, 16, 3), dtype=np.uint8), truth=0) for i in range(2)]
+    graph = everything(prepared, image_contract, photos).graph
+    kinds = {out: node.op_type for node in graph.node for out in node.output}
+    asked = [kinds.get(node.input[0], "input") for node in graph.node if node.op_type == "Shape"]
+    assert "QuantizeLinear" in asked and "DequantizeLinear" not in asked
+
+
 def test_one_product_alone_leaves_the_others_float(tiny: ModuleType, class_contract: Contract) -> None:
     prepared = preprocess(trace(tiny.trained_classifier(), class_contract).model)
     before = prepared.SerializeToString()
