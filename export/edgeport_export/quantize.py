@@ -6,7 +6,8 @@ Static Q/DQ with int8 weights per channel. By rule:
    (`rewrites/attention_product.py`). Other products of two activations stay float: their sums are as short as a head is wide, and one float
    product costs less than making integers of two activations.
 2. Relu, Clip, MaxPool, Add and their like are quantised where every product that they follow is, because left float they break the
-   fusion of their neighbours; before the first product (normalisation) and after the network they stay float.
+   fusion of their neighbours; before the first product (normalisation) and after the network they stay float. So are the mean over a map
+   (`rewrites/global_pool.py`), Sigmoid, and Mul by something computed (a gate); Mul by constants is not, whose small ones would become zero.
 3. The first convolution reads uint8 pixels (`rewrites/pixel_convolution.py`), after a depthwise one on the picture has become part of it
    (`rewrites/separable_fusion.py`). Few filters are padded (`rewrites/channel_padding.py`), very few compute four positions at a time
    (`rewrites/position_blocks.py`), and maps that become sequences keep the integer kernels' layout (`rewrites/positions_last.py`).
@@ -32,6 +33,7 @@ from .calibration import Limits
 from .multiplications import PRODUCTS
 from .rewrites.attention_product import attention_parts, attention_product
 from .rewrites.channel_padding import channel_padding
+from .rewrites.global_pool import global_pool, is_global_pool
 from .rewrites.pixel_convolution import REAL, pixel_convolution
 from .rewrites.position_blocks import position_blocks
 from .rewrites.positions_last import positions_last
@@ -40,7 +42,8 @@ from .targets import Target
 from .trace import WRAPPER
 
 # Elementwise and pooling operators that fuse with a quantised neighbour; see rule 2.
-FOLLOWERS = ("Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool", "Add", "Concat", "LeakyRelu")
+FOLLOWERS = ("Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool", "Add", "Concat", "LeakyRelu", "Mul", "Sigmoid")
+LAYOUT = ("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze")  # values go through these as they are, integers or not
 TWO_ACTIVATIONS = "a product of two activations, which costs more as integers than it saves"
 
 
@@ -91,7 +94,9 @@ def sources(model: onnx.ModelProto) -> dict[str, frozenset[str]]:
     for node in model.graph.node:
         if node.name in products:
             of_value[node.output[0]] = frozenset([node.name])
-        elif node.op_type in FOLLOWERS and not node.name.startswith(WRAPPER):
+        elif node.op_type in LAYOUT:
+            of_value[node.output[0]] = of_value.get(node.input[0])
+        elif _follows(model.graph, node, constants):
             fed = [of_value.get(each) for each in node.input if each and each not in constants]
             known = [each for each in fed if each is not None]
             together = frozenset().union(*known) if known and len(known) == len(fed) else None
@@ -99,6 +104,13 @@ def sources(model: onnx.ModelProto) -> dict[str, frozenset[str]]:
             if together is not None:
                 found[node.name] = together
     return found
+
+
+def _follows(graph: onnx.GraphProto, node: onnx.NodeProto, constants: set[str]) -> bool:
+    """Rule 2, as far as the node itself goes."""
+    if node.name.startswith(WRAPPER) or (node.op_type == "Mul" and constants & set(node.input)):
+        return False
+    return node.op_type in FOLLOWERS or is_global_pool(graph, node)
 
 
 def observed_values(model: onnx.ModelProto, target: Target) -> list[str]:
@@ -121,7 +133,9 @@ def quantize(model: onnx.ModelProto, contract: Contract, integer: set[str], limi
     if target.activations == QuantType.QUInt8:
         _shape_for_kernels(graph, contract, integer, ranges)
     left = {node.name for node in graph.graph.node}
-    names = sorted(integer & left | {name for name, products in sources(model).items() if products <= integer})
+    followers = {name for name, products in sources(model).items() if products <= integer}
+    ranges |= {pooled: ranges[value] for pooled, value in global_pool(graph, followers).items()}
+    names = sorted(integer & left | followers)
     quantizer = QDQQuantizer(
         graph,
         per_channel=True,

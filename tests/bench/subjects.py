@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent))
-from zoo import MEAN, STD, settled_modules
+from zoo import MEAN, STD, calm, settled_modules
 
 from edgeport_export.contracts import ImageTask, image_contract
 from edgeport_export.sweep import picture
@@ -49,6 +49,7 @@ def other(name: str) -> Subject:
 
     torch.manual_seed(0)
     module = get_model(name, weights=None)
+    calm(module)
     settled_modules(module, OTHERS[name], MEAN, STD, (1.0,))
     pixels = Pixels(height=OTHERS[name], width=OTHERS[name], mean=MEAN, std=STD)
     axes = {"batch": Range(low=1, high=32)}

@@ -12,6 +12,7 @@ from torch import nn
 
 from edgeport_export.quantize import preprocess
 from edgeport_export.rewrites.channel_padding import BLOCK, channel_padding
+from edgeport_export.rewrites.global_pool import global_pool
 from edgeport_export.rewrites.pixel_convolution import REAL, pixel_convolution
 from edgeport_export.rewrites.position_blocks import FILTERS, position_blocks
 from edgeport_export.rewrites.separable_fusion import separable_fusion
@@ -174,6 +175,31 @@ def test_other_convolutions_keep_their_positions(last: nn.Module) -> None:
     model = narrow(last)
     before = model.SerializeToString()
     assert position_blocks(model, {node.name for node in model.graph.node if "2/" in node.name}) == {} and model.SerializeToString() == before
+
+
+class Mean(nn.Module):
+    def __init__(self, axes: tuple[int, ...], keep: bool) -> None:
+        super().__init__()
+        self.axes, self.keep = axes, keep
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = x.mean(self.axes, keepdim=self.keep)
+        return y if y.dim() == 4 else y.reshape(x.shape[0], -1, 1, 1)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize(("axes", "pools"), [((2, 3), True), ((-1, -2), True), ((1, 2), False), ((3,), False)])
+def test_a_mean_over_the_map_is_a_pool(axes: tuple[int, ...], pools: bool, keep: bool) -> None:
+    module = nn.Sequential(nn.Conv2d(3, 5, 3), Mean(axes, keep)).eval()
+    output = Output(name="maps", dtype="float32", shape=("batch", "?", "?", "?"), kind="tensor")
+    before = preprocess(trace(module, replace(contract(Pixels(height=16, width=16)), outputs=(output,))).model)
+    made = copy(before)
+    mean = next(node.name for node in made.graph.node if node.op_type == "ReduceMean")
+    assert global_pool(made, set()) == {} and made.SerializeToString() == before.SerializeToString()
+    assert bool(global_pool(made, {mean})) == (pools and not keep)
+    assert [node.op_type for node in made.graph.node if node.name == mean] == ["GlobalAveragePool" if pools else "ReduceMean"]
+    image = np.random.default_rng(0).integers(0, 256, (2, 17, 11, 3), dtype=np.uint8)
+    np.testing.assert_allclose(run(made, image), run(before, image), atol=1e-6)
 
 
 class Separable(nn.Module):

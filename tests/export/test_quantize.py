@@ -3,6 +3,7 @@ from types import ModuleType
 import numpy as np
 import onnx
 import torch
+from torch import nn
 
 from edgeport_export.calibration import calibrate, fed
 from edgeport_export.quantization import calibration_sample
@@ -77,6 +78,41 @@ def test_followers_are_integers_only_where_all_their_products_are(tiny: ModuleTy
         return not left or next(each.op_type for each in made.graph.node if left[0].input[0] in each.output) == "DequantizeLinear"
 
     assert quantised({"conv1/Conv"}) and not quantised({"conv2/Conv"})
+
+
+class Gated(nn.Module):
+    """Squeeze-and-excitation, SiLU, and a scale for each channel; the mean at the end drops its axes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.narrow, self.wide = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 1), nn.Conv2d(16, 16, 1)
+        self.scale, self.last = nn.Parameter(torch.rand(16, 1, 1)), nn.Linear(16, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = nn.functional.silu(self.conv(x))
+        x = x * torch.sigmoid(self.wide(torch.relu(self.narrow(x.mean((2, 3), keepdim=True)))))
+        y: torch.Tensor = self.last((torch.relu(self.conv(x[:, :3])) * self.scale).mean((2, 3)))
+        return y
+
+
+def test_gates_and_means_follow_into_integers_and_a_scale_does_not(class_contract: Contract) -> None:
+    torch.manual_seed(0)
+    network = Gated().eval()
+    prepared = preprocess(trace(network, class_contract).model)
+    photos = [Example(source=np.random.default_rng(i).integers(0, 256, (16, 16, 3), dtype=np.uint8), truth=0) for i in range(8)]
+    made = everything(prepared, class_contract, photos)
+    producers = {out: node.op_type for node in made.graph.node for out in node.output}
+    fed = {node.name: {producers.get(each) for each in node.input if each in producers} for node in made.graph.node}
+    kinds = [node.op_type for node in made.graph.node]
+    assert kinds.count("GlobalAveragePool") == 1 and kinds.count("ReduceMean") == 1  # the second mean follows the float scale
+    by_kind = {kind: [fed[node.name] for node in made.graph.node if node.op_type == kind] for kind in ("Sigmoid", "Mul", "GlobalAveragePool")}
+    assert by_kind["Sigmoid"] == [{"DequantizeLinear"}] * 2 and by_kind["GlobalAveragePool"] == [{"DequantizeLinear"}]
+    assert sum(each == {"DequantizeLinear"} for each in by_kind["Mul"]) >= 2
+    scale = next(node for node in made.graph.node if node.op_type == "Mul" and any("scale" in name for name in node.input))
+    assert not any("QuantizeLinear" in name for name in scale.input if "scale" in name)
+    pixels = np.stack([photo.source for photo in photos])
+    exact, rounded = run(finish(prepared, class_contract), pixels), run(finish(made, class_contract), pixels)
+    assert 0 < np.abs(exact - rounded).max() < 0.1 * np.ptp(exact)
 
 
 def test_a_shape_is_asked_of_the_integers(tiny: ModuleType, image_contract: Contract) -> None:
