@@ -4,6 +4,10 @@ Python code such as `if window >= height:` takes one way at the example's size, 
 a word: it is how Swin exports 5 to 10 % off. torch.export does record the condition, as a deferred assertion of its shape
 environment, and then the exporter drops it. Here the conditions are kept, so that the sweep can go where they do not hold, and a
 refusal can name the axes and the ranges in which the graph is right.
+
+Two relatives are found as well. Where Python takes the number of a size (`math.sqrt(height * width)`), tracing keeps that number for every
+size: an equation that holds at the example alone. And sizes that are computed with fractions (`int(0.57 * height)`) are rounded from
+float64 in Python and from float32 in the graph: 0.57 * 100 is 56 rows there and 57 here.
 """
 
 import math
@@ -11,8 +15,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
-from types import CodeType
-from typing import Any
+from types import CodeType, SimpleNamespace
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -30,21 +34,38 @@ RANDOM_POINTS, MOST_FAILING = 20_000, 1000
 DRAWN_IN = 20  # times that a range is made a quarter smaller before none is offered
 
 
+SAID = {
+    "branches": "branches on its {axes}{where}, and the graph keeps the way it took when it was traced",
+    "numbers": "computes with the number of its {axes}{where}, and the graph keeps the number it had when it was traced",
+    "rounds": "rounds a fraction of its {axes}{where}, in float64, and the graph does so in float32",
+}
+Kind = Literal["branches", "numbers", "rounds"]
+# What the printed conditions may call, for numbers and for arrays of them. Fractions are weighed in Python's precision, and in the graph's.
+EXACT, SINGLE = "exact", "single"
+NAMES = {
+    "math": np,
+    "torch": SimpleNamespace(sym_float=np.float64, sym_sqrt=np.sqrt, sym_max=np.maximum, sym_min=np.minimum),
+    EXACT: partial(np.asarray, dtype=np.float64),
+    SINGLE: partial(np.asarray, dtype=np.float32),
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Branch:
     """A condition on sizes that held at the example's and is taken for granted in the graph.
 
-    `where`: path and class of the module that asked; empty where that is not known.
+    `where`: path and class of the module that asked; empty where that is not known. `kind`: what the graph does where it does not hold.
     """
 
     condition: str
     code: CodeType
     where: str = ""
+    kind: Kind = "branches"
 
     def holds(self, sizes: Mapping[str, int]) -> bool:
         """Whether the graph follows the network at these sizes, as far as this branch goes."""
         try:
-            return bool(eval(self.code, {"math": math}, dict(sizes)))
+            return bool(eval(self.code, dict(NAMES), dict(sizes)))
         except (ZeroDivisionError, NameError):
             return False
 
@@ -58,10 +79,46 @@ def frozen_branches(program: Any, contract: Contract, askers: "Askers") -> list[
     for condition in _conditions(environment):
         names = {str(symbol) for symbol in condition.free_symbols}
         if names and names <= set(symbols):  # Python's own `and` knows no arrays, so _conditions has taken such apart
-            renamed = condition.subs({symbol: type(symbol)(symbols[str(symbol)], integer=True) for symbol in condition.free_symbols})
-            text = PythonPrinter().doprint(renamed)
-            found.setdefault(text, Branch(condition=text, code=compile(text, "branch", "eval"), where=askers.of(condition)))
-    return list(found.values())
+            text = _printed(condition, symbols)
+            kind: Kind = "numbers" if _is_number(condition) else "branches"
+            found.setdefault(text, Branch(condition=text, code=compile(text, "branch", "eval"), where=askers.of(condition), kind=kind))
+    return [*found.values(), *_roundings(program, symbols)]
+
+
+def _printed(expression: Any, symbols: Mapping[str, str]) -> str:
+    """As Python, in terms of the contract's axes."""
+    return str(PythonPrinter().doprint(expression.subs({each: type(each)(symbols[str(each)], integer=True) for each in expression.free_symbols})))
+
+
+def _is_number(condition: Any) -> bool:
+    """An equation between sizes and a number, other than one of remainders, which padding asks for: tracing has put the number in their place."""
+    return type(condition).__name__ == "Equality" and any(side.is_Integer for side in condition.args) and "Mod" not in str(condition)
+
+
+def _roundings(program: Any, symbols: Mapping[str, str]) -> Iterator[Branch]:
+    """Whole sizes that come from fractions: the graph has them where float32 rounds to the same number as float64."""
+    found: set[str] = set()
+    for node in program.graph.nodes:
+        value = node.meta.get("val")
+        if not isinstance(value, torch.SymInt) or "ToFloat" not in str(value.node.expr):
+            continue
+        names = {str(symbol) for symbol in value.node.expr.free_symbols}
+        if names and names <= set(symbols):
+            text = _printed(value.node.expr, symbols)
+            condition = " == ".join(f"({text.replace('torch.sym_float', precision)})" for precision in (EXACT, SINGLE))
+            if condition not in found:
+                found.add(condition)
+                yield Branch(condition=condition, code=compile(condition, "branch", "eval"), where=_module(node), kind="rounds")
+
+
+def _module(node: Any) -> str:
+    """Path and class of the module that the node belongs to."""
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    if not stack:
+        return ""
+    path, kind = stack[-1]
+    path = str(path).removeprefix("network").removeprefix(".")
+    return f"{path or 'the network'} ({str(getattr(kind, '__name__', kind)).rsplit('.', 1)[-1]})"
 
 
 def _conditions(environment: Any) -> Iterator[Any]:
@@ -76,10 +133,10 @@ def _conditions(environment: Any) -> Iterator[Any]:
 
 
 class Askers:
-    """Which module asked for each condition, seen by hooks while a network is traced: the first whose call ended with the condition known.
+    """Which module asked for each condition, seen by hooks while a network is traced: the one that was running when it became known.
 
     `failed_in`: the innermost module that was running when the first attempt to trace ended; empty where it came to its end.
-    `fixed_in`: sizes that tracing fixed for good, and the first module whose call ended with that.
+    `fixed_in`: sizes that tracing fixed for good, and the module that was running then.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -96,9 +153,11 @@ class Askers:
                 module.register_forward_hook(self._came_through),
             ]
 
-    def _begins(self, module: str, outermost: bool, *_: Any) -> None:
+    def _begins(self, module: str, outermost: bool, _module: nn.Module, inputs: tuple[Any, ...]) -> None:
         if outermost:  # another attempt: what is still running is where the last one failed
             self._note_failure()
+        if self._running:
+            self._note(self._running[-1], inputs)
         self._running.append(module)
 
     def _came_through(self, *_: Any) -> None:
@@ -110,6 +169,10 @@ class Askers:
         self._running.clear()
 
     def _ended(self, module: str, _module: nn.Module, inputs: tuple[Any, ...], _output: Any) -> None:
+        self._note(module, inputs)
+
+    def _note(self, module: str, inputs: tuple[Any, ...]) -> None:
+        """Conditions that were not known before are of this module."""
         sizes: list[Any] = [size for value in inputs if isinstance(value, torch.Tensor) for size in value.shape if isinstance(size, torch.SymInt)]
         if not sizes:
             return
@@ -189,7 +252,7 @@ def _failing(branch: Branch, grid: Mapping[str, NDArray[np.int64]]) -> list[Size
     """The points at which the branch does not hold, by rising size; at most MOST_FAILING, evenly taken."""
     if not grid:
         return []
-    spaces = {"math": math, "max": _largest_of, "min": _smallest_of}
+    spaces = {**NAMES, "max": _largest_of, "min": _smallest_of}
     try:
         with np.errstate(all="ignore"):
             held = np.broadcast_to(np.asarray(eval(branch.code, spaces, dict(grid)), dtype=bool), len(next(iter(grid.values()))))
@@ -219,7 +282,7 @@ def explained(branches: Sequence[Branch], contract: Contract, failed: Sequence[S
     if not guilty:
         return ""
     involved = [name for name in contract.axes if any(re.search(rf"\b{name}\b", branch.condition) for branch in guilty)]
-    start = f"the network branches on its {' and '.join(involved)}{_places(guilty, failed)}, and the graph keeps the way it took when it was traced; "
+    start = f"the network {SAID[guilty[0].kind].format(axes=' and '.join(involved), where=_places(guilty, failed))}; "
     safe = _safe_ranges(guilty, contract)
     if broken(guilty, own_sizes(contract)) or safe is None:
         return f"{start}leave {' and '.join(involved)} out of --dynamic"
@@ -231,6 +294,20 @@ def _places(guilty: Sequence[Branch], failed: Sequence[Sizes]) -> str:
     """The first module that asked something which does not hold at a size that failed."""
     places = [branch.where for branch in guilty if branch.where and not all(map(branch.holds, failed))]
     return f" in {places[0]}" if places else ""
+
+
+def frozen_numbers(branches: Sequence[Branch], contract: Contract) -> str:
+    """In words, which axes have become a number that the contract's ranges do not keep to; empty where none has.
+
+    Such a graph is wrong nearly everywhere, but where it matters may lie between any two points of a sweep.
+    """
+    grid = _grid(contract)
+    guilty = [branch for branch in branches if branch.kind == "numbers" and _failing(branch, grid)]
+    if not guilty:
+        return ""
+    axes = " and ".join(name for name in contract.axes if re.search(rf"\b{name}\b", guilty[0].condition))
+    where = f" in {guilty[0].where}" if guilty[0].where else ""
+    return f"the network {SAID['numbers'].format(axes=axes, where=where)}; leave {axes} out of --dynamic"
 
 
 def _safe_ranges(branches: Sequence[Branch], contract: Contract) -> dict[str, tuple[int, int]] | None:

@@ -1,7 +1,7 @@
 """The contract of a user's own network: from a few facts about its input, and one run that shows its outputs."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -41,17 +41,53 @@ def image_contract(network: nn.Module, said: ImageTask) -> Contract:
     strange = sorted(set(said.axes) - set(PIXEL_AXES))
     if strange:
         raise ContractError(f"an image has the axes batch, height and width, got {', '.join(strange)}")
+    said = replace(said, axes=_moving(said.axes, {"batch": 1, "height": said.pixels.height, "width": said.pixels.width}))
     pixels = said.pixels
     fixed = dict(zip(PIXEL_AXES, (1, pixels.height, pixels.width), strict=True))
     shape = tuple(axis if axis in said.axes else fixed[axis] for axis in PIXEL_AXES)
     given = replace(pixel_input(pixels), shape=(*shape, pixels.channels))
-    x = torch.rand((2 if "batch" in said.axes else 1, pixels.channels, pixels.height, pixels.width), generator=torch.Generator().manual_seed(0))
-    outputs = tuple(_described(name, value, said) for name, value in named_outputs(network, (x,)))
+    if said.axes.get("batch", DEFAULT_BATCH).low > 1:
+        raise ContractError(f"a single image is a batch of 1, so the batch must start there, got {said.axes['batch']}: batch=1..{said.axes['batch'].high}")
+    first, second = _two_points(said)
+    named = named_outputs(network, (_image(pixels, first),), taken={given.name})
+    others = _elsewhere(network, pixels, second, len(named))
+    outputs = tuple(_described(name, value, other, first, second) for (name, value), other in zip(named, others, strict=True))
     return Contract(task=said.task, inputs=(given,), outputs=_named_for_task(outputs, said), axes=dict(said.axes), labels=said.labels)
 
 
-def named_outputs(network: nn.Module, inputs: tuple[Tensor, ...]) -> list[tuple[str, Tensor]]:
-    """The tensors that the network returns, in the order of `wrap.flatten`, named by their keys or numbered."""
+def _moving(axes: Mapping[str, Range], own: Mapping[str, int]) -> dict[str, Range]:
+    """The axes without those of one size, which are fixed. Raises ContractError where that is not the contract's own size."""
+    for name, limits in axes.items():
+        if limits.low == limits.high and own.get(name, limits.low) != limits.low:
+            raise ContractError(f"{name}={limits} holds one size, which is not the contract's own {own[name]}: leave {name} out, or name its own size")
+    return {name: limits for name, limits in axes.items() if limits.low != limits.high or name not in own}
+
+
+def _two_points(said: ImageTask) -> tuple[dict[str, int], dict[str, int]]:
+    """The size of the contract, and another one at which every dynamic axis has another size, where its range has one."""
+    own = {"batch": 2 if "batch" in said.axes else 1, "height": said.pixels.height, "width": said.pixels.width}
+    other = dict(own)
+    for index, (name, limits) in enumerate(said.axes.items()):
+        wished = (own[name] + (3 + 2 * index) * limits.step, own[name] - (3 + 2 * index) * limits.step, limits.high, limits.low)
+        other[name] = next((size for size in map(limits.nearest, wished) if size != own[name] and size > 1), own[name])
+    return own, other
+
+
+def _image(pixels: Pixels, sizes: Mapping[str, int]) -> Tensor:
+    return torch.rand((sizes["batch"], pixels.channels, sizes["height"], sizes["width"]), generator=torch.Generator().manual_seed(0))
+
+
+def _elsewhere(network: nn.Module, pixels: Pixels, sizes: Mapping[str, int], count: int) -> list[Tensor | None]:
+    """The outputs at other sizes; None for each where the network does not run there, which is preflight's to say."""
+    try:
+        found = [value for _, value in named_outputs(network, (_image(pixels, sizes),))]
+    except (NetworkFailure, ContractError):
+        found = []
+    return list(found) if len(found) == count else [None] * count
+
+
+def named_outputs(network: nn.Module, inputs: tuple[Tensor, ...], taken: Collection[str] = ()) -> list[tuple[str, Tensor]]:
+    """The tensors that the network returns, in the order of `wrap.flatten`, named by their keys or numbered; `taken` names get "_out" behind."""
     was_training = [module for module in network.modules() if module.training]
     try:
         with torch.inference_mode():
@@ -68,19 +104,25 @@ def named_outputs(network: nn.Module, inputs: tuple[Tensor, ...]) -> list[tuple[
         raise ContractError(f"{error}; let a wrapper around the network return tensors alone") from error
     if not tensors or any(tensor.ndim == 0 for tensor in tensors):
         raise ContractError("each output needs at least one axis, but one is a single number; let a wrapper leave it out")
-    if isinstance(answer, Mapping) and len(answer) == len(tensors):
-        return list(zip(map(str, answer), tensors, strict=True))
+    keys = [str(key) for key, value in answer.items() if value is not None] if isinstance(answer, Mapping) else []
+    if len(keys) == len(tensors):
+        return [(f"{key}_out" if key in taken else key, tensor) for key, tensor in zip(keys, tensors, strict=True)]
     return [("output" if len(tensors) == 1 else f"output_{index}", tensor) for index, tensor in enumerate(tensors)]
 
 
-def _described(name: str, value: Tensor, said: ImageTask) -> Output:
-    batch: int | str = "batch" if "batch" in said.axes else value.shape[0]
-    dynamic = {"height", "width"} & set(said.axes)
-    rest: tuple[int | str, ...] = tuple(value.shape[1:])
-    if dynamic and value.ndim == 4:  # an image keeps its size; how other maps follow it is the graph's business
-        same = tuple(value.shape[2:]) == (said.pixels.height, said.pixels.width)
-        rest = (value.shape[1], *(("height", "width") if same else ("?", "?")))
-    return Output(name=name, dtype=str(value.dtype).removeprefix("torch."), shape=(batch, *rest), kind="tensor")
+def _described(name: str, value: Tensor, other: Tensor | None, first: Mapping[str, int], second: Mapping[str, int]) -> Output:
+    """An axis that moved from the first size to the second with one of the input's is that one; any other that moved is "?"."""
+    moving = {axis: (size, second[axis]) for axis, size in first.items() if size != second[axis]}
+    shape: list[int | str] = []
+    for position, size in enumerate(value.shape):
+        if other is None or other.ndim != value.ndim:  # one size alone is known: the batch comes first, and an image keeps its size
+            guess = "batch" if position == 0 and "batch" in moving else "?" if value.ndim == 4 and position > 1 and len(moving) > 1 else size
+            shape.append(guess)
+            continue
+        pair = (size, other.shape[position])
+        known = [axis for axis, sizes in moving.items() if sizes == pair]
+        shape.append(size if pair[0] == pair[1] else known[0] if known else "?")
+    return Output(name=name, dtype=str(value.dtype).removeprefix("torch."), shape=tuple(shape), kind="tensor")
 
 
 def _named_for_task(outputs: tuple[Output, ...], said: ImageTask) -> tuple[Output, ...]:
@@ -90,6 +132,9 @@ def _named_for_task(outputs: tuple[Output, ...], said: ImageTask) -> tuple[Outpu
     if len(first.shape) != wanted:
         raise ContractError(f"{said.task} needs a first output with {wanted} axes, but {first.name!r} has the shape {first.shape}; name another task")
     if said.task == "classification":
+        rival = next((each.name for each in rest if "logit" in each.name.lower() and len(each.shape) == 2), "")
+        if rival and "logit" not in first.name.lower():
+            raise ContractError(f"classification answers from the first output, which is {first.name!r}, not {rival!r}: let a wrapper return {rival!r} first")
         return (replace(first, kind="logits", name="logits" if first.name == "output" else first.name), *rest)
     if said.task == "image-to-image":
         batch, channels, height, width = first.shape
@@ -149,6 +194,7 @@ def with_axes(contract: Contract, axes: Mapping[str, Range]) -> Contract:
         raise ContractError(f"this contract has the axes {', '.join(contract.axes)}, got {', '.join(strange)}")
     image = next((each.pixels for each in contract.inputs if each.pixels is not None), None)
     fixed = {"batch": 1, **({"height": image.height, "width": image.width} if image else {})}
+    axes = _moving(axes, fixed)
     lost = sorted(set(contract.axes) - set(axes) - set(fixed))
     if lost:
         raise ContractError(f"the axes {', '.join(lost)} have no size of their own to be fixed at; name them with --dynamic")
@@ -183,7 +229,7 @@ def read_contract(path: Path) -> Contract:
 def read_labels(path: Path) -> tuple[str, ...]:
     """One label a line; blank lines are dropped. Raises ContractError."""
     try:
-        labels = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+        labels = tuple(line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip())
     except (OSError, UnicodeDecodeError) as error:
         raise ContractError(f"{path}: the labels cannot be read ({error})") from error
     if not labels:

@@ -16,7 +16,7 @@ from .wrap import Reference, compared_outputs, flatten
 
 LISTED = 5
 ROW_TOLERANCE = 1e-6  # of the output's range, in float64: far above rounding, far below what batch statistics do
-STEPS = (2, 4, 8, 16, 32, 64)
+STEPS, LARGEST_STEP = (2, 4, 8, 16, 32, 64), 65  # and every divisor of the network's own sides up to there, such as 14 of 224
 
 
 def prepared(network: nn.Module) -> nn.Module:
@@ -29,7 +29,9 @@ def preflight(network: nn.Module, contract: Contract) -> None:
 
     Raises NetworkFailure where the network does not accept a size that the contract promises.
     """
-    found = [*_weights(network), *_modules(network)]
+    if isinstance(network, torch.jit.ScriptModule):
+        raise PreflightError("this is a scripted or traced module; give the nn.Module that it was made from")
+    found = [*_weights(network), *_modules(network, contract)]
     if found:
         raise PreflightError("; ".join(found))
     reference = Reference(prepared(network), contract)
@@ -42,6 +44,10 @@ def preflight(network: nn.Module, contract: Contract) -> None:
 
 
 def _weights(network: nn.Module) -> Iterator[str]:
+    lazy = [name for name, tensor in network.named_parameters() if torch.nn.parameter.is_lazy(tensor)]
+    if lazy:
+        yield f"{_listed(lazy)} have no shape yet (lazy modules); run the network once on an input"
+        return
     tensors = [*network.named_parameters(), *network.named_buffers()]
     devices = sorted({str(tensor.device) for _, tensor in tensors})
     if len(devices) > 1:
@@ -49,7 +55,7 @@ def _weights(network: nn.Module) -> Iterator[str]:
     dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for _, tensor in tensors if tensor.is_floating_point()})
     if dtypes not in ([], ["float32"]):
         yield f"the weights are {', '.join(dtypes)}; export from float32 with .float()"
-    bad = [name for name, tensor in tensors if tensor.is_floating_point() and tensor.device.type != "meta" and not bool(torch.isfinite(tensor).all())]
+    bad = [name for name, tensor in tensors if tensor.is_floating_point() and tensor.device.type != "meta" and _spoilt(network, name, tensor)]
     if bad:
         yield f"NaN or infinite values in {_listed(bad)}; train again or load another checkpoint"
     empty = [name for name, tensor in tensors if tensor.device.type == "meta"]
@@ -57,16 +63,23 @@ def _weights(network: nn.Module) -> Iterator[str]:
         yield f"{_listed(empty)} hold no values (meta device); load a checkpoint"
 
 
-def _modules(network: nn.Module) -> Iterator[str]:
+def _spoilt(network: nn.Module, name: str, tensor: Tensor) -> bool:
+    """NaN anywhere; infinity too, but for buffers that are no statistics: a mask for attention is made of it."""
+    owner = network.get_submodule(name.rpartition(".")[0])
+    may_be_infinite = name.rpartition(".")[2] in owner._buffers and not isinstance(owner, _BatchNorm)
+    return bool(tensor.isnan().any()) if may_be_infinite else not bool(torch.isfinite(tensor).all())
+
+
+def _modules(network: nn.Module, contract: Contract) -> Iterator[str]:
     still = copy.deepcopy(network).eval()
     training = [name or "the network itself" for name, module in still.named_modules() if module.training]
     if training:
         yield f"still in train mode after .eval(): {_listed(training)}; these override train(), so set their mode by hand"
     bare = [name for name, module in network.named_modules() if isinstance(module, _BatchNorm) and module.running_mean is None]
-    if bare:
+    if bare and contract.largest_batch > 1:
         yield (
             f"BatchNorm without running statistics in {_listed(bare)}: at inference each image would depend on the others of its batch; "
-            "set track_running_stats=True and train"
+            "set track_running_stats=True and train, or fix the batch at 1"
         )
 
 
@@ -124,12 +137,12 @@ def _remedy(reference: Reference, contract: Contract, own: Sizes) -> str:
     """Steps that the sides can be taken in, where there are any; else the axes that can stay dynamic."""
     sides = [name for name in own if name != "batch"]
     batch = [f"batch={contract.axes['batch'].low}..{contract.axes['batch'].high}"] if "batch" in own else []
-    for step in STEPS:
+    for step in sorted({*STEPS, *(each for each in range(3, LARGEST_STEP) if all(own[name] % each == 0 for name in sides))}):
         if sides and all(_runs(reference, contract, {**own, **{name: own[name] + steps * step for name in sides}}) for steps in (1, 3)):
             lows = {name: contract.axes[name].low + (own[name] - contract.axes[name].low) % step for name in sides}
             stepped = [f"{name}={Range(low=lows[name], high=contract.axes[name].high).low}..{contract.axes[name].high}:{step}" for name in sides]
             return f"it runs in steps of {step}, so try --dynamic {','.join([*batch, *stepped])}"
-    return f"export it with --dynamic {','.join(batch) or 'nothing'}"
+    return f"export it with --dynamic {','.join(batch) or 'batch=1..1'}"
 
 
 def _runs(reference: Reference, contract: Contract, sizes: Sizes) -> bool:
@@ -188,16 +201,20 @@ def _batch_dependence(reference: Reference, contract: Contract) -> Iterator[str]
     arrays = _at_own_size(contract, batch=2)
     if contract.axes["batch"].low > 1:
         return
-    together, alone = reference.run(arrays), reference.run({name: array[:1] for name, array in arrays.items()})
+    together = reference.run(arrays)
+    first, last = (reference.run({name: array[part] for name, array in arrays.items()}) for part in (slice(0, 1), slice(1, 2)))
     for name, output in zip(compared_outputs(contract), contract.outputs, strict=True):
         if output.shape[:1] != ("batch",):
             continue
         if together[name].dtype.kind != "f":  # an index or a flag may flip by rounding alone
             continue
         spread = float(together[name].max() - together[name].min()) or 1.0
-        distance = float(abs(together[name][:1].astype(float) - alone[name].astype(float)).max())
+        alone = [each[name] for each in (first, last)]
+        if any(each.shape != together[name][:1].shape for each in alone):
+            continue  # the sweep says what its shape should be
+        distance = max(float(abs(together[name][index].astype(float) - each[0].astype(float)).max()) for index, each in enumerate(alone))
         if distance > ROW_TOLERANCE * spread:
             yield (
                 f"an image alone gives another {name} than in a batch (by {distance / spread:.1e} of its range): batch statistics are active at inference; "
-                "use running statistics, or fix the batch at 1"
+                "use running statistics, or fix the batch at 1 (--dynamic batch=1..1)"
             )

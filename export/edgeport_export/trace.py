@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from edgeport_runtime import Contract
 from edgeport_runtime.contract import METADATA_KEY
 
-from .branches import Askers, Branch, broken, frozen_branches
+from .branches import Askers, Branch, broken, frozen_branches, frozen_numbers
 from .errors import AxisError, ExportError
 from .rewrites import TRANSLATIONS
 from .rewrites.transposed_product import transposed_product
@@ -58,6 +58,9 @@ def trace(network: nn.Module, contract: Contract, dtype: torch.dtype = torch.flo
     program, branches = _export(module, example(contract), contract)
     if broken(branches, own_sizes(contract)):  # Swin v2 at 128 px: a window covers a stage of 4x4, but not one of 4x5
         program, branches = _export(module, example(contract, near=True), contract)
+    numbers = frozen_numbers(branches, contract)
+    if numbers:
+        raise AxisError(numbers)
     model = program.model
     name_nodes(model)
     ClearMetadataAndDocStringPass()(model)

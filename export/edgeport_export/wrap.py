@@ -62,13 +62,18 @@ class GraphModule(nn.Module):
         # while a value is one byte, and the arithmetic then runs along rows: 2.1 ms instead of 10.9 at 16x224x224x3, two threads.
         mean, scale = getattr(self, f"mean{index}"), getattr(self, f"scale{index}")
         normalised: Tensor = (value.permute(0, 3, 1, 2).to(torch.float32) - mean) * scale
-        return normalised.to(self.dtype)
+        return normalised.to(self.dtype).contiguous()  # as a network is used to: one that calls view() fails on the strides of a permuted picture
 
 
 def flatten(outputs: Any) -> list[Tensor]:
-    """The tensors of a network's answer in order: one tensor, a tuple, a list or a dict of tensors. Raises TypeError for anything else."""
+    """The tensors of a network's answer in order: one tensor, a tuple, a list or a dict of tensors, or None, which is left out.
+
+    Raises TypeError for anything else.
+    """
     if isinstance(outputs, Tensor):
         return [outputs]
+    if outputs is None:  # what a network has no use for at inference, such as an auxiliary output
+        return []
     if not isinstance(outputs, Mapping | tuple | list):
         raise TypeError(f"a network may return tensors, and tuples, lists and dicts of them, got {type(outputs).__name__}")
     return [tensor for each in (outputs.values() if isinstance(outputs, Mapping) else outputs) for tensor in flatten(each)]
@@ -88,9 +93,8 @@ def as_pixels(levels: Tensor) -> Tensor:
 
 
 def _tensor(array: NDArray[Any]) -> Tensor:
-    """The same memory as a tensor, unless torch would warn that it must not be written to."""
-    contiguous = np.ascontiguousarray(array)
-    return torch.from_numpy(contiguous if contiguous.flags.writeable else contiguous.copy())
+    """A copy as a tensor: a network may work in place on what it is given."""
+    return torch.from_numpy(np.array(array, order="C"))
 
 
 def failing_module(network: nn.Module, inputs: Sequence[Tensor]) -> str:
@@ -160,4 +164,4 @@ class Reference:
         if pixels is None:
             return value.to(self.dtype) if value.is_floating_point() else value
         mean, std = (torch.tensor(values, dtype=self.dtype) for values in (pixels.mean, pixels.std))
-        return ((value.to(self.dtype) / 255 - mean) / std).permute(0, 3, 1, 2)
+        return ((value.to(self.dtype) / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()

@@ -19,6 +19,8 @@ from edgeport_runtime import Contract, ContractError
 from .errors import CheckpointError
 
 KEY = "edgeport"
+NESTS = ("state_dict", "model_state_dict", "model", "params_ema", "params", "ema")  # where trainers put the weights
+PREFIXES = ("module.", "_orig_mod.")  # which DataParallel and torch.compile put in front
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,26 +113,31 @@ def _said(error: Exception) -> str:
 
 
 def state_of(loaded: Any, path: Path) -> dict[str, Tensor]:
-    """Find the tensors in what was loaded: nested under `state_dict` or `model`, behind `module.` or `_orig_mod.`."""
+    """Find the tensors in what was loaded: by name, or nested under one of NESTS. Raises CheckpointError."""
     for _ in range(3):
         if not isinstance(loaded, dict):
             break
-        inner = next((loaded[key] for key in ("state_dict", "model_state_dict", "model") if isinstance(loaded.get(key), dict)), None)
+        inner = next((loaded[key] for key in NESTS if isinstance(loaded.get(key), dict)), None)
         if inner is None:
             break
         loaded = inner
     if not isinstance(loaded, dict) or not loaded or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise CheckpointError(f"{path}: expected tensors by name (a state_dict, perhaps under 'state_dict' or 'model'), got {type(loaded).__name__}")
+        got = f"a dict of {', '.join(map(str, list(loaded)[:8]))}" if isinstance(loaded, dict) and loaded else type(loaded).__name__
+        raise CheckpointError(f"{path}: expected tensors by name (a state_dict, perhaps under {', '.join(NESTS)}), got {got}; save the state_dict alone")
     state: dict[str, Tensor] = loaded
-    while all(key.startswith(("module.", "_orig_mod.")) for key in state):
-        state = {key.split(".", 1)[1]: value for key, value in state.items()}
     return state
 
 
 def load_state(module: nn.Module, state: Mapping[str, Tensor], *, name: str | Path) -> None:
-    """Load every tensor into the module. Raises CheckpointError listing all missing, unexpected and mis-shaped keys at once."""
+    """Load every tensor into the module, behind the prefixes `module.` and `_orig_mod.` that wrappers leave.
+
+    A tensor that the module shares under several names may be given under one. Raises CheckpointError listing all missing,
+    unexpected and mis-shaped keys at once.
+    """
     wanted = module.state_dict()
-    missing = [key for key in wanted if key not in state]
+    state = _without_prefixes(state, wanted)
+    places = {tensor.data_ptr() for key, tensor in wanted.items() if key in state} - {0}
+    missing = [key for key in wanted if key not in state and wanted[key].data_ptr() not in places]
     unexpected = [key for key in state if key not in wanted]
     shaped = [
         f"{key} is {tuple(state[key].shape)}, expected {tuple(wanted[key].shape)}" for key in wanted if key in state and state[key].shape != wanted[key].shape
@@ -141,7 +148,14 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], *, name: str | Pa
         raise CheckpointError(
             f"{name}: these are not the weights of {type(module).__name__} as it was built ({listed}); give the checkpoint of this network, or other arguments"
         )
-    module.load_state_dict(dict(state))
+    module.load_state_dict(dict(state), strict=False)
+
+
+def _without_prefixes(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """A network may have a part called `module` itself: prefixes go only while the names do not fit."""
+    while state and not set(state) & set(wanted) and all(key.startswith(PREFIXES) for key in state):
+        state = {key.split(".", 1)[1]: value for key, value in state.items()}
+    return state
 
 
 def require_file(path: Path) -> None:

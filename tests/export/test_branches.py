@@ -1,16 +1,18 @@
 """Branches on a size: found, tried, and explained with the range in which the graph is right."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
-from edgeport_export import ParityError, export_bundle, measure_parity
+from edgeport_export import AxisError, ParityError, export_bundle, measure_parity
 from edgeport_export.branches import broken, sizes_to_try
 from edgeport_export.parity import full_sweep, remedy
 from edgeport_export.pipeline import ExportOptions
 from edgeport_export.sweep import measured_cost
 from edgeport_export.trace import finish, trace
-from edgeport_runtime import Contract, Pixels
+from edgeport_runtime import Contract, Pixels, Range
 from edgeport_runtime.contract import classification, image_axes
 
 
@@ -78,6 +80,58 @@ def test_a_network_without_branches_has_none(contract: Contract) -> None:
     traced = trace(network, contract)
     assert not broken(traced.branches, {"batch": 1, "height": 9, "width": 60})
     assert measured_cost(network, contract)({"batch": 2, "height": 32, "width": 32}) > 0
+
+
+class Counting(nn.Module):
+    """Takes the number of a size."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.conv, self.kind = nn.Conv2d(3, 3, 3, padding=1), kind
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        height, width = x.shape[2:]
+        y = self.conv(x)
+        if self.kind == "root":
+            return y * 2 if 44 < math.sqrt(height * width) < 46 else y
+        return y[:, :, : math.floor(height * 0.57)].mean((2, 3))
+
+
+def test_a_size_that_became_a_number_is_refused_with_the_module(contract: Contract) -> None:
+    with pytest.raises(AxisError, match=r"computes with the number of its height and width in 0 \(Counting\), .*leave height and width out of --dynamic"):
+        trace(nn.Sequential(Counting("root"), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval(), contract)
+
+
+def test_fractions_are_tried_where_float32_rounds_to_another_size() -> None:
+    """floor(0.57 * 100) is 56 in Python, since 0.57 is a little less in float64; float32 has 57."""
+    torch.manual_seed(0)
+    network = Counting("fraction").eval()
+    axes = {"batch": Range(low=1, high=2), "height": Range(low=90, high=110), "width": Range(low=16, high=20)}
+    contract = classification(Pixels(height=92, width=18), tuple("abc"), axes)
+    traced = trace(network, contract)
+    assert [branch.where for branch in traced.branches if branch.kind == "rounds"] == ["the network (Counting)"]
+    assert [height for height in range(90, 111) if broken(traced.branches, {"batch": 1, "height": height, "width": 18})] == [100]
+    parity = measure_parity(network, contract, finish(traced.model, contract), sizes=full_sweep(network, contract, traced.branches))
+    assert {case.sizes["height"] for case in parity.failures()} == {100}
+    assert "rounds a fraction of its height in the network (Counting)" in remedy(parity, contract, traced.branches)
+
+
+class Outer(nn.Module):
+    """The branch lies between two calls of parts, which are not to blame."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.shape[2] > 20:
+            x = x * 2
+        return self.conv(x).mean((2, 3))
+
+
+def test_the_module_that_asked_is_named_not_the_next_one_that_ran(contract: Contract) -> None:
+    traced = trace(nn.Sequential(nn.Identity(), Outer()).eval(), contract)
+    assert [branch.where for branch in traced.branches if branch.condition == "height >= 21"] == ["1 (Outer)"]
 
 
 class Related(nn.Module):

@@ -66,6 +66,43 @@ def test_outputs_are_described_by_one_run() -> None:
     assert embedding.inputs[0].shape == (1, 12, 16, 3) and embedding.outputs[0].shape == (1, 3)
 
 
+class Answer(nn.Module):
+    """A map, a sequence of positions, a map of classes, and anchors that no image changes."""
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor | None]:
+        return {"pixels": x[:, :, ::2], "sequence": x.flatten(2), "classes": x.argmax(1), "anchors": torch.zeros(1, 20), "auxiliary": None}
+
+
+def test_each_axis_of_an_output_is_named_by_what_moves_it() -> None:
+    axes = {"batch": Range(low=1, high=8), "height": Range(low=4, high=64), "width": Range(low=4, high=64)}
+    contract = image_contract(Answer(), ImageTask(task="tensors", pixels=PIXELS, axes=axes))
+    assert {each.name: each.shape for each in contract.outputs} == {
+        "pixels_out": ("batch", 3, "?", "width"),
+        "sequence": ("batch", 3, "?"),
+        "classes": ("batch", "height", "width"),
+        "anchors": (1, 20),
+    }
+    still = image_contract(Answer(), ImageTask(task="tensors", pixels=PIXELS, axes={}))
+    assert [each.shape for each in still.outputs] == [(1, 3, 6, 16), (1, 3, 192), (1, 12, 16), (1, 20)]
+
+
+def test_an_axis_of_one_size_is_fixed_there() -> None:
+    axes = {"batch": Range(low=1, high=1), "height": Range(low=12, high=12), "width": Range(low=4, high=64)}
+    contract = image_contract(Head(lambda x: x), ImageTask(task="tensors", pixels=PIXELS, axes=axes))
+    assert contract.inputs[0].shape == (1, 12, "width", 3) and list(contract.axes) == ["width"]
+    assert with_axes(contract, {"width": Range(low=16, high=16)}).inputs[0].shape == (1, 12, 16, 3)
+    with pytest.raises(ContractError, match=r"height=20\.\.20 holds one size, which is not the contract's own 12"):
+        image_contract(Head(lambda x: x), ImageTask(task="tensors", pixels=PIXELS, axes={"height": Range(low=20, high=20)}))
+    with pytest.raises(ContractError, match=r"a single image is a batch of 1, .* got 2\.\.8: batch=1\.\.8"):
+        image_contract(Head(lambda x: x), ImageTask(task="tensors", pixels=PIXELS, axes={"batch": Range(low=2, high=8)}))
+
+
+def test_logits_that_do_not_come_first_are_refused() -> None:
+    features = Head(lambda x: {"features": x.mean((2, 3)), "logits": x.amax((2, 3))})
+    with pytest.raises(ContractError, match="from the first output, which is 'features', not 'logits': let a wrapper return 'logits' first"):
+        image_contract(features, ImageTask(task="classification", pixels=PIXELS))
+
+
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ContractError, match="2 labels for an output of 3 classes"):
         image_contract(Head(lambda x: x.mean((2, 3))), ImageTask(task="classification", pixels=PIXELS, labels=("a", "b")))
@@ -118,6 +155,8 @@ def test_files_of_contracts_and_labels(tmp_path: Path) -> None:
     with pytest.raises(ContractError, match="not JSON"):
         read_contract(tmp_path / "c.json")
     (tmp_path / "l.txt").write_text("cat\n\n dog \n")
+    assert read_labels(tmp_path / "l.txt") == ("cat", "dog")
+    (tmp_path / "l.txt").write_text("cat\ndog\n", encoding="utf-8-sig")  # as some editors save it
     assert read_labels(tmp_path / "l.txt") == ("cat", "dog")
     (tmp_path / "l.txt").write_text("\n")
     with pytest.raises(ContractError, match="the file is empty"):

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from edgeport_export import NetworkFailure, PreflightError
+from edgeport_export.contracts import with_axes
 from edgeport_export.preflight import preflight, prepared
 from edgeport_models import network
 from edgeport_runtime import Contract, ContractError, Output, Pixels, Range
@@ -117,6 +118,81 @@ def test_a_network_that_takes_steps_gets_the_steps() -> None:
         preflight(Halving(), CONTRACT)
 
 
+class Patches(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        patches = x.unflatten(2, (-1, 7)).unflatten(4, (-1, 7))
+        return patches.mean((2, 3, 4, 5))
+
+
+def test_steps_may_be_any_divisor_of_the_size() -> None:
+    axes = {**image_axes(smallest_px=7, largest_px=70, largest_batch=8)}
+    with pytest.raises(NetworkFailure, match=r"it runs in steps of 7, so try --dynamic batch=1\.\.8,height=7\.\.70:7,width=7\.\.70:7"):
+        preflight(Patches(), classification(Pixels(height=28, width=28), tuple("abc"), axes))
+
+
+class Viewing(nn.Module):
+    """Flattens by view(), as scripts have done since LeNet; and works in place."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mul_(2).view(x.shape[0], 3, -1).mean(2)
+
+
+class Masked(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mask", torch.tensor([0.0, 0.0, float("-inf")]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x.mean((2, 3)) + self.get_buffer("mask")).softmax(1)
+
+
+class Alone(nn.Module):
+    """BatchNorm without running statistics: well defined for one image at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3, track_running_stats=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(x).amax((2, 3))
+
+
+@pytest.mark.parametrize("module", [Viewing(), Masked(), Viewing().train()])
+def test_what_is_unusual_but_right_passes(module: nn.Module) -> None:
+    preflight(module, CONTRACT)
+
+
+def test_batch_statistics_pass_where_there_is_no_batch() -> None:
+    with pytest.raises(PreflightError, match=r"or fix the batch at 1"):
+        preflight(Alone(), CONTRACT)
+    preflight(Alone(), with_axes(CONTRACT, {}))
+
+
+class Summing(nn.Module):
+    """The first image is alone in its sum; the others are not."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean((2, 3)).cumsum(0)
+
+
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        (Summing(), "an image alone gives another logits than in a batch"),
+        (nn.Sequential(nn.LazyConv2d(3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()), r"0\.weight, 0\.bias have no shape yet"),
+    ],
+)
+def test_what_cannot_be_exported_is_said(module: nn.Module, said: str) -> None:
+    with pytest.raises(PreflightError, match=said):
+        preflight(module, CONTRACT)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit")
+def test_a_traced_module_is_refused() -> None:
+    with pytest.raises(PreflightError, match="a scripted or traced module; give the nn"):
+        preflight(torch.jit.trace(Summing(), torch.zeros(1, 3, 4, 4)), CONTRACT)
+
+
 def test_a_wrong_size_in_the_contract_is_said() -> None:
     small = classification(Pixels(height=8, width=8), tuple("abc"), image_axes(smallest_px=4))
     with pytest.raises(NetworkFailure, match="this is the size the contract gives"):
@@ -165,7 +241,7 @@ def promised(*outputs: Output) -> Contract:
         (lambda y: y, "float32", ("batch", "zzz"), "'y' names the axis zzz, which no input has"),
         (lambda y: (y, y), "float32", ("batch", 3), "promises 1 outputs, but the network gives 2"),
         (lambda y: y.sum(), "float32", (), "but is float32 ()"),
-        (lambda y: (y, None), "float32", ("batch", 3), "a network may return tensors, and tuples, lists and dicts of them, got NoneType"),
+        (lambda y: (y, "cat"), "float32", ("batch", 3), "a network may return tensors, and tuples, lists and dicts of them, got str"),
     ],
 )
 def test_a_contract_that_says_something_else_than_the_network_is_refused(answer: Any, dtype: str, shape: tuple[Any, ...], said: str) -> None:

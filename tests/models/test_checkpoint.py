@@ -41,13 +41,42 @@ def test_round_trip(tmp_path: Path, module: nn.Module, card: Card) -> None:
         lambda state: state,
         lambda state: {"state_dict": state, "epoch": 3},
         lambda state: {"model": {"state_dict": state}},
+        lambda state: {"params_ema": state},
         lambda state: {f"module.{key}": value for key, value in state.items()},
         lambda state: {"model": {f"module._orig_mod.{key}": value for key, value in state.items()}},
     ],
 )
 def test_tensors_are_found_wherever_trainers_put_them(tmp_path: Path, module: nn.Module, wrap) -> None:  # type: ignore[no-untyped-def]
-    torch.save(wrap(module.state_dict()), tmp_path / "w.pt")
-    assert set(read_weights(tmp_path / "w.pt")) == set(module.state_dict())
+    expected = {key: torch.rand_like(value) for key, value in module.state_dict().items()}
+    torch.save(wrap(expected), tmp_path / "w.pt")
+    load_state(module, read_weights(tmp_path / "w.pt"), name="w.pt")
+    assert all(torch.equal(value, expected[key]) for key, value in module.state_dict().items())
+
+
+class Tied(nn.Module):
+    """A part called `module`, and a weight with two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.module, self.again = nn.Linear(3, 3), nn.Linear(3, 3)
+        self.again.weight = self.module.weight
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.module."])
+def test_prefixes_go_where_they_do_not_fit_and_shared_weights_need_one_name(tmp_path: Path, prefix: str) -> None:
+    made = Tied()
+    expected = {"module.weight": torch.rand(3, 3), "module.bias": torch.rand(3), "again.bias": torch.rand(3)}
+    save_file({prefix + key: value for key, value in expected.items()}, tmp_path / "w.safetensors")
+    load_state(made, read_weights(tmp_path / "w.safetensors"), name="w")
+    assert torch.equal(made.again.weight, expected["module.weight"]) and torch.equal(made.again.bias, expected["again.bias"])
+    with pytest.raises(CheckpointError, match=r"2 missing: module\.weight, again\.weight"):
+        load_state(Tied(), {"module.bias": torch.rand(3), "again.bias": torch.rand(3)}, name="w")
+
+
+def test_what_was_found_instead_of_tensors_is_listed(tmp_path: Path) -> None:
+    torch.save({"generator": {"a": torch.zeros(1)}, "step": 3}, tmp_path / "w.pt")
+    with pytest.raises(CheckpointError, match=r"params_ema.*got a dict of generator, step"):
+        read_weights(tmp_path / "w.pt")
 
 
 @pytest.mark.parametrize(
