@@ -8,9 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import nn
 
 from edgeport_export.cli import main as edgeport
+from edgeport_export.preflight import preflight
+from edgeport_runtime import Contract
 from edgeport_runtime.cli import build_parser
 
 ROOT = Path(__file__).parents[1]
@@ -31,6 +35,17 @@ def test_its_python_runs(code: str, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
+
+
+def test_its_contract_is_one_that_a_network_keeps() -> None:
+    """The JSON is read, and a network of that shape passes under it."""
+    (said,) = re.findall(r"```json\n(.*?)```", README, flags=re.S)
+
+    class Scored(nn.Module):
+        def forward(self, signal: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            return torch.stack([(signal * mask[:, None]).mean((1, 2)), signal.amax((1, 2))], 1)
+
+    preflight(Scored(), Contract.from_json(said))
 
 
 def test_its_commands_exist(capsys: pytest.CaptureFixture[str]) -> None:

@@ -90,7 +90,7 @@ def named_outputs(network: nn.Module, inputs: tuple[Tensor, ...], taken: Collect
     """The tensors that the network returns, in the order of `wrap.flatten`, named by their keys or numbered; `taken` names get "_out" behind."""
     was_training = [module for module in network.modules() if module.training]
     try:
-        with torch.inference_mode():
+        with torch.no_grad():  # not inference_mode: what a lazy module makes of itself here is to be exported
             answer = network.eval()(*inputs)
     except Exception as error:  # whatever the user's code raises
         shapes = ", ".join(str(tuple(value.shape)) for value in inputs)

@@ -12,6 +12,7 @@ from torchvision.transforms import functional as TF
 
 from edgeport_export import ExportError, NetworkFailure
 from edgeport_export.contracts import ImageTask, image_contract, parse_axes, pixels_of_weights, read_contract, read_labels, with_axes
+from edgeport_export.preflight import preflight
 from edgeport_models import network
 from edgeport_runtime import ContractError, Pixels, Range
 from edgeport_runtime.images import prepare
@@ -95,6 +96,13 @@ def test_an_axis_of_one_size_is_fixed_there() -> None:
         image_contract(Head(lambda x: x), ImageTask(task="tensors", pixels=PIXELS, axes={"height": Range(low=20, high=20)}))
     with pytest.raises(ContractError, match=r"a single image is a batch of 1, .* got 2\.\.8: batch=1\.\.8"):
         image_contract(Head(lambda x: x), ImageTask(task="tensors", pixels=PIXELS, axes={"batch": Range(low=2, high=8)}))
+
+
+def test_a_lazy_module_is_ready_after_its_contract() -> None:
+    lazy = nn.Sequential(nn.LazyConv2d(4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    contract = image_contract(lazy, ImageTask(task="classification", pixels=PIXELS))
+    assert contract.outputs[0].shape == ("batch", 4)
+    preflight(lazy, contract)
 
 
 def test_logits_that_do_not_come_first_are_refused() -> None:

@@ -8,6 +8,7 @@ cell i of n covers the positions floor(i * length / n) up to, not including, cei
 1. Average to 1x1: a mean over height and width.
 2. Average to any other size, also one that is computed from the input (`interpolate(mode="area")`): two matrix products,
    columns then rows, with averaging matrices computed from the shape at hand.
+   These products are for finite values: an infinity makes its whole row NaN, where PyTorch has it in its own cells alone.
 3. Maximum to 1x1: a maximum over height and width.
 4. Maximum to a fixed size: for each cell a slice of the rows and its maximum, then the same for the columns. The positions of
    the maxima, which PyTorch returns too, are computed cell by cell; where nobody asks for them, they are dropped from the graph.

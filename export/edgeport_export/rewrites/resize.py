@@ -12,6 +12,8 @@ the graph is given the sizes, not the factor. Here:
 3. Antialiased: two matrix products with the filter's weights. Cell i of the output looks from max(0, trunc(c - s + 1/2)) up to
    min(length, trunc(c + s + 1/2)), where c = step * (i + 1/2), s = radius * max(step, 1), and the weights are normalised to sum to 1,
    as Pillow does at the borders too (UpSampleKernel.cpp, HelperInterpLinear and HelperInterpCubic).
+
+The products of rules 2 and 3 are for finite values: an infinity makes its whole row NaN (0 * inf), where PyTorch keeps it in its place.
 """
 
 from collections.abc import Callable, Sequence
