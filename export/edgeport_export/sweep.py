@@ -25,7 +25,8 @@ def sweep_sizes(contract: Contract, cost: Cost | None = None) -> list[Sizes]:
     """Sizes inside the contract's ranges, without repeats.
 
     Batch 1, 2 and odd; the contract's size, odd, non-square, larger, smaller; one side changed at a time; the smallest corner;
-    with `cost` (bytes at some sizes), the largest image and the largest batch that fit MEMORY_BUDGET_BYTES.
+    with `cost` (bytes at some sizes), the largest image and the largest batch that fit MEMORY_BUDGET_BYTES. The contract's own size is
+    among them at batch 1 and 2 whatever it costs: a network is run there anyhow.
     """
     height, width = _default(contract)
     wanted = [
@@ -41,7 +42,7 @@ def sweep_sizes(contract: Contract, cost: Cost | None = None) -> list[Sizes]:
     ]
     points = [dict(_named(contract, point)) for point in wanted]
     if cost is not None:
-        points = [point for point in points if cost(point) <= MEMORY_BUDGET_BYTES] + _corners(contract, cost)
+        points = [*points[:2], *(point for point in points[2:] if cost(point) <= MEMORY_BUDGET_BYTES), *_corners(contract, cost)]
     return [dict(pairs) for pairs in dict.fromkeys(tuple(sorted(point.items())) for point in points)]
 
 

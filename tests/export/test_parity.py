@@ -83,6 +83,12 @@ def test_a_small_answer_does_not_hide_behind_a_large_one() -> None:
     assert parity.ratio(parity.cases[0]) == pytest.approx(100) and parity.ranges["y"] == 5
 
 
+def test_a_network_that_fits_no_budget_is_still_compared_at_its_own_size() -> None:
+    contract = classification(Pixels(height=16, width=16), tuple("abc"), image_axes(smallest_px=4, largest_px=64, largest_batch=8))
+    points = [(point["batch"], point["height"], point["width"]) for point in sweep_sizes(contract, lambda sizes: 1e12)]
+    assert points == [(1, 16, 16), (2, 16, 16)]  # resnet50 at 224 needs more than the budget for one image
+
+
 def test_nan_never_passes(tiny: ModuleType, class_contract: Contract) -> None:
     module = tiny.trained_classifier()
     model = trace(module, class_contract).model
