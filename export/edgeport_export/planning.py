@@ -198,17 +198,22 @@ def profile(path: Path, shop: Workshop) -> dict[str, float]:
 
 
 def _quality(shop: Workshop, outcome: Outcome, keeps_budget: Callable[[Names], bool], watch: Watch) -> None:
-    """Step 5: one product goes, then two more, then four: a budget that is far away is reached in a few steps."""
-    step = 1
-    while outcome.integer:
-        watch("judging int8", len(shop.possible) - len(outcome.integer), len(shop.possible))
-        if keeps_budget(outcome.integer):
-            break
-        worst = sorted(outcome.integer, key=lambda name: outcome.sqnr_db.get(name, float("inf")))[:step]
-        for name in worst:
-            error = outcome.sqnr_db.get(name)
-            figure = f": alone it brings the outputs to {error:.1f} dB of fp32's" if error is not None else ""
-            outcome.reasons[name] = f"error{figure}, and the quality budget was not kept"
-        outcome.integer -= frozenset(worst)
-        step *= 2
+    """Step 5: as few of the worst as it takes, found by doubling their number and halving the last step."""
+    worst = sorted(outcome.integer, key=lambda name: outcome.sqnr_db.get(name, float("inf")))
+
+    def keeps(without: int) -> bool:
+        watch("judging int8", without, len(worst))
+        return without == len(worst) or keeps_budget(frozenset(worst[without:]))
+
+    fails, kept = -1, 0
+    while not keeps(kept):
+        fails, kept = kept, min(len(worst), 2 * kept + 1)
+    while kept - fails > 1:
+        middle = (fails + kept) // 2
+        fails, kept = (fails, middle) if keeps(middle) else (middle, kept)
+    for name in worst[:kept]:
+        error = outcome.sqnr_db.get(name)
+        figure = f": alone it brings the outputs to {error:.1f} dB of fp32's" if error is not None else ""
+        outcome.reasons[name] = f"error{figure}, and the quality budget was not kept"
+    outcome.integer = frozenset(worst[kept:])
     outcome.reasons = {name: reason for name, reason in outcome.reasons.items() if name not in outcome.integer}

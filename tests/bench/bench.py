@@ -4,7 +4,7 @@ Every engine has a process of its own and one is awake at a time; every round vi
 ratios. Pixels to output, uint8 (N, H, W, 3) in. Peers: PyTorch eager, channels-last and compiled; a plain `torch.onnx.export`, dynamic and
 fixed-size; plain `quantize_static` with its defaults and with U8 activations, S8 weights per channel; OpenVINO f32, and OpenVINO + NNCF int8, which
 live in an environment of their own (`--peers` names its Python; left out, they are not raced). edgeport runs what `precision="auto"` takes,
-and each of its variants beside it.
+and each of its variants beside it; its int8 keeps 25 dB from fp32, or as many as plain U8S8 where that has fewer (random weights in deep networks).
 
     python tests/bench/bench.py [--only NAME …] [--batch 1 16] [--rounds 5] [--peers .venv-peers/bin/python] [--results FILE]
 """

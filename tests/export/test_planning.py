@@ -8,7 +8,7 @@ import pytest
 
 from edgeport_export import ExportError
 from edgeport_export.calibration import Calibration, calibrate, fed
-from edgeport_export.planning import search
+from edgeport_export.planning import Outcome, _quality, search
 from edgeport_export.quantize import observed_values
 from edgeport_export.targets import TARGETS, target
 from edgeport_export.trace import trace
@@ -69,6 +69,21 @@ def test_the_worst_products_go_first_until_the_budget_is_kept(shop: tuple[Worksh
     assert found.integer == set(alone) - {worst}
     assert found.reasons[worst].startswith(f"error: alone it brings the outputs to {alone[worst]:.1f} dB")
     assert search(*shop, None, lambda names: False, seconds=60).integer == frozenset()
+
+
+@pytest.mark.parametrize("needed", range(16))
+def test_no_more_products_go_than_it_takes(shop: tuple[Workshop, Calibration], needed: int) -> None:
+    errors = {f"product{index}": float(30 + index) for index in range(15)}
+    outcome = Outcome(integer=frozenset(errors), method="minmax", sqnr_db=dict(errors))
+    asked: list[frozenset[str]] = []
+
+    def keeps(names: frozenset[str]) -> bool:
+        asked.append(names)
+        return len(names) <= 15 - needed
+
+    _quality(shop[0], outcome, keeps, lambda *_: None)
+    assert outcome.integer == frozenset(list(errors)[needed:]) and set(outcome.reasons) == set(list(errors)[:needed])
+    assert len(asked) <= 9
 
 
 def test_the_kind_of_limits_with_the_smallest_error_is_taken(shop: tuple[Workshop, Calibration]) -> None:
