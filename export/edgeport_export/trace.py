@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from edgeport_runtime import Contract
 from edgeport_runtime.contract import METADATA_KEY
 
-from .branches import Askers, Branch, broken, frozen_branches, frozen_numbers
+from .askers import Askers
+from .branches import Branch, broken, frozen_branches, frozen_numbers
 from .errors import AxisError, ExportError
 from .rewrites import TRANSLATIONS
 from .rewrites.transposed_product import transposed_product
