@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import nn
 
 from edgeport_export.cli import main as edgeport
 from edgeport_export.preflight import preflight
-from edgeport_runtime import Contract
+from edgeport_runtime import Contract, ContractError
 from edgeport_runtime.cli import build_parser
 
 ROOT = Path(__file__).parents[1]
@@ -45,7 +46,10 @@ def test_its_contract_is_one_that_a_network_keeps() -> None:
         def forward(self, signal: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
             return torch.stack([(signal * mask[:, None]).mean((1, 2)), signal.amax((1, 2))], 1)
 
-    preflight(Scored(), Contract.from_json(said))
+    contract = Contract.from_json(said)
+    preflight(Scored(), contract)
+    with pytest.raises(ContractError, match="does not say what the network gives"):
+        preflight(Scored(), replace(contract, outputs=(replace(contract.outputs[0], shape=("batch", 3)),)))
 
 
 def test_its_commands_exist(capsys: pytest.CaptureFixture[str]) -> None:

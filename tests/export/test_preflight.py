@@ -9,9 +9,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from edgeport_export import NetworkFailure, PreflightError
+from edgeport_export import NetworkFailure, PreflightError, measure_parity
 from edgeport_export.contracts import with_axes
 from edgeport_export.preflight import preflight, prepared
+from edgeport_export.trace import finish, trace
 from edgeport_models import network
 from edgeport_runtime import Contract, ContractError, Output, Pixels, Range
 from edgeport_runtime.contract import classification, image_axes, pixel_input
@@ -158,8 +159,9 @@ class Alone(nn.Module):
 
 
 @pytest.mark.parametrize("module", [Viewing(), Masked(), Viewing().train()])
-def test_what_is_unusual_but_right_passes(module: nn.Module) -> None:
+def test_what_is_unusual_but_right_passes_and_is_exported_right(module: nn.Module) -> None:
     preflight(module, CONTRACT)
+    assert measure_parity(module, CONTRACT, finish(trace(module, CONTRACT).model, CONTRACT))
 
 
 def test_batch_statistics_pass_where_there_is_no_batch() -> None:
