@@ -19,6 +19,16 @@ def conditions(environment: Any) -> Iterator[Any]:
         yield from assertion.expr.args if type(assertion.expr).__name__ == "And" else (assertion.expr,)
 
 
+def module_of(node: Any) -> str:
+    """Path and class of the module that a node of the traced graph belongs to; empty where that is not known."""
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    if not stack:
+        return ""
+    path, kind = stack[-1]
+    path = str(path).removeprefix("network").removeprefix(".")
+    return f"{path or 'the network'} ({str(getattr(kind, '__name__', kind)).rsplit('.', 1)[-1]})"
+
+
 class Askers:
     """Which module asked for each condition, seen by hooks while a network is traced: the one that was running when it became known.
 

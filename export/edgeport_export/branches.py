@@ -25,7 +25,7 @@ from torch.utils._sympy.printers import PythonPrinter
 
 from edgeport_runtime import Contract
 
-from .askers import Askers, conditions
+from .askers import Askers, conditions, module_of
 from .sweep import Cost, Sizes, own_sizes
 
 MOST_POINTS = 12  # that a sweep is lengthened by, beyond one for every branch
@@ -44,6 +44,8 @@ Kind = Literal["branches", "numbers", "rounds"]
 EXACT, SINGLE = "exact", "single"
 NAMES = {
     "math": np,
+    "BitwiseFn_bitwise_and": np.bitwise_and,
+    "BitwiseFn_bitwise_or": np.bitwise_or,
     "torch": SimpleNamespace(sym_float=np.float64, sym_sqrt=np.sqrt, sym_max=np.maximum, sym_min=np.minimum),
     EXACT: partial(np.asarray, dtype=np.float64),
     SINGLE: partial(np.asarray, dtype=np.float32),
@@ -91,8 +93,8 @@ def _printed(expression: Any, symbols: Mapping[str, str]) -> str:
 
 
 def _is_number(condition: Any) -> bool:
-    """An equation between sizes and a number, other than one of remainders, which padding asks for: tracing has put the number in their place."""
-    return type(condition).__name__ == "Equality" and any(side.is_Integer for side in condition.args) and "Mod" not in str(condition)
+    """An equation between sizes and a number, other than one of remainders and bits, which padding asks for: tracing has put the number in their place."""
+    return type(condition).__name__ == "Equality" and any(side.is_number for side in condition.args) and not re.search("Mod|Bitwise", str(condition))
 
 
 def _roundings(program: Any, symbols: Mapping[str, str]) -> Iterator[Branch]:
@@ -108,17 +110,7 @@ def _roundings(program: Any, symbols: Mapping[str, str]) -> Iterator[Branch]:
             condition = " == ".join(f"({text.replace('torch.sym_float', precision)})" for precision in (EXACT, SINGLE))
             if condition not in found:
                 found.add(condition)
-                yield Branch(condition=condition, code=compile(condition, "branch", "eval"), where=_module(node), kind="rounds")
-
-
-def _module(node: Any) -> str:
-    """Path and class of the module that the node belongs to."""
-    stack = list(node.meta.get("nn_module_stack", {}).values())
-    if not stack:
-        return ""
-    path, kind = stack[-1]
-    path = str(path).removeprefix("network").removeprefix(".")
-    return f"{path or 'the network'} ({str(getattr(kind, '__name__', kind)).rsplit('.', 1)[-1]})"
+                yield Branch(condition=condition, code=compile(condition, "branch", "eval"), where=module_of(node), kind="rounds")
 
 
 def _symbols(program: Any, contract: Contract) -> tuple[dict[str, str], Any]:

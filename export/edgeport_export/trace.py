@@ -3,18 +3,20 @@
 import ast
 import copy
 import logging
-import re
 import warnings
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from typing import Any
+from unittest import mock
 
 import onnx
 import onnx_ir
 import torch
+import torch._dynamo
+import torch._export.utils
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor, nn
 
@@ -24,10 +26,11 @@ from edgeport_runtime.contract import METADATA_KEY
 from .askers import Askers
 from .branches import Branch, broken, frozen_branches, frozen_numbers
 from .errors import AxisError, ExportError
+from .failures import fails_at_sizes, failure
 from .rewrites import TRANSLATIONS
 from .rewrites.transposed_product import transposed_product
 from .sweep import own_sizes
-from .wrap import LEVELS, GraphModule, first_line, graph_outputs
+from .wrap import LEVELS, GraphModule, graph_outputs
 
 OPSET, IR_VERSION = 20, 10
 LARGEST_BYTES = 1_900_000_000  # protobuf ends at 2 GiB, and a bundle's files hold no external data
@@ -47,7 +50,8 @@ class Traced:
 def trace(network: nn.Module, contract: Contract, dtype: torch.dtype = torch.float32) -> Traced:
     """Export in eval mode at an example of batch 2 with unequal sides, neither 0 nor 1, so that no axis is taken for fixed.
 
-    Where the network took another way at the example than at its own size, it is traced again at an example as near to that size as can be.
+    Where the network took another way at the example than at its own size, it is traced again at an example as near to that size as can be;
+    where an axis came out fixed, at one that shares no side with it.
     `dtype`: float16 traces a copy of the network in half precision, for CUDA; no card is needed to trace it.
     `finish` makes a variant of its model. Raises ExportError where the exporter fails or the network is too large,
     AxisError where a promised axis came out fixed.
@@ -56,12 +60,7 @@ def trace(network: nn.Module, contract: Contract, dtype: torch.dtype = torch.flo
     if size > LARGEST_BYTES:
         raise ExportError(f"the network holds {size / 1e9:.1f} GB of weights; a bundle holds at most {LARGEST_BYTES / 1e9:.1f} GB")
     module = GraphModule(network if dtype == torch.float32 else copy.deepcopy(network).to(dtype), contract, dtype).eval()
-    program, branches = _export(module, example(contract), contract)
-    if broken(branches, own_sizes(contract)):  # Swin v2 at 128 px: a window covers a stage of 4x4, but not one of 4x5
-        program, branches = _export(module, example(contract, near=True), contract)
-    numbers = frozen_numbers(branches, contract)
-    if numbers:
-        raise AxisError(numbers)
+    program, branches = _dynamic(module, contract)
     model = program.model
     name_nodes(model)
     ClearMetadataAndDocStringPass()(model)
@@ -71,6 +70,20 @@ def trace(network: nn.Module, contract: Contract, dtype: torch.dtype = torch.flo
     require_versions(proto)
     require_dynamic(proto, contract)
     return Traced(model=proto, branches=tuple(branches))
+
+
+def _dynamic(module: GraphModule, contract: Contract) -> tuple[Any, list[Branch]]:
+    """The exported program and its frozen branches, traced at the first of three examples that leaves every axis free."""
+    try:
+        program, branches = _export(module, example(contract), contract)
+    except AxisError as bound:  # `if height == 64 and width == 64: return self.positions`, which resizes them elsewhere
+        try:
+            return _export(module, _away(contract), contract)
+        except ExportError:
+            raise bound from None
+    if broken(branches, own_sizes(contract)):  # Swin v2 at 128 px: a window covers a stage of 4x4, but not one of 4x5
+        program, branches = _export(module, example(contract, near=True), contract)
+    return program, branches
 
 
 def example(contract: Contract, *, near: bool = False) -> tuple[Tensor, ...]:
@@ -89,6 +102,20 @@ def example(contract: Contract, *, near: bool = False) -> tuple[Tensor, ...]:
         sizes["height"] = next(
             (size for size in (sizes["height"] - height.step, sizes["height"] + height.step) if size in height and size > 1), sizes["height"]
         )
+    return _inputs(contract, sizes)
+
+
+def _away(contract: Contract) -> tuple[Tensor, ...]:
+    """Inputs whose every named side differs from the contract's own size, where its range has another one."""
+    sizes = {"batch": 2, **own_sizes(contract)}
+    for index, (name, limits) in enumerate(contract.axes.items()):
+        away = sizes[name] * index // 4 + (2 + index) * limits.step  # far enough to show after a stem that divides by 16
+        wished = map(limits.nearest, (sizes[name] + away, sizes[name] - away))
+        sizes[name] = next((size for size in wished if size > 1 and size != sizes[name]), sizes[name])
+    return _inputs(contract, sizes)
+
+
+def _inputs(contract: Contract, sizes: Mapping[str, int]) -> tuple[Tensor, ...]:
     shapes = [[axis if isinstance(axis, int) else sizes[axis] for axis in each.shape] for each in contract.inputs]
     generator = torch.Generator().manual_seed(0)
     return tuple(_random(shape, each.dtype, generator) for shape, each in zip(shapes, contract.inputs, strict=True))
@@ -101,14 +128,11 @@ def _random(shape: Sequence[int], dtype: str, generator: torch.Generator) -> Ten
     return torch.randint(0, 256 if dtype == "uint8" else 2, list(shape), generator=generator).to(kind)
 
 
-def _export(module: GraphModule, inputs: tuple[Tensor, ...], contract: Contract) -> tuple[Any, list[Branch]]:
+def _export(module: GraphModule, inputs: tuple[Tensor, ...], contract: Contract, assertions: bool = True) -> tuple[Any, list[Branch]]:
     named = [{index: axis for index, axis in enumerate(each.shape) if isinstance(axis, str)} for each in contract.inputs]
-    quiet = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)  # what torch logs of a failed guard fills screens; what matters is in the error
+    askers = Askers(module.network)
     try:
-        askers = Askers(module.network)
-        with warnings.catch_warnings(), askers, redirect_stdout(StringIO()), redirect_stderr(StringIO()):  # it prints graphs that it cannot finish
-            warnings.simplefilter("ignore")
+        with _silence(), nullcontext() if assertions else _no_assertions(), askers:
             program: Any = torch.onnx.export(
                 module,
                 inputs,
@@ -121,35 +145,38 @@ def _export(module: GraphModule, inputs: tuple[Tensor, ...], contract: Contract)
                 custom_translation_table=TRANSLATIONS,
             )
     except Exception as error:  # torch.onnx raises many kinds, some of them bare
-        raise _failure(error, contract, askers) from error
+        if assertions and fails_at_sizes(error):
+            return _export(module, inputs, contract, assertions=False)
+        raise failure(error, contract, askers) from error
+    branches = frozen_branches(program.exported_program, contract, askers)
+    numbers = frozen_numbers(branches, contract)
+    if numbers:
+        raise AxisError(numbers)
+    return program, branches
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """What torch logs of a failed guard, and the graphs that it prints and cannot finish, fill screens; what matters is in the error."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            warnings.simplefilter("ignore")
+            yield
     finally:
-        logging.disable(quiet)
-    return program, frozen_branches(program.exported_program, contract, askers)
+        logging.disable(before)
 
 
-def _failure(error: BaseException, contract: Contract, askers: Askers) -> ExportError:
-    """What torch's exporter failed at, in words: the innermost cause says what happened, the outer ones say how to file a bug."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    fixed = re.search(r"static shape of (\d+) for dimension inputs\[(\d+)\]\.shape\[(\d+)\]", str(error))
-    if fixed:
-        axis = contract.inputs[int(fixed[2])].shape[int(fixed[3])]
-        place = f" in {askers.fixed_in[int(fixed[1])]}" if int(fixed[1]) in askers.fixed_in else ""
-        return AxisError(
-            f"the network is bound to its {axis}{place}: tracing fixed it at {fixed[1]} (a size taken as a plain number?); leave {axis} out of --dynamic"
-        )
-    place = f" in {askers.failed_in}" if askers.failed_in else ""
-    if "data-dependent" in str(error):
-        remedy = "compute both ways and choose with torch.where"
-        return ExportError(f"the network branches on values it computes{place}, and a graph takes one way only: {remedy} ({_reason(error)})")
-    return ExportError(f"PyTorch could not export the network{place}: {_reason(error)}")
+@contextmanager
+def _no_assertions() -> Iterator[None]:
+    """What tracing took for granted stays out of the traced graph; the shape environment still knows it.
 
-
-def _reason(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = " ".join(lines[:2]) if lines and lines[0].endswith(":") else first_line(error)
-    place = re.search(r"Caused by: \((\S+\.py:\d+ in \w+)\)", str(error))
-    return f"{said} ({place[1]})" if place else said
+    torch writes it down as assertions, fails where one computes with a fraction or a bit (`if height / width < 2`, `if height & 1`), and its
+    ONNX exporter drops them all. Never the first attempt, because the graphs differ: without them some sizes are asked of other values.
+    """
+    with mock.patch.object(torch._export.utils, "insert_deferred_runtime_asserts"), torch._dynamo.config.patch(do_not_emit_runtime_asserts=True):
+        yield
 
 
 def name_nodes(model: onnx_ir.Model) -> None:

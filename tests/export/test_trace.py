@@ -4,7 +4,6 @@ from types import ModuleType
 import onnx
 import pytest
 import torch
-from torch import nn
 
 from edgeport_export import AxisError, ExportError
 from edgeport_export import trace as trace_module
@@ -63,34 +62,6 @@ def test_another_opset_than_asked_is_refused(tiny: ModuleType, class_contract: C
     model.opset_import[0].version = 18
     with pytest.raises(ExportError, match="asked for opset 20 and IR 10, but the exporter wrote"):
         require_versions(model)
-
-
-class Undecided(nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x * 2 if x.sum() > 0 else x  # which way depends on the data
-
-
-class Pointing(nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x * (x.data_ptr() > 0)  # a traced tensor has no memory
-
-
-@pytest.mark.parametrize(
-    ("middle", "error", "said"),
-    [
-        (Undecided(), ExportError, r"branches on values it computes in 1 \(Undecided\), .* torch\.where"),
-        (nn.AdaptiveMaxPool2d((7, None)), AxisError, r"bound to its width in 1 \(AdaptiveMaxPool2d\): .* leave width out of --dynamic"),
-        (Pointing(), ExportError, r"PyTorch could not export the network in 1 \(Pointing\): "),
-    ],
-)
-def test_what_torch_cannot_export_is_said_in_one_sentence_with_the_module(
-    class_contract: Contract, capfd: pytest.CaptureFixture[str], middle: nn.Module, error: type[ExportError], said: str
-) -> None:
-    net = nn.Sequential(nn.Conv2d(3, 3, 1), middle, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    with pytest.raises(error, match=said) as caught:
-        trace(net.eval(), class_contract)
-    assert "\n" not in str(caught.value)
-    assert capfd.readouterr() == ("", "")  # torch prints graphs that it cannot finish
 
 
 def test_too_large_a_network_is_refused_before_tracing(tiny: ModuleType, class_contract: Contract, monkeypatch: pytest.MonkeyPatch) -> None:

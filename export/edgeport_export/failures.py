@@ -1,0 +1,114 @@
+"""What torch's exporter failed at, in words: the operation, its module and line, the axes that it computes with, and a remedy.
+
+Its own message is the innermost cause of a chain, such as "Unsupported attribute type: list"; the operation is known only to the
+frames that the error came through.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.fx.proxy import TraceError
+
+from edgeport_runtime import Contract
+
+from .askers import Askers, module_of
+from .errors import AxisError, ExportError
+from .wrap import first_line
+
+
+def failure(error: BaseException, contract: Contract, askers: Askers) -> ExportError:
+    """The exporter's error as one of ours, without the advice on how to file a bug."""
+    untranslated = _untranslated(error)
+    while error.__cause__ is not None:
+        error = error.__cause__
+    if untranslated is not None:
+        return _no_onnx(untranslated, error, contract)
+    fixed = re.search(r"static shape of (\d+) for dimension inputs\[(\d+)\]\.shape\[(\d+)\]", str(error))
+    if fixed:
+        axis = contract.inputs[int(fixed[2])].shape[int(fixed[3])]
+        place = f" in {askers.fixed_in[int(fixed[1])]}" if int(fixed[1]) in askers.fixed_in else ""
+        return AxisError(
+            f"the network is bound to its {axis}{place}: tracing fixed it at {fixed[1]} (a size taken as a plain number?); leave {axis} out of --dynamic"
+        )
+    place = f" in {askers.failed_in}" if askers.failed_in else ""
+    if "data-dependent" in str(error):
+        remedy = "compute both ways and choose with torch.where"
+        return ExportError(f"the network branches on values it computes{place}, and a graph takes one way only: {remedy} ({_reason(error)})")
+    return ExportError(f"PyTorch could not export the network{place}: {_reason(error)}")
+
+
+def fails_at_sizes(error: BaseException) -> bool:
+    """Whether it is Python's arithmetic on sizes that torch could not write down: it may belong to an assertion, not to the network."""
+    node = _untranslated(error)
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return isinstance(error, TraceError) if node is None else not isinstance(node.target, torch._ops.OpOverload)
+
+
+def _no_onnx(node: Any, error: BaseException, contract: Contract) -> ExportError:
+    """For an operation of the traced network that has no ONNX form, or none for sizes that are known only when it runs."""
+    said = f"{_operation(node)} in {module_of(node) or 'the network'}{_line(node)}"
+    axes = [name for name in contract.axes if name in _computed_from(node, contract)]
+    if axes:
+        names = " and ".join(axes)
+        return AxisError(f"{said} takes a number that is computed from its {names}, which has no ONNX form; leave {names} out of --dynamic")
+    return ExportError(f"{said} has no ONNX form; write it with other operations ({first_line(error)})")
+
+
+def _untranslated(error: BaseException | None) -> Any:
+    """The node of the traced network that was being translated when the error was raised; None where it was raised elsewhere."""
+    found = None
+    while error is not None:
+        trace = error.__traceback__
+        while trace is not None:
+            node = trace.tb_frame.f_locals.get("node")
+            if isinstance(node, torch.fx.Node) and trace.tb_frame.f_globals.get("__name__", "").startswith("torch.onnx."):
+                found = node
+            trace = trace.tb_next
+        error = error.__cause__
+    return found
+
+
+def _operation(node: Any) -> str:
+    """`torch.ops.aten.roll.default` as `aten.roll`, a function of Python by its name."""
+    if isinstance(node.target, torch._ops.OpOverload):
+        return str(node.target.overloadpacket)
+    return str(getattr(node.target, "__name__", node.target)).strip("_")
+
+
+def _line(node: Any) -> str:
+    """The user's own line, as (file:line: code); empty where it is not known."""
+    frames = re.findall(r'File "([^"]+)", line (\d+), in [^\n]+(?:\n +(\S[^\n]*))?', node.meta.get("stack_trace") or "")
+    if not frames:
+        return ""
+    file, number, code = frames[-1]
+    return f" ({Path(file).name}:{number}{f': {code}' if code else ''})"
+
+
+def _computed_from(node: Any, contract: Contract) -> set[str]:
+    """The contract's axes that the sizes among the node's arguments are computed from."""
+    inputs = (shape for shape in _input_shapes(node.graph))
+    dynamic = [each for each in contract.inputs if any(isinstance(axis, str) for axis in each.shape)]
+    names: dict[str, str] = {}
+    for each, shape in zip(dynamic, inputs, strict=False):
+        names |= {str(size): axis for axis, size in zip(each.shape, shape, strict=True) if isinstance(axis, str)}
+    sizes = [value for value in (each.meta.get("val") for each in node.all_input_nodes) if isinstance(value, torch.SymInt | torch.SymFloat)]
+    return {names[str(symbol)] for size in sizes for symbol in size.node.expr.free_symbols if str(symbol) in names}
+
+
+def _input_shapes(graph: Any) -> Iterator[tuple[Any, ...]]:
+    """Of the placeholders with symbolic sizes: weights have none."""
+    for node in graph.nodes:
+        value = node.meta.get("val")
+        if node.op == "placeholder" and isinstance(value, torch.Tensor) and any(isinstance(size, torch.SymInt) for size in value.shape):
+            yield tuple(value.shape)
+
+
+def _reason(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = " ".join(lines[:2]) if lines and lines[0].endswith(":") else first_line(error)
+    place = re.search(r"Caused by: \((\S+\.py:\d+ in \w+)\)", str(error))
+    return f"{said} ({place[1]})" if place else said

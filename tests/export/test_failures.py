@@ -1,0 +1,121 @@
+"""What torch cannot export is said in one sentence: the operation, the module, the line, the axes, a remedy. What it can with some help is exported."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from edgeport_export import AxisError, ExportError, measure_parity
+from edgeport_export.parity import full_sweep, remedy
+from edgeport_export.trace import finish, trace
+from edgeport_runtime import Contract
+
+Way = Callable[[Tensor], Tensor]
+
+
+class Middle(nn.Module):
+    """Does what it is told to between two layers."""
+
+    def __init__(self, way: Way) -> None:
+        super().__init__()
+        self.way = way
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.way(x)
+
+
+class Positions(nn.Module):
+    """Learned positions, taken as they are at the size of training and resized elsewhere, as DINO and DeiT do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.positions = nn.Parameter(torch.randn(1, 3, 4, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.avg_pool2d(x, 4)
+        height, width = x.shape[2:]
+        if height == 4 and width == 4:
+            return x + self.positions
+        return x + F.interpolate(self.positions, size=(height, width), mode="bicubic")
+
+
+def around(middle: nn.Module) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), middle, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+
+
+def depthwise(x: Tensor) -> Tensor:
+    batch, channels, height, width = x.shape
+    maps = x.reshape(1, batch * channels, height, width)
+    return F.conv2d(maps, x.new_ones(batch * channels, 1, 1, 1), groups=batch * channels).reshape(x.shape)
+
+
+@pytest.mark.parametrize(
+    ("middle", "error", "said"),
+    [
+        (Middle(lambda x: x * 2 if x.sum() > 0 else x), ExportError, r"branches on values it computes in 1 \(Middle\), .* torch\.where"),
+        (nn.AdaptiveMaxPool2d((7, None)), AxisError, r"bound to its width in 1 \(AdaptiveMaxPool2d\): .* leave width out of --dynamic"),
+        (Middle(lambda x: x * (x.data_ptr() > 0)), ExportError, r"PyTorch could not export the network in 1 \(Middle\): "),
+        (
+            Middle(lambda x: torch.roll(x, x.shape[3] // 2, 3)),
+            AxisError,
+            r"aten\.roll in 1 \(Middle\) \(test_failures\.py:\d+: .*\) takes a number that is computed from its width, which .*; leave width out",
+        ),
+        (Middle(lambda x: x[:, :, : round(x.shape[2] * 0.5)]), AxisError, r"round in 1 \(Middle\) .* computed from its height, .*; leave height out"),
+        (Middle(depthwise), AxisError, r"aten\.conv2d in 1 \(Middle\) .* computed from its batch, .*; leave batch out of --dynamic"),
+        (Middle(lambda x: torch.linalg.svdvals(x)[..., None]), ExportError, r"aten\._linalg_svd in 1 \(Middle\) .* has no ONNX form; write it with other"),
+        (
+            Middle(lambda x: F.avg_pool2d(x, 3, ceil_mode=True, divisor_override=4)),
+            ExportError,
+            r"aten\.avg_pool2d in 1 \(Middle\) .* has no ONNX form; .* \(divisor_override together with ceil_mode\)",
+        ),
+    ],
+)
+def test_what_torch_cannot_export_is_said_in_one_sentence(
+    class_contract: Contract, capfd: pytest.CaptureFixture[str], middle: nn.Module, error: type[ExportError], said: str
+) -> None:
+    with pytest.raises(error, match=said) as caught:
+        trace(around(middle), class_contract)
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")  # torch prints graphs that it cannot finish
+
+
+def doubled_unless_square(x: Tensor) -> Tensor:
+    return x if x.shape[2] / x.shape[3] < 1.75 else x * 2
+
+
+def doubled_when_odd(x: Tensor) -> Tensor:
+    return x * 2 if x.shape[2] & 1 else x
+
+
+@pytest.mark.parametrize(
+    ("way", "said"),
+    [
+        (doubled_unless_square, "branches on its height and width in 1 (Middle)"),
+        (doubled_when_odd, "branches on its height in 1 (Middle)"),
+    ],
+)
+def test_a_branch_that_torch_cannot_write_down_is_found_all_the_same(class_contract: Contract, way: Way, said: str) -> None:
+    """torch.export fails over the assertion that it makes of it (IntTrueDiv over proxies, torch 2.15), not over the network."""
+    network = around(Middle(way))
+    traced = trace(network, class_contract)
+    parity = measure_parity(network, class_contract, finish(traced.model, class_contract), sizes=full_sweep(network, class_contract, traced.branches))
+    assert not parity
+    assert said in remedy(parity, class_contract, traced.branches)
+
+
+def resized_unless_at_home(x: Tensor) -> Tensor:
+    height, width = x.shape[2:]
+    return x if height == 16 and width == 16 else F.interpolate(x, size=(16, 16), mode="bilinear")
+
+
+@pytest.mark.parametrize("middle", [Middle(resized_unless_at_home), Positions()])
+def test_a_shortcut_at_the_contracts_own_size_binds_nothing(class_contract: Contract, middle: nn.Module) -> None:
+    """Traced at that size, the network would be bound to it; traced elsewhere it takes the way that is right at every size."""
+    network = around(middle)
+    traced = trace(network, class_contract)
+    sweep = full_sweep(network, class_contract, traced.branches)
+    assert {"height": 16, "width": 16}.items() <= sweep[0].items()
+    assert measure_parity(network, class_contract, finish(traced.model, class_contract), sizes=sweep)
