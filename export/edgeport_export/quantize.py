@@ -31,7 +31,7 @@ from edgeport_runtime import Contract
 
 from .calibration import Limits
 from .multiplications import PRODUCTS
-from .rewrites.attention_product import attention_parts, attention_product
+from .rewrites.attention_product import LAYOUT, attention_parts, attention_product, keep_steps
 from .rewrites.channel_padding import channel_padding
 from .rewrites.global_pool import global_pool, is_global_pool
 from .rewrites.pixel_convolution import REAL, pixel_convolution
@@ -43,7 +43,6 @@ from .trace import WRAPPER
 
 # Elementwise and pooling operators that fuse with a quantised neighbour; see rule 2.
 FOLLOWERS = ("Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool", "Add", "Concat", "LeakyRelu", "Mul", "Sigmoid")
-LAYOUT = ("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze")  # values go through these as they are, integers or not
 TWO_ACTIVATIONS = "a product of two activations, which costs more as integers than it saves"
 
 
@@ -151,6 +150,7 @@ def quantize(model: onnx.ModelProto, contract: Contract, integer: set[str], limi
     quantizer.quantize_model()
     quantizer.model.topological_sort()
     made: onnx.ModelProto = quantizer.model.model
+    keep_steps(made)
     drop_last_pairs(made)
     ask_integers_for_shapes(made)
     return made

@@ -6,10 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
-from edgeport_export.quantize import TWO_ACTIVATIONS, candidates, observed_values, preprocess
-from edgeport_export.rewrites.attention_product import TOP, attention_parts, attention_product
+from edgeport_export.quantize import TWO_ACTIVATIONS, candidates, observed_values, preprocess, quantize
+from edgeport_export.rewrites.attention_product import TOP, attention_parts, attention_product, keep_steps
 from edgeport_export.rewrites.positions_last import positions_last
 from edgeport_export.targets import TARGETS
 from edgeport_export.trace import trace
@@ -88,6 +88,46 @@ def test_no_weight_needs_more_than_seven_bits(batch: int, positions: int, channe
     assert np.abs(got - expected(scores, values)).max() <= 1.1 * worst
 
 
+def behind_integers(turned: bool, zero: np.ndarray, step: np.ndarray) -> onnx.ModelProto:
+    """`product` whose values are integers in (N, C, H, W), dequantised, flattened and, where the product is not turned, swapped."""
+    model = product(turned)
+    attention_product(model, {"product"}, {"values": VALUES})
+    graph = model.graph
+    graph.input[1].CopyFrom(helper.make_tensor_value_info("bytes", onnx.helper.np_dtype_to_tensor_dtype(zero.dtype), ["n", None, None, None]))
+    graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in (("s", step), ("z", zero), ("flat", np.array([0, 0, -1]))))
+    before = [helper.make_node("DequantizeLinear", ["bytes", "s", "z"], ["real"], axis=1), helper.make_node("Reshape", ["real", "flat"], ["sequence"])]
+    before.append(helper.make_node("Transpose", ["sequence"], ["values"], perm=[0, 1, 2] if turned else [0, 2, 1]))
+    for node in reversed(before):
+        graph.node.insert(0, node)
+    return model
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 3), st.integers(1, 6), st.integers(1, 6), st.integers(1, 9), st.integers(0, 255), st.booleans())
+def test_values_that_were_integers_are_not_rounded_again(batch: int, height: int, width: int, channels: int, zero: int, turned: bool) -> None:
+    generator = np.random.default_rng(zero)
+    scores = generator.standard_normal((batch, height * width, height * width)).astype(np.float32)
+    given_bytes = generator.integers(0, 256, (batch, channels, height, width), dtype=np.uint8)
+    step = np.array(0.037, np.float32)
+    model = behind_integers(turned, np.array(zero, np.uint8), step)
+    assert keep_steps(model) == 1
+    onnx.checker.check_model(model, full_check=True)
+    out = open_session(model.SerializeToString(), SessionOptions(threads=1)).run(["out"], {"scores": scores, "bytes": given_bytes})[0]
+    values = np.swapaxes((given_bytes.reshape(batch, channels, -1).astype(np.float64) - zero) * float(step), 1, 2)
+    shares = np.exp(scores - scores.max(axis=-1, keepdims=True)).astype(np.float64)
+    worst = 0.5 / TOP * np.abs(values).sum(axis=1).max() / shares.sum(axis=-1).min()  # of the weights alone
+    assert np.abs((np.swapaxes(out, 1, 2) if turned else out) - expected(scores, values)).max() <= 1.01 * worst + 1e-5
+
+
+@pytest.mark.parametrize(
+    ("zero", "step"), [(np.zeros(3, np.uint8), np.full(3, 0.1, np.float32)), (np.array(0, np.int8), np.array(0.1, np.float32))], ids=["by channel", "signed"]
+)
+def test_values_of_another_format_are_rounded_on_their_own(zero: np.ndarray, step: np.ndarray) -> None:
+    model = behind_integers(False, zero, step)
+    before = model.SerializeToString(deterministic=True)
+    assert keep_steps(model) == 0 and model.SerializeToString(deterministic=True) == before
+
+
 def test_other_products_are_none_of_attention() -> None:
     for model in (product(False, axis=1), product(True, axis=1)):
         before = model.SerializeToString()
@@ -143,3 +183,16 @@ def test_other_reshapes_stay(prepared: onnx.ModelProto) -> None:
     model = onnx.ModelProto()
     model.CopyFrom(prepared)
     assert positions_last(model, set()) == 0 and model.SerializeToString() == prepared.SerializeToString()
+
+
+def test_the_product_reads_the_bytes_of_its_convolution(prepared: onnx.ModelProto) -> None:
+    target = TARGETS["x86-vnni"]
+    limits = dict.fromkeys(observed_values(prepared, target), (-3.0, 3.0))
+    made = quantize(prepared, CONTRACT, set(candidates(prepared, target)[0]), limits, target)
+    producers = {out: node for node in made.graph.node for out in node.output}
+    value = next(node for node in made.graph.node if node.op_type == "MatMulInteger").input[1]
+    way = []
+    while producers[value].op_type != "Conv":
+        way.append(producers[value].op_type)
+        value = producers[value].input[0]
+    assert way == ["QuantizeLinear", "DequantizeLinear", "Reshape", "Transpose", "QuantizeLinear"]

@@ -10,6 +10,8 @@ two threads, 16 maps of 256 positions and 128 channels: 1.23 ms in float, 0.33 a
    pairs inside 16 bits (2 * 127 * 128 = 32,512), so that CPUs without VNNI, which saturate there, give the same numbers.
 3. The integer sums times (row's maximum * scale of the values / 127) are the result. MatMulInteger, Cast and Mul are written out: as
    Q/DQ, onnxruntime merges the pairs and takes the slow U8 by U8.
+4. Values that come from integers through layout alone (a quantised convolution gives them) keep their step, and their zero moves by 128: one
+   rounding instead of two, and the layout is that of bytes. Measured on AttentionNet, 16 images of 64x64: 2.71 -> 2.53 ms, 29.4 -> 29.6 dB.
 """
 
 from collections.abc import Mapping
@@ -23,6 +25,8 @@ from onnx import helper, numpy_helper
 from .transposed_product import order, swaps
 
 TOP = 127  # of the weights
+LAYOUT = ("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze")
+VALUES8, STEP, ZERO, BOTH = (f".rows.{each}" for each in ("values8", "step", "zero", "both"))  # what rule 4 finds and changes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,3 +104,56 @@ def _nodes(graph: onnx.GraphProto, product: onnx.NodeProto, parts: Parts, limits
         made("Mul", [".real", ".scale"], ".result" if values else out),
         *([made("Transpose", [".result"], out, perm=list(parts.turned))] if values else []),
     ]
+
+
+def keep_steps(model: onnx.ModelProto) -> int:
+    """Rule 4, on a graph with its Q/DQ pairs. Returns the number of products that were changed."""
+    graph = model.graph
+    producers = {out: node for node in graph.node for out in node.output}
+    count = 0
+    for quantized in [node for node in graph.node if node.op_type == "QuantizeLinear" and node.output[0].endswith(VALUES8)]:
+        chain, source = [], producers.get(quantized.input[0])
+        while source is not None and source.op_type in LAYOUT:
+            chain.append(source)
+            source = producers.get(source.input[0])
+        if source is not None and source.op_type == "DequantizeLinear" and _move(graph, quantized, chain[::-1], source):
+            count += 1
+    _drop_unread(graph)
+    return count
+
+
+def _move(graph: onnx.GraphProto, quantized: onnx.NodeProto, chain: list[onnx.NodeProto], source: onnx.NodeProto) -> bool:
+    """The layout on the bytes that `source` dequantises, and after it a pair that moves the zero alone; False where they are not U8 with one step."""
+    constants = {each.name: numpy_helper.to_array(each) for each in graph.initializer}
+    step, zero = (constants.get(name) for name in source.input[1:])
+    if step is None or zero is None or step.size != 1 or zero.dtype != np.uint8:
+        return False
+    prefix = quantized.output[0].removesuffix(VALUES8)
+    changed = {STEP: step.reshape(()), ZERO: np.array(int(zero) - 128, np.int8), BOTH: np.array(float(step) / TOP, np.float32)}
+    for each in graph.initializer:
+        suffix = each.name.removeprefix(prefix)
+        if each.name.startswith(prefix) and suffix in changed:
+            each.CopyFrom(numpy_helper.from_array(changed[suffix], each.name))
+    value, made = source.input[0], []
+    for index, node in enumerate(chain):
+        moved = onnx.NodeProto()
+        moved.CopyFrom(node)
+        moved.input[0], moved.output[0], moved.name = value, f"{prefix}.bytes{index}", f"edgeport/{prefix}.bytes{index}"
+        value = moved.output[0]
+        made.append(moved)
+    made.append(helper.make_node("DequantizeLinear", [value, *source.input[1:]], [f"{prefix}.same"], name=f"edgeport/{prefix}.same"))
+    quantized.input[0] = f"{prefix}.same"
+    place = list(graph.node).index(quantized)
+    for node in reversed(made):
+        graph.node.insert(place, node)
+    return True
+
+
+def _drop_unread(graph: onnx.GraphProto) -> None:
+    """Remove the layout that only the values' float went through."""
+    read = {name for node in graph.node for name in node.input} | {each.name for each in graph.output}
+    idle = [node for node in graph.node if node.op_type in (*LAYOUT, "DequantizeLinear") and not read & set(node.output)]
+    for node in idle:
+        graph.node.remove(node)
+    if idle:
+        _drop_unread(graph)
