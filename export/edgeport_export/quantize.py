@@ -11,7 +11,8 @@ Static Q/DQ with int8 weights per channel. By rule:
 3. The first convolution reads uint8 pixels (`rewrites/pixel_convolution.py`), after a depthwise one on the picture has become part of it
    (`rewrites/separable_fusion.py`). Few filters are padded (`rewrites/channel_padding.py`), very few compute four positions at a time
    (`rewrites/position_blocks.py`), and maps that become sequences keep the integer kernels' layout (`rewrites/positions_last.py`).
-4. The last Q/DQ pair before an output is removed: it would round the answer and save nothing. Who asks for a value's shape asks its integers:
+4. A linear layer between float operators gives floats, and its bias is added to them (`rewrites/float_linear.py`).
+5. The last Q/DQ pair before an output is removed: it would round the answer and save nothing. Who asks for a value's shape asks its integers:
    onnxruntime would dequantise all of it for that.
 """
 
@@ -33,6 +34,7 @@ from .calibration import Limits
 from .multiplications import PRODUCTS
 from .rewrites.attention_product import LAYOUT, attention_parts, attention_product, keep_steps
 from .rewrites.channel_padding import channel_padding
+from .rewrites.float_linear import float_biases, give_floats
 from .rewrites.global_pool import global_pool, is_global_pool
 from .rewrites.pixel_convolution import REAL, pixel_convolution
 from .rewrites.position_blocks import position_blocks
@@ -133,6 +135,7 @@ def quantize(model: onnx.ModelProto, contract: Contract, integer: set[str], limi
         _shape_for_kernels(graph, contract, integer, ranges)
     left = {node.name for node in graph.graph.node}
     followers = {name for name, products in sources(model).items() if products <= integer}
+    followers -= float_biases(graph.graph, integer, integer | followers)
     ranges |= {pooled: ranges[value] for pooled, value in global_pool(graph, followers).items()}
     names = sorted(integer & left | followers)
     quantizer = QDQQuantizer(
@@ -151,6 +154,7 @@ def quantize(model: onnx.ModelProto, contract: Contract, integer: set[str], limi
     quantizer.model.topological_sort()
     made: onnx.ModelProto = quantizer.model.model
     keep_steps(made)
+    give_floats(made.graph, set(names))
     drop_last_pairs(made)
     ask_integers_for_shapes(made)
     return made
@@ -174,7 +178,7 @@ def _shape_for_kernels(graph: onnx.ModelProto, contract: Contract, integer: set[
 
 
 def ask_integers_for_shapes(model: onnx.ModelProto) -> None:
-    """Rule 4: Shape(DequantizeLinear(x)) becomes Shape(x)."""
+    """Rule 5: Shape(DequantizeLinear(x)) becomes Shape(x)."""
     integers = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
     for node in model.graph.node:
         if node.op_type == "Shape" and node.input[0] in integers:
@@ -187,7 +191,7 @@ def _tensors(limits: Mapping[str, tuple[float, float]]) -> TensorsData:
 
 
 def drop_last_pairs(model: onnx.ModelProto) -> None:
-    """Rule 4: DequantizeLinear(QuantizeLinear(x)) right before an output becomes x, under the output's name."""
+    """Rule 5: DequantizeLinear(QuantizeLinear(x)) right before an output becomes x, under the output's name."""
     graph = model.graph
     producers = {out: node for node in graph.node for out in node.output}
     readers = {out.name: [node for node in graph.node if out.name in node.input] for out in graph.output}

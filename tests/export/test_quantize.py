@@ -2,6 +2,7 @@ from types import ModuleType
 
 import numpy as np
 import onnx
+import pytest
 import torch
 from torch import nn
 
@@ -113,6 +114,52 @@ def test_gates_and_means_follow_into_integers_and_a_scale_does_not(class_contrac
     pixels = np.stack([photo.source for photo in photos])
     exact, rounded = run(finish(prepared, class_contract), pixels), run(finish(made, class_contract), pixels)
     assert 0 < np.abs(exact - rounded).max() < 0.1 * np.ptp(exact)
+
+
+class Mixer(nn.Module):
+    """Two linear layers over the channels of each position, with `between` them; from patches of 4x4 to three classes."""
+
+    def __init__(self, between: nn.Module, bias: bool = True) -> None:
+        super().__init__()
+        self.patches, self.first, self.between = nn.Conv2d(3, 16, 4, 4), nn.Linear(16, 32, bias=bias), between
+        self.second, self.last = nn.Linear(32, 16), nn.Linear(16, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = nn.functional.layer_norm(self.patches(x).flatten(2).transpose(1, 2), (16,))
+        x = x + 0.5 * self.second(self.between(self.first(x)))
+        y: torch.Tensor = self.last(nn.functional.layer_norm(x.mean(1), (16,)))
+        return y
+
+
+@pytest.mark.parametrize(
+    ("between", "bias", "first"),
+    [
+        (nn.GELU(), True, ["Add", "Gelu"]),
+        (nn.GELU(), False, ["Gelu"]),
+        (nn.Sequential(nn.Unflatten(2, (2, 16)), nn.Tanh(), nn.Flatten(2)), True, ["Add", "Reshape"]),
+        (nn.ReLU(), True, ["QuantizeLinear", "DequantizeLinear", "Add", "QuantizeLinear"]),
+        (nn.Sequential(nn.Unflatten(2, (2, 16)), nn.Flatten(2)), True, ["QuantizeLinear", "DequantizeLinear", "Add", "QuantizeLinear"]),
+        (nn.Identity(), True, ["QuantizeLinear", "DequantizeLinear", "Add", "QuantizeLinear"]),
+    ],
+    ids=["gelu", "no bias", "through layout", "an integer follower", "an integer product through layout", "an integer product"],
+)
+def test_a_linear_layer_between_float_operators_gives_floats(class_contract: Contract, between: nn.Module, bias: bool, first: list[str]) -> None:
+    torch.manual_seed(0)
+    network = Mixer(between, bias).eval()
+    prepared = preprocess(trace(network, class_contract).model)
+    photos = [Example(source=np.random.default_rng(i).integers(0, 256, (16, 16, 3), dtype=np.uint8), truth=0) for i in range(8)]
+    made = everything(prepared, class_contract, photos)
+    for name, expected in (("first", first), ("second", ["Add", "Mul"])):
+        value = next(node.output[0] for node in made.graph.node if node.name == f"{name}/MatMul")
+        way = []
+        while len(way) < len(expected):
+            reader = next(node for node in made.graph.node if value in node.input)
+            way.append(reader.op_type)
+            value = reader.output[0]
+        assert way == expected
+    pixels = np.stack([photo.source for photo in photos])
+    exact, rounded = run(finish(prepared, class_contract), pixels), run(finish(made, class_contract), pixels)
+    assert 0 < np.abs(exact - rounded).max() < 0.05 * np.ptp(exact)
 
 
 def test_a_shape_is_asked_of_the_integers(tiny: ModuleType, image_contract: Contract) -> None:
