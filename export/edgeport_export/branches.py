@@ -31,14 +31,8 @@ from .sweep import Cost, Sizes, own_sizes
 MOST_POINTS = 12  # that a sweep is lengthened by, beyond one for every branch
 MOST_PAIRS = 1_100_000  # of sides that are looked at one by one: 32..1024 by 32..1024
 RANDOM_POINTS, MOST_FAILING = 20_000, 1000
-DRAWN_IN = 20  # times that a range is made a quarter smaller before none is offered
 
 
-SAID = {
-    "branches": "branches on its {axes}{where}, and the graph keeps the way it took when it was traced",
-    "numbers": "computes with the number of its {axes}{where}, and the graph keeps the number it had when it was traced",
-    "rounds": "rounds a fraction of its {axes}{where}, in float64, and the graph does so in float32",
-}
 Kind = Literal["branches", "numbers", "rounds"]
 # What the printed conditions may call, for numbers and for arrays of them. Fractions are weighed in Python's precision, and in the graph's.
 EXACT, SINGLE = "exact", "single"
@@ -133,12 +127,12 @@ def broken(branches: Sequence[Branch], sizes: Mapping[str, int]) -> list[Branch]
 
 def sizes_to_try(branches: Sequence[Branch], contract: Contract, cost: Cost, budget: float) -> list[Sizes]:
     """Sizes within the ranges and the budget so that every branch which can fail there fails at one of them, the smallest first."""
-    grid = _grid(contract)
+    points = points_of(contract)
     chosen: list[Sizes] = []
     for branch in branches:
         if any(not branch.holds(sizes) for sizes in chosen):
             continue
-        failing = _failing(branch, grid)
+        failing = failing_at(branch, points)
         within = [sizes for sizes in (failing[:1] + failing[len(failing) // 2 :][:1] + failing[-1:]) if cost(sizes) <= budget]
         if not within and failing:
             within = next(([sizes] for sizes in failing if cost(sizes) <= budget), [])
@@ -148,7 +142,7 @@ def sizes_to_try(branches: Sequence[Branch], contract: Contract, cost: Cost, bud
     return [dict(pairs) for pairs in dict.fromkeys(tuple(sorted(sizes.items())) for sizes in chosen)]
 
 
-def _grid(contract: Contract) -> dict[str, NDArray[np.int64]]:
+def points_of(contract: Contract) -> dict[str, NDArray[np.int64]]:
     """Points over all axes: every pair of sides at the own batch, where they are few enough, else random ones; and random ones for all axes."""
     generator = np.random.default_rng(0)
     own = own_sizes(contract)
@@ -165,21 +159,21 @@ def _grid(contract: Contract) -> dict[str, NDArray[np.int64]]:
     return {name: values[order] for name, values in points.items()}
 
 
-def _failing(branch: Branch, grid: Mapping[str, NDArray[np.int64]]) -> list[Sizes]:
+def failing_at(branch: Branch, points: Mapping[str, NDArray[np.int64]]) -> list[Sizes]:
     """The points at which the branch does not hold, by rising size; at most MOST_FAILING, evenly taken."""
-    if not grid:
+    if not points:
         return []
     spaces = {**NAMES, "max": _largest_of, "min": _smallest_of}
     try:
         with np.errstate(all="ignore"):
-            held = np.broadcast_to(np.asarray(eval(branch.code, spaces, dict(grid)), dtype=bool), len(next(iter(grid.values()))))
+            held = np.broadcast_to(np.asarray(eval(branch.code, spaces, dict(points)), dtype=bool), len(next(iter(points.values()))))
     except (TypeError, ValueError, NameError, ZeroDivisionError, AttributeError):  # a condition that knows no arrays is asked point by point
-        every = max(1, len(next(iter(grid.values()))) // RANDOM_POINTS)
-        grid = {name: values[::every] for name, values in grid.items()}
-        held = np.array([branch.holds(dict(zip(grid, map(int, point), strict=True))) for point in zip(*grid.values(), strict=True)])
+        every = max(1, len(next(iter(points.values()))) // RANDOM_POINTS)
+        points = {name: values[::every] for name, values in points.items()}
+        held = np.array([branch.holds(dict(zip(points, map(int, point), strict=True))) for point in zip(*points.values(), strict=True)])
     indices = np.flatnonzero(~held)
     taken = indices[np.unique(np.linspace(0, len(indices) - 1, min(len(indices), MOST_FAILING)).astype(int))] if len(indices) else indices
-    return [{name: int(values[index]) for name, values in grid.items()} for index in taken]
+    return [{name: int(values[index]) for name, values in points.items()} for index in taken]
 
 
 def _largest_of(*values: Any) -> Any:
@@ -188,71 +182,3 @@ def _largest_of(*values: Any) -> Any:
 
 def _smallest_of(*values: Any) -> Any:
     return reduce(np.minimum, values)
-
-
-def explained(branches: Sequence[Branch], contract: Contract, failed: Sequence[Sizes], passed: Sequence[Sizes]) -> str:
-    """Whether frozen branches are to blame for the sizes that failed, and on which ranges around its own size the graph is right.
-
-    A branch that is broken at a size that passed does no harm: both its ways give the same numbers.
-    """
-    guilty = [branch for branch in branches if not all(map(branch.holds, failed)) and all(map(branch.holds, passed))]
-    if not guilty:
-        return ""
-    involved = [name for name in contract.axes if any(re.search(rf"\b{name}\b", branch.condition) for branch in guilty)]
-    start = f"the network {SAID[guilty[0].kind].format(axes=' and '.join(involved), where=_places(guilty, failed))}; "
-    safe = _safe_ranges(guilty, contract)
-    if broken(guilty, own_sizes(contract)) or safe is None:
-        return f"{start}leave {' and '.join(involved)} out of --dynamic"
-    ranges = ",".join(f"{name}={low}..{high}" for name, (low, high) in safe.items())
-    return f"{start}it holds for --dynamic {ranges}"
-
-
-def _places(guilty: Sequence[Branch], failed: Sequence[Sizes]) -> str:
-    """The first module that asked something which does not hold at a size that failed."""
-    places = [branch.where for branch in guilty if branch.where and not all(map(branch.holds, failed))]
-    return f" in {places[0]}" if places else ""
-
-
-def frozen_numbers(branches: Sequence[Branch], contract: Contract) -> str:
-    """In words, which axes have become a number that the contract's ranges do not keep to; empty where none has.
-
-    Such a graph is wrong nearly everywhere, but where it matters may lie between any two points of a sweep.
-    """
-    grid = _grid(contract)
-    guilty = [branch for branch in branches if branch.kind == "numbers" and _failing(branch, grid)]
-    if not guilty:
-        return ""
-    axes = " and ".join(name for name in contract.axes if re.search(rf"\b{name}\b", guilty[0].condition))
-    where = f" in {guilty[0].where}" if guilty[0].where else ""
-    return f"the network {SAID['numbers'].format(axes=axes, where=where)}; leave {axes} out of --dynamic"
-
-
-def _safe_ranges(branches: Sequence[Branch], contract: Contract) -> dict[str, tuple[int, int]] | None:
-    """For each axis a stretch around its own size so that every branch holds wherever all axes are inside; None where none was found.
-
-    Each axis is stretched alone first; where that box still holds points that fail, the sides are drawn in towards their own size.
-    """
-    own = own_sizes(contract)
-    safe = {name: _stretch(branches, contract, own, name) for name in contract.axes}
-    grid = _grid(contract)
-    failing = [sizes for branch in branches for sizes in _failing(branch, grid)]
-    for _ in range(DRAWN_IN):
-        inside = [sizes for sizes in failing if all(low <= sizes[name] <= high for name, (low, high) in safe.items())]
-        if not inside:
-            whole = all(pair == (contract.axes[name].low, contract.axes[name].high) for name, pair in safe.items())
-            return None if whole else safe
-        for name in [each for each in safe if each != "batch"]:
-            low, high = safe[name]
-            limits = contract.axes[name]
-            safe[name] = (limits.nearest(own[name] - (own[name] - low) * 3 // 4), limits.nearest(own[name] + (high - own[name]) * 3 // 4))
-    return None
-
-
-def _stretch(branches: Sequence[Branch], contract: Contract, own: Sizes, name: str) -> tuple[int, int]:
-    """The other axes at their own size."""
-    limits, low, high = contract.axes[name], own[name], own[name]
-    while low - limits.step >= limits.low and not broken(branches, {**own, name: low - limits.step}):
-        low -= limits.step
-    while high + limits.step <= limits.high and not broken(branches, {**own, name: high + limits.step}):
-        high += limits.step
-    return low, high

@@ -12,8 +12,8 @@ from rich.text import Text
 
 from .progress import Watch
 
-out = Console(soft_wrap=True, highlight=False)
-err = Console(stderr=True, soft_wrap=True, highlight=False)
+out = Console(soft_wrap=True, highlight=False, emoji=False)  # my.module:two:three is no emoji
+err = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
 
 
 @contextmanager

@@ -26,18 +26,23 @@ def failure(error: BaseException, contract: Contract, askers: Askers) -> ExportE
         error = error.__cause__
     if untranslated is not None:
         return _no_onnx(untranslated, error, contract)
-    fixed = re.search(r"static shape of (\d+) for dimension inputs\[(\d+)\]\.shape\[(\d+)\]", str(error))
+    fixed = re.findall(r"static shape of (\d+) for dimension inputs\[(\d+)\]\.shape\[(\d+)\]", str(error))
     if fixed:
-        axis = contract.inputs[int(fixed[2])].shape[int(fixed[3])]
-        place = f" in {askers.fixed_in[int(fixed[1])]}" if int(fixed[1]) in askers.fixed_in else ""
-        return AxisError(
-            f"the network is bound to its {axis}{place}: tracing fixed it at {fixed[1]} (a size taken as a plain number?); leave {axis} out of --dynamic"
-        )
+        return _bound([(str(contract.inputs[int(index)].shape[int(axis)]), int(size)) for size, index, axis in fixed], askers)
     place = f" in {askers.failed_in}" if askers.failed_in else ""
     if "data-dependent" in str(error):
         remedy = "compute both ways and choose with torch.where"
         return ExportError(f"the network branches on values it computes{place}, and a graph takes one way only: {remedy} ({_reason(error)})")
     return ExportError(f"PyTorch could not export the network{place}: {_reason(error)}")
+
+
+def _bound(axes: list[tuple[str, int]], askers: Askers) -> AxisError:
+    """`axes`: those that tracing fixed, with the size of each."""
+    names = " and ".join(dict.fromkeys(name for name, _ in axes))
+    sizes = " and ".join(str(size) for _, size in axes)
+    place = next((f" in {askers.fixed_in[size]}" for _, size in axes if size in askers.fixed_in), "")
+    why = "a size taken as a plain number, as int() and torch.linspace do?"
+    return AxisError(f"the network is bound to its {names}{place}: tracing fixed it at {sizes} ({why}); leave {names} out of --dynamic")
 
 
 def fails_at_sizes(error: BaseException) -> bool:
@@ -59,17 +64,23 @@ def _no_onnx(node: Any, error: BaseException, contract: Contract) -> ExportError
 
 
 def _untranslated(error: BaseException | None) -> Any:
-    """The node of the traced network that was being translated when the error was raised; None where it was raised elsewhere."""
-    found = None
+    """The node of the traced network that was being translated, or optimised, when the error was raised; None where it was raised elsewhere."""
+    found: Any = None
+    named: re.Match[str] | None = None
+    nodes: dict[str, Any] = {}
     while error is not None:
+        named = named or re.search(r"for node 'node_(\w+)'", str(error))
         trace = error.__traceback__
         while trace is not None:
-            node = trace.tb_frame.f_locals.get("node")
-            if isinstance(node, torch.fx.Node) and trace.tb_frame.f_globals.get("__name__", "").startswith("torch.onnx."):
-                found = node
+            if trace.tb_frame.f_globals.get("__name__", "").startswith("torch.onnx."):
+                for value in trace.tb_frame.f_locals.values():
+                    if isinstance(value, torch.fx.Node):
+                        found = value
+                    elif isinstance(value, torch.export.ExportedProgram):
+                        nodes |= {node.name: node for node in value.graph.nodes}
             trace = trace.tb_next
         error = error.__cause__
-    return found
+    return nodes.get(named[1], found) if named else found
 
 
 def _operation(node: Any) -> str:

@@ -20,7 +20,8 @@ from edgeport_runtime import Contract, SessionOptions
 from edgeport_runtime.device import open_session
 from edgeport_runtime.engine import Arrays
 
-from .branches import Branch, explained, sizes_to_try
+from .branches import Branch, sizes_to_try
+from .offers import explained
 from .progress import Watch, unwatched
 from .sweep import MEMORY_BUDGET_BYTES, Sizes, measured_cost, sweep_inputs, sweep_sizes
 from .wrap import LEVELS, Reference, compared_outputs, first_line
@@ -178,6 +179,7 @@ def _run(session: Any, names: Sequence[str], arrays: Arrays) -> dict[str, NDArra
 
 
 def _judge(names: Sequence[str], rows: Sequence[_Row]) -> Parity:
+    rows = [(sizes, note, name, *map(_countable, (exact, rounded)), _countable(got)) for sizes, note, name, exact, rounded, got in rows]
     whole = {name: _range([exact for _, _, output, exact, _, _ in rows if output == name], name) for name in names}
     cases = []
     for sizes, note, name, exact, rounded, got in rows:
@@ -195,6 +197,11 @@ def _judge(names: Sequence[str], rows: Sequence[_Row]) -> Parity:
         )
     floors = {name: _pooled([case.torch_error for case in cases if case.output == name]) for name in names}
     return Parity(cases=tuple(cases), floors=floors, ranges=whole)
+
+
+def _countable(value: Any) -> Any:
+    """Arrays of bool and of small integers as float64, in which differences neither fail nor wrap around."""
+    return value.astype(np.float64) if isinstance(value, np.ndarray) and value.dtype.kind in "biu" else value
 
 
 def _pooled(errors: Sequence[float]) -> float:

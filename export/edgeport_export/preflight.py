@@ -1,6 +1,5 @@
 """Before tracing: what would make a graph wrong or impossible, each as a sentence with its remedy, all at once."""
 
-import copy
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -12,7 +11,7 @@ from edgeport_runtime.engine import Arrays
 
 from .errors import NetworkFailure, PreflightError
 from .sweep import Sizes, own_sizes, sweep_inputs, sweep_sizes
-from .wrap import Reference, compared_outputs, flatten
+from .wrap import Reference, compared_outputs, copied, flatten
 
 LISTED = 5
 ROW_TOLERANCE = 1e-6  # of the output's range, in float64: far above rounding, far below what batch statistics do
@@ -21,7 +20,7 @@ STEPS, LARGEST_STEP = (2, 4, 8, 16, 32, 64), 65  # and every divisor of the netw
 
 def prepared(network: nn.Module) -> nn.Module:
     """A copy on the CPU in eval mode, so that the user's network is never touched."""
-    return copy.deepcopy(network).cpu().eval()
+    return copied(network).cpu().eval()
 
 
 def preflight(network: nn.Module, contract: Contract) -> None:
@@ -71,7 +70,7 @@ def _spoilt(network: nn.Module, name: str, tensor: Tensor) -> bool:
 
 
 def _modules(network: nn.Module, contract: Contract) -> Iterator[str]:
-    still = copy.deepcopy(network).eval()
+    still = copied(network).eval()
     training = [name or "the network itself" for name, module in still.named_modules() if module.training]
     if training:
         yield f"still in train mode after .eval(): {_listed(training)}; these override train(), so set their mode by hand"

@@ -1,6 +1,5 @@
 """The sizes at which a variant is compared with PyTorch, and the inputs it is fed there."""
 
-import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -14,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from edgeport_runtime import Contract
 from edgeport_runtime.engine import Arrays
 
-from .wrap import GraphModule
+from .wrap import GraphModule, copied
 
 MEMORY_BUDGET_BYTES = 256 * 2**20  # for all intermediate results of one float64 run
 Sizes = dict[str, int]
@@ -114,7 +113,7 @@ def measured_cost(network: nn.Module, contract: Contract) -> Cost:
     height, width = _default(contract)
     small = own_sizes(contract)
     large = dict(_named(contract, (1, 2 * height, 2 * width)))
-    meta = GraphModule(copy.deepcopy(network), contract).to("meta").eval()
+    meta = GraphModule(copied(network), contract).to("meta").eval()
     try:
         first, second = _bytes(meta, contract, small, "meta"), _bytes(meta, contract, large, "meta")
         power = math.log(second / first) / math.log(_area(large) / _area(small)) if _area(large) > _area(small) else 1.0

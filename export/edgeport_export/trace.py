@@ -1,7 +1,6 @@
 """From an nn.Module to an fp32 ONNX model whose promised axes are dynamic, whose nodes are named by module, and that names no path."""
 
 import ast
-import copy
 import logging
 import warnings
 from collections import Counter
@@ -24,13 +23,14 @@ from edgeport_runtime import Contract
 from edgeport_runtime.contract import METADATA_KEY
 
 from .askers import Askers
-from .branches import Branch, broken, frozen_branches, frozen_numbers
+from .branches import Branch, broken, frozen_branches
 from .errors import AxisError, ExportError
 from .failures import fails_at_sizes, failure
+from .offers import frozen_numbers
 from .rewrites import TRANSLATIONS
 from .rewrites.transposed_product import transposed_product
 from .sweep import own_sizes
-from .wrap import LEVELS, GraphModule, graph_outputs
+from .wrap import LEVELS, GraphModule, copied, graph_outputs
 
 OPSET, IR_VERSION = 20, 10
 LARGEST_BYTES = 1_900_000_000  # protobuf ends at 2 GiB, and a bundle's files hold no external data
@@ -59,7 +59,7 @@ def trace(network: nn.Module, contract: Contract, dtype: torch.dtype = torch.flo
     size = sum(value.numel() * value.element_size() for value in network.state_dict().values())
     if size > LARGEST_BYTES:
         raise ExportError(f"the network holds {size / 1e9:.1f} GB of weights; a bundle holds at most {LARGEST_BYTES / 1e9:.1f} GB")
-    module = GraphModule(network if dtype == torch.float32 else copy.deepcopy(network).to(dtype), contract, dtype).eval()
+    module = GraphModule(network if dtype == torch.float32 else copied(network).to(dtype), contract, dtype).eval()
     program, branches = _dynamic(module, contract)
     model = program.model
     name_nodes(model)
@@ -68,6 +68,7 @@ def trace(network: nn.Module, contract: Contract, dtype: torch.dtype = torch.flo
     proto: onnx.ModelProto = onnx_ir.to_proto(model)
     transposed_product(proto)
     require_versions(proto)
+    _require_kernels(proto)
     require_dynamic(proto, contract)
     return Traced(model=proto, branches=tuple(branches))
 
@@ -205,6 +206,14 @@ def require_versions(model: onnx.ModelProto) -> None:
     found = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
     if found.get("ai.onnx") != OPSET or model.ir_version != IR_VERSION:
         raise ExportError(f"asked for opset {OPSET} and IR {IR_VERSION}, but the exporter wrote {found} and IR {model.ir_version}")
+
+
+def _require_kernels(model: onnx.ModelProto) -> None:
+    """onnxruntime's kernels for the CPU know no bfloat16. Raises ExportError with the first module that makes some."""
+    for node in model.graph.node:
+        if any(each.name == "to" and each.i == onnx.TensorProto.BFLOAT16 for each in node.attribute):
+            module = node.name.rpartition("/")[0] or "the network"
+            raise ExportError(f"{module} computes in bfloat16, which onnxruntime has no CPU kernels for; leave out torch.autocast and .bfloat16()")
 
 
 def require_dynamic(model: onnx.ModelProto, contract: Contract) -> None:

@@ -12,10 +12,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
 
 from edgeport_runtime import Contract, Output
 
-from .errors import NetworkFailure
+from .errors import ExportError, NetworkFailure
 
 LEVELS = ".levels"  # suffix of the value that holds a pixel output before rounding, in levels 0..255
 
@@ -121,11 +123,35 @@ def first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+def copied(network: nn.Module) -> nn.Module:
+    """A copy to work on, so that the user's own stays as it is. Raises ExportError where Python cannot copy it."""
+    try:
+        return copy.deepcopy(network)
+    except Exception as error:  # a lock or an open file beside the weights; a tensor computed from them
+        remedy = "make what is no module, parameter or buffer in forward (or call detach() on a tensor computed from the weights)"
+        raise ExportError(f"the network cannot be copied ({first_line(error)}), and edgeport works on a copy of yours; {remedy}") from error
+
+
+class InDouble(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """What a network makes in float32 itself (`.float()`, a tensor kept beside the buffers) becomes float64 where it meets the rest."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Every operation, with its float32 tensors and dtypes as float64."""
+        args, kwargs = tree_map(_doubled, (args, kwargs or {}))
+        return func(*args, **kwargs)
+
+
+def _doubled(value: Any) -> Any:
+    if isinstance(value, Tensor) and value.dtype == torch.float32:
+        return value.double()
+    return torch.float64 if value is torch.float32 else value
+
+
 class Reference:
     """What PyTorch gives for the same arrays, in `dtype`. Holds a copy of the network, so that the original stays as it is."""
 
     def __init__(self, network: nn.Module, contract: Contract, dtype: torch.dtype = torch.float32) -> None:
-        self.network = copy.deepcopy(network).eval().to(dtype)
+        self.network = copied(network).eval().to(dtype)
         self.contract = contract
         self.dtype = dtype
 
@@ -148,12 +174,26 @@ class Reference:
 
     def _forward(self, inputs: Sequence[Tensor]) -> Any:
         try:
-            outputs = self.network(*inputs)
+            outputs = self._answered(inputs)
             flatten(outputs)
             return outputs
         except Exception as error:  # whatever the user's code raises
             shapes = ", ".join(str(tuple(value.shape)) for value in inputs)
             raise NetworkFailure(f"PyTorch itself fails at {shapes} in {failing_module(self.network, inputs)}: {first_line(error)}") from error
+
+    def _answered(self, inputs: Sequence[Tensor]) -> Any:
+        try:
+            return self.network(*inputs)
+        except Exception:
+            if self.dtype != torch.float64:
+                raise
+            default = torch.get_default_dtype()
+            try:  # `.float()` and torch.zeros() in forward are float32 among float64
+                torch.set_default_dtype(torch.float64)
+                with InDouble():  # type: ignore[no-untyped-call]
+                    return self.network(*inputs)
+            finally:
+                torch.set_default_dtype(default)
 
     def pixels(self, array: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
         """`run` for the only image input."""

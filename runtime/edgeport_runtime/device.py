@@ -105,7 +105,7 @@ def open_session(model: bytes, options: SessionOptions) -> Any:
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = options.threads or usable_threads()
     settings.enable_mem_pattern = False  # sizes vary from call to call
-    settings.log_severity_level = 3
+    settings.log_severity_level = 4  # what it logs at 3 is in the exception that it raises as well
     settings.add_session_config_entry("session.intra_op.allow_spinning", "1" if options.spinning else "0")
     if options.exact_int8:
         settings.add_session_config_entry("session.x64quantprecision", "1")

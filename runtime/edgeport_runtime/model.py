@@ -1,7 +1,7 @@
 """The model an application holds: images in, predictions out."""
 
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -87,16 +87,17 @@ class Model:
                 answers[index] = answer
         return [answer for answer in answers if answer is not None]
 
-    def raw(self, pixels: "NDArray[Any] | None" = None, /, **tensors: NDArray[Any]) -> Arrays:
+    def raw(self, pixels: "NDArray[Any] | Mapping[str, NDArray[Any]] | None" = None, /, **tensors: NDArray[Any]) -> Arrays:
         """One run of the graph on arrays, without any preprocessing.
 
-        `pixels`: uint8 (N, H, W, C) for a model of one image input; otherwise one keyword for each input.
+        `pixels`: uint8 (N, H, W, C) for a model of one image input; otherwise one keyword for each input, or all of them by name in a mapping.
         Returns every output by name: "logits" float32 (N, classes), or "image" uint8 (N, H, W, C). Raises InputError.
         """
-        name = self.contract.inputs[0].name
-        if pixels is not None and name in tensors:
-            raise InputError(f"{name!r} was given twice, by position and by name")
-        given = tensors if pixels is None else {name: pixels, **tensors}
+        first = {} if pixels is None else pixels if isinstance(pixels, Mapping) else {self.contract.inputs[0].name: pixels}
+        twice = sorted(set(first) & set(tensors))
+        if twice:
+            raise InputError(f"{twice[0]!r} was given twice, by position and by name")
+        given = {**first, **tensors}
         return self.engine.run({each: np.asarray(value) for each, value in given.items()})
 
     def check(self) -> CheckReport:

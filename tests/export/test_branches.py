@@ -67,6 +67,24 @@ def test_the_export_is_refused_with_the_range_and_that_range_works(contract: Con
     assert export_bundle(Branching(), narrower, out, name="b", options=options).exists()
 
 
+class Padding(nn.Module):
+    """Pads odd heights to even ones with ones, as a U-Net pads with zeros."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.pad(x, (0, 0, 0, 1), value=1.0) if x.shape[2] % 2 else x
+
+
+def test_a_branch_on_a_remainder_is_offered_in_steps(contract: Contract) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), Padding(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    traced = trace(network, contract)
+    data = finish(traced.model, contract)
+    parity = measure_parity(network, contract, data, sizes=full_sweep(network, contract, traced.branches))
+    said = remedy(parity, contract, traced.branches)
+    assert "branches on its height in 1 (Padding)" in said and "--dynamic batch=1..4,height=8..64:2,width=8..64;" in said
+    even = [{"batch": 2, "height": height, "width": 32} for height in range(8, 65, 2)]
+    assert measure_parity(network, contract, data, sizes=even) and not measure_parity(network, contract, data, sizes=[{**even[0], "height": 9}])
+
+
 def test_a_branch_whose_ways_agree_does_no_harm(contract: Contract) -> None:
     torch.manual_seed(0)
     network = Branching(harmless=True).eval()

@@ -52,6 +52,11 @@ def depthwise(x: Tensor) -> Tensor:
     return F.conv2d(maps, x.new_ones(batch * channels, 1, 1, 1), groups=batch * channels).reshape(x.shape)
 
 
+def in_bfloat16(x: Tensor) -> Tensor:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return F.conv2d(x, x.new_ones(3, 3, 1, 1)).float()
+
+
 @pytest.mark.parametrize(
     ("middle", "error", "said"),
     [
@@ -66,6 +71,18 @@ def depthwise(x: Tensor) -> Tensor:
         (Middle(lambda x: x[:, :, : round(x.shape[2] * 0.5)]), AxisError, r"round in 1 \(Middle\) .* computed from its height, .*; leave height out"),
         (Middle(depthwise), AxisError, r"aten\.conv2d in 1 \(Middle\) .* computed from its batch, .*; leave batch out of --dynamic"),
         (Middle(lambda x: torch.linalg.svdvals(x)[..., None]), ExportError, r"aten\._linalg_svd in 1 \(Middle\) .* has no ONNX form; write it with other"),
+        (
+            Middle(lambda x: x + torch.linspace(-1, 1, x.shape[3]) + torch.linspace(-1, 1, x.shape[2])[:, None]),
+            AxisError,
+            r"bound to its height and width in 1 \(Middle\): .*torch\.linspace.*; leave height and width out of --dynamic",
+        ),
+        (Middle(lambda x: sum(x.chunk(2, dim=2)) if x.shape[2] else x), AxisError, r"aten\.split in 1 \(Middle\) .* from its height, .*leave height out"),
+        (
+            Middle(lambda x: F.interpolate(x[:, None], scale_factor=1.3, mode="trilinear")[:, 0]),
+            ExportError,
+            r"aten\.upsample_trilinear3d in 1 \(Middle\) .* give size=",
+        ),
+        (Middle(in_bfloat16), ExportError, r"1 computes in bfloat16, .*; leave out torch\.autocast"),
         (
             Middle(lambda x: F.avg_pool2d(x, 3, ceil_mode=True, divisor_override=4)),
             ExportError,

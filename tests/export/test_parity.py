@@ -83,6 +83,16 @@ def test_a_small_answer_does_not_hide_behind_a_large_one() -> None:
     assert parity.ratio(parity.cases[0]) == pytest.approx(100) and parity.ranges["y"] == 5
 
 
+@pytest.mark.parametrize("dtype", [np.bool_, np.uint8, np.int8, np.int64])
+def test_flags_and_small_integers_must_be_equal_and_do_not_wrap_around(dtype: type) -> None:
+    exact = np.array([[1, 0, 1, 0]]).astype(dtype)
+    assert _judge(["y"], [({"batch": 1}, "", "y", exact, exact, exact.copy())])
+    parity = _judge(["y"], [({"batch": 1}, "", "y", exact, exact, 1 - exact if dtype is not np.bool_ else ~exact)])
+    assert not parity and parity.worst == 1.0 and parity.ranges["y"] == 1.0
+    wide = np.array([[-128, 127]]).astype(np.int8)
+    assert _judge(["y"], [({"batch": 1}, "", "y", wide, wide, wide)]).ranges["y"] == 255.0
+
+
 def test_a_network_that_fits_no_budget_is_still_compared_at_its_own_size() -> None:
     contract = classification(Pixels(height=16, width=16), tuple("abc"), image_axes(smallest_px=4, largest_px=64, largest_batch=8))
     points = [(point["batch"], point["height"], point["width"]) for point in sweep_sizes(contract, lambda sizes: 1e12)]

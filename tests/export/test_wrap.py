@@ -1,11 +1,13 @@
+import threading
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 from torchvision.transforms import v2
 
-from edgeport_export import NetworkFailure
-from edgeport_export.wrap import GraphModule, Reference, as_pixels, compared_outputs, flatten, graph_outputs
+from edgeport_export import ExportError, NetworkFailure
+from edgeport_export.wrap import GraphModule, Reference, as_pixels, compared_outputs, copied, flatten, graph_outputs
 from edgeport_runtime import Contract, Pixels
 from edgeport_runtime.contract import classification, image_axes
 
@@ -72,3 +74,40 @@ def test_the_network_itself_is_left_alone(class_contract: Contract) -> None:
     network = nn.Sequential(nn.Conv2d(3, 3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()).train()
     Reference(network, class_contract, torch.float64).pixels(PIXELS)
     assert network.training and next(network.parameters()).dtype == torch.float32
+
+
+class Single(nn.Module):
+    """Makes float32 of its own in every way that people do: a cast, a fresh tensor, one kept beside the buffers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.kernel = nn.Linear(3, 2), torch.full((3, 1, 3, 3), 1 / 9)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = nn.functional.conv2d(x, self.kernel, groups=3)
+        start = torch.zeros(len(x), 3)
+        start[:, 0] = 0.25
+        y: torch.Tensor = self.linear((start + x.mean((2, 3))).float())
+        return y
+
+
+def test_the_exact_answer_of_a_network_that_makes_float32_itself() -> None:
+    torch.manual_seed(0)
+    network = Single().eval()
+    contract = classification(Pixels(height=10, width=14), ("a", "b"), image_axes(smallest_px=3))
+    before = torch.get_default_dtype()
+    got = Reference(network, contract, torch.float64).pixels(PIXELS)["logits"]
+    assert got.dtype == np.float64 and torch.get_default_dtype() == before
+    values = (PIXELS.astype(np.float64) / 255 - np.array(contract.pixels.mean)) / np.array(contract.pixels.std)
+    windows = np.lib.stride_tricks.sliding_window_view(values, (3, 3), axis=(1, 2)).sum((4, 5)) * float(np.float32(1 / 9))
+    weight, bias = (each.detach().double().numpy() for each in (network.linear.weight, network.linear.bias))
+    expected = (windows.mean((1, 2)) + np.array([0.25, 0, 0])) @ weight.T + bias
+    np.testing.assert_allclose(got, expected, atol=1e-13)
+    assert np.abs(got - Reference(network, contract).pixels(PIXELS)["logits"]).max() > 1e-10
+
+
+def test_a_network_that_cannot_be_copied_is_refused_with_the_reason() -> None:
+    network = nn.Linear(2, 2)
+    network.lock = threading.Lock()
+    with pytest.raises(ExportError, match=r"cannot be copied \(cannot pickle '_thread.lock' object\).* make what is no module"):
+        copied(network)

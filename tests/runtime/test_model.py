@@ -61,6 +61,9 @@ def test_batch_of_nothing_is_nothing(classifier: Path) -> None:
             model.batch(wrong)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="given twice"):
         model.raw(DARK[None], pixels=DARK[None])
+    with pytest.raises(InputError, match="given twice"):
+        model.raw({"pixels": DARK[None]}, pixels=DARK[None])
+    np.testing.assert_array_equal(model.raw({"pixels": DARK[None]})["logits"], model.raw(DARK[None])["logits"])
     with pytest.raises(ImageError, match="300000 px is too large"):
         model(DARK, size_px=(300_000, 300_000))
 

@@ -3,7 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
-from . import adaptive_pool, attention, average_pool, resize
+from . import adaptive_pool, arithmetic, attention, average_pool, resize
 
 # aten operator -> the ONNX that stands for it, handed to the exporter as its custom translation table
-TRANSLATIONS: dict[Any, Callable[..., Any]] = {**adaptive_pool.TRANSLATIONS, **attention.TRANSLATIONS, **average_pool.TRANSLATIONS, **resize.TRANSLATIONS}
+TRANSLATIONS: dict[Any, Callable[..., Any]] = {
+    **adaptive_pool.TRANSLATIONS,
+    **arithmetic.TRANSLATIONS,
+    **attention.TRANSLATIONS,
+    **average_pool.TRANSLATIONS,
+    **resize.TRANSLATIONS,
+}

@@ -13,6 +13,9 @@ the graph is given the sizes, not the factor. Here:
    min(length, trunc(c + s + 1/2)), where c = step * (i + 1/2), s = radius * max(step, 1), and the weights are normalised to sum to 1,
    as Pillow does at the borders too (UpSampleKernel.cpp, HelperInterpLinear and HelperInterpCubic).
 
+4. Nearest along a line or through a volume: the same positions, by a Gather for each axis. Through a volume by a factor that is no whole number it
+   is refused where it interpolates (trilinear): Resize rounds the output's size from float32, 1.3 * 90 to 116.
+
 The products of rules 2 and 3 are for finite values: an infinity makes its whole row NaN (0 * inf), where PyTorch keeps it in its place.
 """
 
@@ -24,7 +27,7 @@ import onnx
 import onnxscript
 import torch
 from onnx_ir import DataType
-from onnxscript.function_libs.torch_lib.ops.nn import aten_upsample_nearestnd_vec
+from onnxscript.function_libs.torch_lib.ops.nn import aten_upsample_nearestnd_vec, aten_upsample_trilinear3d_vec
 
 op: Any = onnxscript.opset20  # its annotations know only constants, not the values of a graph
 FLOAT, DOUBLE, INT64 = int(DataType.FLOAT), int(DataType.DOUBLE), int(DataType.INT64)
@@ -35,7 +38,7 @@ def _number(value: float) -> Any:
 
 
 def _length(x: Any, axis: int) -> Any:
-    """The size of axis -2 or -1, a vector of one value."""
+    """The size of a negative axis, a vector of one value."""
     return op.Shape(x, start=axis) if axis == -1 else op.Shape(x, start=axis, end=axis + 1)
 
 
@@ -76,6 +79,15 @@ def _nearest(x: Any, sizes: Any, factors: Sequence[float] | None, shift: float) 
     return op.Gather(op.MatMul(x, op.CastLike(chosen, x)), rows, axis=2)
 
 
+def _nearest_by_axis(x: Any, sizes: Any, factors: Sequence[float] | None, shift: float, axes: int) -> Any:
+    """Rule 4 on (N, C, …), the last `axes` of which are resized."""
+    if factors and not shift and all(factor == int(factor) for factor in factors):
+        return aten_upsample_nearestnd_vec(x, None, factors)
+    for side in range(axes):
+        x = op.Gather(x, _nearest_positions(x, side - axes, *_along(side, sizes, factors), shift), axis=2 + side)
+    return x
+
+
 def _triangle(distance: Any) -> Any:
     return op.Relu(op.Sub(_number(1.0), distance))
 
@@ -113,8 +125,9 @@ def _antialiased(x: Any, sizes: Any, factors: Sequence[float] | None, kernel: Ca
     return op.MatMul(rows, op.MatMul(x, op.Transpose(columns, perm=[1, 0])))
 
 
-def _factors(height: float | None, width: float | None) -> tuple[float, float] | None:
-    return None if height is None or width is None else (height, width)
+def _factors(*sides: float | None) -> tuple[float, ...] | None:
+    given = tuple(side for side in sides if side is not None)
+    return given if len(given) == len(sides) else None
 
 
 def upsample_nearest2d(x: Any, output_size: Any, scales_h: float | None = None, scales_w: float | None = None) -> Any:
@@ -135,6 +148,53 @@ def upsample_nearest_exact2d(x: Any, output_size: Any, scales_h: float | None = 
 def upsample_nearest_exact2d_vec(x: Any, output_size: Any, scale_factors: Sequence[float] | None) -> Any:
     """aten::_upsample_nearest_exact2d.vec on (N, C, H, W)."""
     return _nearest(x, output_size, scale_factors, 0.5)
+
+
+def upsample_nearest1d(x: Any, output_size: Any, scales: float | None = None) -> Any:
+    """aten::upsample_nearest1d on (N, C, L)."""
+    return _nearest_by_axis(x, output_size, _factors(scales), 0.0, 1)
+
+
+def upsample_nearest1d_vec(x: Any, output_size: Any, scale_factors: Sequence[float] | None) -> Any:
+    """aten::upsample_nearest1d.vec on (N, C, L)."""
+    return _nearest_by_axis(x, output_size, scale_factors, 0.0, 1)
+
+
+def upsample_nearest_exact1d(x: Any, output_size: Any, scales: float | None = None) -> Any:
+    """aten::_upsample_nearest_exact1d on (N, C, L)."""
+    return _nearest_by_axis(x, output_size, _factors(scales), 0.5, 1)
+
+
+def upsample_nearest_exact1d_vec(x: Any, output_size: Any, scale_factors: Sequence[float] | None) -> Any:
+    """aten::_upsample_nearest_exact1d.vec on (N, C, L)."""
+    return _nearest_by_axis(x, output_size, scale_factors, 0.5, 1)
+
+
+def upsample_nearest3d(x: Any, output_size: Any, scales_d: float | None = None, scales_h: float | None = None, scales_w: float | None = None) -> Any:
+    """aten::upsample_nearest3d on (N, C, D, H, W)."""
+    return _nearest_by_axis(x, output_size, _factors(scales_d, scales_h, scales_w), 0.0, 3)
+
+
+def upsample_nearest3d_vec(x: Any, output_size: Any, scale_factors: Sequence[float] | None) -> Any:
+    """aten::upsample_nearest3d.vec on (N, C, D, H, W)."""
+    return _nearest_by_axis(x, output_size, scale_factors, 0.0, 3)
+
+
+def upsample_nearest_exact3d(x: Any, output_size: Any, scales_d: float | None = None, scales_h: float | None = None, scales_w: float | None = None) -> Any:
+    """aten::_upsample_nearest_exact3d on (N, C, D, H, W)."""
+    return _nearest_by_axis(x, output_size, _factors(scales_d, scales_h, scales_w), 0.5, 3)
+
+
+def upsample_nearest_exact3d_vec(x: Any, output_size: Any, scale_factors: Sequence[float] | None) -> Any:
+    """aten::_upsample_nearest_exact3d.vec on (N, C, D, H, W)."""
+    return _nearest_by_axis(x, output_size, scale_factors, 0.5, 3)
+
+
+def upsample_trilinear3d_vec(x: Any, output_size: Any, align_corners: bool, scale_factors: Sequence[float] | None) -> Any:
+    """aten::upsample_trilinear3d.vec on (N, C, D, H, W). Raises NotImplementedError for a factor that is no whole number."""
+    if scale_factors and any(factor != int(factor) for factor in scale_factors):
+        raise NotImplementedError("trilinear by a factor that is no whole number; give size=")
+    return aten_upsample_trilinear3d_vec(x, output_size, align_corners, scale_factors)
 
 
 def upsample_bilinear2d_aa(x: Any, output_size: Any, align_corners: bool, scales_h: float | None = None, scales_w: float | None = None) -> Any:
@@ -163,6 +223,15 @@ TRANSLATIONS: dict[Any, Callable[..., Any]] = {
     aten.upsample_nearest2d.vec: upsample_nearest2d_vec,
     aten._upsample_nearest_exact2d.default: upsample_nearest_exact2d,
     aten._upsample_nearest_exact2d.vec: upsample_nearest_exact2d_vec,
+    aten.upsample_nearest1d.default: upsample_nearest1d,
+    aten.upsample_nearest1d.vec: upsample_nearest1d_vec,
+    aten._upsample_nearest_exact1d.default: upsample_nearest_exact1d,
+    aten._upsample_nearest_exact1d.vec: upsample_nearest_exact1d_vec,
+    aten.upsample_nearest3d.default: upsample_nearest3d,
+    aten.upsample_nearest3d.vec: upsample_nearest3d_vec,
+    aten._upsample_nearest_exact3d.default: upsample_nearest_exact3d,
+    aten._upsample_nearest_exact3d.vec: upsample_nearest_exact3d_vec,
+    aten.upsample_trilinear3d.vec: upsample_trilinear3d_vec,
     aten._upsample_bilinear2d_aa.default: upsample_bilinear2d_aa,
     aten._upsample_bilinear2d_aa.vec: upsample_bilinear2d_aa_vec,
     aten._upsample_bicubic2d_aa.default: upsample_bicubic2d_aa,
