@@ -28,6 +28,7 @@ from .errors import AxisError, ExportError
 from .failures import fails_at_sizes, failure
 from .offers import frozen_numbers
 from .rewrites import TRANSLATIONS
+from .rewrites.precise_reduction import precise_reduction
 from .rewrites.transposed_product import transposed_product
 from .sweep import own_sizes
 from .wrap import LEVELS, GraphModule, copied, graph_outputs
@@ -67,6 +68,7 @@ def trace(network: nn.Module, contract: Contract, dtype: torch.dtype = torch.flo
     model.graph.name, model.producer_name, model.producer_version = "edgeport", "edgeport", None
     proto: onnx.ModelProto = onnx_ir.to_proto(model)
     transposed_product(proto)
+    precise_reduction(proto)
     require_versions(proto)
     _require_kernels(proto)
     require_dynamic(proto, contract)

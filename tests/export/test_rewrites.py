@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from edgeport_export.rewrites import TRANSLATIONS
+from edgeport_export.rewrites.precise_reduction import precise_reduction
 from edgeport_runtime import SessionOptions
 from edgeport_runtime.device import open_session
 
@@ -184,3 +185,30 @@ def test_attention_at_another_length_than_traced() -> None:
     query, key, value = (torch.randn(3, 40, 8) for _ in range(3))
     expected = F.scaled_dot_product_attention(query.double(), key.double(), value.double()).numpy()
     np.testing.assert_allclose(session.run(None, {"a": query.numpy(), "b": key.numpy(), "c": value.numpy()})[0], expected, atol=1e-6)
+
+
+REDUCTIONS = {
+    "norm": lambda x: x.norm(dim=(2, 3)),
+    "norm that keeps its axes": lambda x: x.flatten(1).norm(dim=1, keepdim=True),
+    "norm of everything": lambda x: x.norm(),
+    "normalised": lambda x: F.normalize(x.flatten(1)) * 100,
+    "log-sum-exp": lambda x: x.logsumexp((2, 3)),
+    "log-sum-exp that keeps its axes": lambda x: (x - 1e4).logsumexp(1, keepdim=True),
+    "log-sum-exp of nothing": lambda x: torch.where(x > -9, -torch.inf, x).logsumexp(3),
+}
+
+
+@pytest.mark.parametrize("name", REDUCTIONS)
+@pytest.mark.parametrize("sides", [(64, 128), (7, 5)])
+def test_reductions_of_many_values_are_as_precise_as_pytorchs(name: str, sides: tuple[int, int]) -> None:
+    program = torch.onnx.export(
+        Function(REDUCTIONS[name]).eval(), (torch.zeros(2, 3, 20, 28),), dynamo=True, verbose=False, opset_version=20, dynamic_shapes=(HW,), input_names=["a"]
+    )
+    model = onnx_ir.to_proto(program.model)
+    assert precise_reduction(model) == 1 and precise_reduction(model) == 0
+    x = np.random.default_rng(0).standard_normal((4, 3, *sides)).astype(np.float32)
+    got = open_session(model.SerializeToString(), SessionOptions(threads=1)).run(None, {"a": x})[0]
+    exact = REDUCTIONS[name](torch.from_numpy(x).double()).numpy()
+    finite = np.isfinite(exact)
+    noise = np.abs(REDUCTIONS[name](torch.from_numpy(x)).numpy()[finite] - exact[finite]).max(initial=0)
+    np.testing.assert_allclose(got, exact, atol=2 * noise + 1e-7, rtol=1e-7)
