@@ -9,8 +9,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from edgeport_runtime import Contract, ContractError, Output, Range
 from edgeport_runtime.engine import Arrays
 
+from .contracts import PIXEL_AXES
 from .errors import NetworkFailure, PreflightError
-from .sweep import Sizes, own_sizes, sweep_inputs, sweep_sizes
+from .sweep import MEMORY_BUDGET_BYTES, Sizes, measured_cost, own_sizes, sweep_inputs, sweep_sizes
 from .wrap import Reference, compared_outputs, copied, flatten
 
 LISTED = 5
@@ -119,13 +120,18 @@ def _output_faults(value: Tensor, promised: Output, sizes: Sizes) -> Iterator[st
     expected = [sizes.get(axis) if isinstance(axis, str) else axis for axis in shape]
     fits = len(expected) == value.ndim and all(want in (None, got) for want, got in zip(expected, value.shape, strict=True))
     if not fits or dtype != promised.dtype or value.ndim == 0:
-        yield f"{promised.name!r} is promised as {promised.dtype} {promised.shape}, but is {dtype} {tuple(value.shape)}"
+        squeezed = " (a squeeze() without an axis drops a batch of one; name the axis)" if value.ndim < len(expected) and 1 in expected else ""
+        yield f"{promised.name!r} is promised as {promised.dtype} {promised.shape}, but is {dtype} {tuple(value.shape)}{squeezed}"
 
 
 def _require_sizes(reference: Reference, contract: Contract) -> None:
-    """PyTorch at every size of the sweep that is no larger than twice its own. The message offers axes that work."""
+    """PyTorch at every size of the sweep that is no larger than twice its own, and at both ends of axes that are no image's. The message offers
+    axes that work."""
     own, *others = sweep_sizes(contract)
-    for sizes in others:
+    sequences = [name for name in own if name not in PIXEL_AXES]
+    cost = measured_cost(reference.network, contract) if sequences else None
+    ends = [{**own, name: end} for name in sequences for end in (contract.axes[name].low, contract.axes[name].high)]
+    for sizes in [*others, *(each for each in ends if cost is not None and cost(each) <= MEMORY_BUDGET_BYTES)]:
         try:
             reference.run(sweep_inputs(contract, sizes, seed=0))
         except NetworkFailure as error:
@@ -133,15 +139,39 @@ def _require_sizes(reference: Reference, contract: Contract) -> None:
 
 
 def _remedy(reference: Reference, contract: Contract, own: Sizes) -> str:
-    """Steps that the sides can be taken in, where there are any; else the axes that can stay dynamic."""
+    """The ranges that the sides can be taken in, where the next size runs; steps, where some run; else the axes that can stay dynamic."""
     sides = [name for name in own if name != "batch"]
     batch = [f"batch={contract.axes['batch'].low}..{contract.axes['batch'].high}"] if "batch" in own else []
+    if sides and _runs(reference, contract, {**own, **{name: own[name] + contract.axes[name].step for name in sides}}):
+        ranges = {name: _range_that_runs(reference, contract, own, name) for name in sides}
+        large = all(name not in PIXEL_AXES or pair[1] == contract.axes[name].high for name, pair in ranges.items())  # 16 to 19 px: a stem that divides by 4
+        if large and all(_runs(reference, contract, {**own, **{name: pair[end] for name, pair in ranges.items()}}) for end in (0, 1)):
+            steps = {name: f":{limits.step}" if limits.step > 1 else "" for name, limits in contract.axes.items()}
+            named = [f"{name}={low}..{high}{steps[name]}" for name, (low, high) in ranges.items()]
+            return f"it runs at --dynamic {','.join([*batch, *named])}"
     for step in sorted({*STEPS, *(each for each in range(3, LARGEST_STEP) if all(own[name] % each == 0 for name in sides))}):
         if sides and all(_runs(reference, contract, {**own, **{name: own[name] + steps * step for name in sides}}) for steps in (1, 3)):
             lows = {name: contract.axes[name].low + (own[name] - contract.axes[name].low) % step for name in sides}
             stepped = [f"{name}={Range(low=lows[name], high=contract.axes[name].high).low}..{contract.axes[name].high}:{step}" for name in sides]
             return f"it runs in steps of {step}, so try --dynamic {','.join([*batch, *stepped])}"
     return f"export it with --dynamic {','.join(batch) or 'batch=1..1'}"
+
+
+def _range_that_runs(reference: Reference, contract: Contract, own: Sizes, name: str) -> tuple[int, int]:
+    """How far an axis can go from its own size, at most to twice an image's, found by halving: a table of positions ends somewhere."""
+    limits, ends = contract.axes[name], []
+    far = limits.high if name not in PIXEL_AXES else min(limits.high, 2 * own[name])
+    for end in (limits.low, limits.nearest(far)):
+        good, bad = own[name], end
+        if _runs(reference, contract, {**own, name: bad}):
+            good = bad
+        while abs(bad - good) > limits.step:
+            middle = limits.nearest((good + bad) // 2)
+            if middle in (good, bad):
+                break
+            good, bad = (middle, bad) if _runs(reference, contract, {**own, name: middle}) else (good, middle)
+        ends.append(limits.high if good == limits.nearest(far) else good)  # further on the sweep decides
+    return ends[0], ends[1]
 
 
 def _runs(reference: Reference, contract: Contract, sizes: Sizes) -> bool:

@@ -14,7 +14,7 @@ from edgeport_export.contracts import with_axes
 from edgeport_export.preflight import preflight, prepared
 from edgeport_export.trace import finish, trace
 from edgeport_models import network
-from edgeport_runtime import Contract, ContractError, Output, Pixels, Range
+from edgeport_runtime import Contract, ContractError, Input, Output, Pixels, Range
 from edgeport_runtime.contract import classification, image_axes, pixel_input
 
 CONTRACT = classification(Pixels(height=16, width=16), tuple("abc"), image_axes(smallest_px=4, largest_px=64, largest_batch=8))
@@ -260,3 +260,31 @@ def test_an_index_or_a_flag_beside_the_logits_passes_and_hides_nothing() -> None
     assert preflight(Answers(lambda y: (y, y > 0)).eval(), above) is None
     with pytest.raises(PreflightError, match="an image alone gives another y than in a batch"):
         preflight(Answers(lambda y: (y - y.mean(0), y.argmax(1))).eval(), best)
+
+
+def test_an_output_that_lost_its_batch_says_what_drops_it() -> None:
+    contract = promised(Output(name="y", dtype="float32", shape=("batch", 3), kind="tensor"))
+    with pytest.raises(ContractError, match=r"float32 \('batch', 3\), but is float32 \(3,\) \(a squeeze\(\) without an axis"):
+        preflight(Answers(lambda y: y.squeeze()).eval(), contract)
+
+
+class Table(nn.Module):
+    """Adds learned positions, of which there are `count`, to a sequence of at least three."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.positions = nn.Parameter(torch.randn(1, 4, count))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = x[:, :, 2:].mean(2) if x.shape[2] > 2 else x.new_empty(0, 1) @ x.new_empty(2, 3)
+        return y + (x + self.positions[:, :, : x.shape[2]]).mean(2)
+
+
+@pytest.mark.parametrize(("count", "high", "offered"), [(64, 128, "length=3..64"), (50, 120, "length=3..50"), (300, 120, "length=3..120")])
+def test_a_table_that_ends_is_offered_up_to_its_end(count: int, high: int, offered: str) -> None:
+    axes = {"batch": Range(low=1, high=8), "length": Range(low=2, high=high)}
+    given = Input(name="signal", dtype="float32", shape=("batch", 4, "length"))
+    output = Output(name="y", dtype="float32", shape=("batch", 4), kind="tensor")
+    contract = Contract(task="tensors", inputs=(given,), outputs=(output,), axes=axes)
+    with pytest.raises(NetworkFailure, match=rf"bound to its size there: it runs at --dynamic batch=1\.\.8,{re.escape(offered)}$"):
+        preflight(Table(count).eval(), contract)
