@@ -59,13 +59,6 @@ RESIZES = {
     "max 1x1": lambda x: F.adaptive_max_pool2d(x, 1),
     "max with positions": lambda x: F.adaptive_max_pool2d(x, (3, 2), return_indices=True),
     "average with a free side": lambda x: F.adaptive_avg_pool2d(x, (None, 3)),
-    "nearest along a line": lambda x: F.interpolate(x.mean(2), size=x.shape[3] // 2 + 1),
-    "nearest along a line by a factor": lambda x: F.interpolate(x.mean(2), scale_factor=1.7),
-    "nearest along a line by a whole factor": lambda x: F.interpolate(x.mean(2), scale_factor=3),
-    "exact along a line": lambda x: F.interpolate(x.mean(2), size=11, mode="nearest-exact"),
-    "nearest through a volume": lambda x: F.interpolate(x[:, None], size=(2, x.shape[2] * 7 // 16, x.shape[3] * 7 // 16)),
-    "nearest through a volume by factors": lambda x: F.interpolate(x[:, None], scale_factor=(1, 0.7, 1.3)),
-    "exact through a volume": lambda x: F.interpolate(x[:, None], size=(5, 9, 8), mode="nearest-exact"),
     "trilinear": lambda x: F.interpolate(x[:, None], size=(4, 9, 8), mode="trilinear"),
     "log of a sigmoid": lambda x: F.logsigmoid(40 * x),
     "padded up to whole blocks": lambda x: F.pad(x, (0, -(-x.shape[3] // 8) * 8 - x.shape[3], 0, -1 * x.shape[2] // 5 * -5 - x.shape[2])),
@@ -108,6 +101,13 @@ NEAREST = {
     "by a whole factor": lambda x: F.interpolate(x, scale_factor=2),
     "exact to a size": lambda x: F.interpolate(x, size=(8, 5), mode="nearest-exact"),
     "exact by factors": lambda x: F.interpolate(x, scale_factor=(0.7, 1.3), mode="nearest-exact"),
+    "along a line": lambda x: F.interpolate(x.amax(2), size=x.shape[3] // 2 + 1),
+    "along a line by a factor": lambda x: F.interpolate(x.amax(2), scale_factor=1.7),
+    "along a line by a whole factor": lambda x: F.interpolate(x.amax(2), scale_factor=3),
+    "exact along a line": lambda x: F.interpolate(x.amax(2), size=11, mode="nearest-exact"),
+    "through a volume": lambda x: F.interpolate(x[:, None], size=(2, x.shape[2] * 7 // 16, x.shape[3] * 7 // 16)),
+    "through a volume by factors": lambda x: F.interpolate(x[:, None], scale_factor=(1, 0.7, 1.3)),
+    "exact through a volume": lambda x: F.interpolate(x[:, None], size=(5, 9, 8), mode="nearest-exact"),
 }
 BY_NEAREST = {name: exported(Function(function), (torch.zeros(2, 3, 20, 28),), (HW,)) for name, function in NEAREST.items()}
 
