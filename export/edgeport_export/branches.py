@@ -23,13 +23,14 @@ import torch
 from numpy.typing import NDArray
 from torch.utils._sympy.printers import PythonPrinter
 
-from edgeport_runtime import Contract
+from edgeport_runtime import Contract, Range
 
 from .askers import Askers, conditions, module_of
 from .sweep import Cost, Sizes, own_sizes
 
 MOST_POINTS = 12  # that a sweep is lengthened by, beyond one for every branch
 MOST_PAIRS = 1_100_000  # of sides that are looked at one by one: 32..1024 by 32..1024
+MOST_SIZES = 2**16  # of one axis that are looked at; a sound has a sample rate of them a second
 RANDOM_POINTS, MOST_FAILING = 20_000, 1000
 
 
@@ -146,7 +147,7 @@ def points_of(contract: Contract) -> dict[str, NDArray[np.int64]]:
     """Points over all axes: every pair of sides at the own batch, where they are few enough, else random ones; and random ones for all axes."""
     generator = np.random.default_rng(0)
     own = own_sizes(contract)
-    ranges = {name: np.arange(limits.low, limits.high + 1, limits.step) for name, limits in contract.axes.items()}
+    ranges = {name: _sizes(limits) for name, limits in contract.axes.items()}
     drawn = {name: generator.choice(values, RANDOM_POINTS) for name, values in ranges.items()}
     sides = [name for name in ranges if name != "batch"]
     count = math.prod(len(ranges[name]) for name in sides)
@@ -157,6 +158,12 @@ def points_of(contract: Contract) -> dict[str, NDArray[np.int64]]:
     points = {name: np.concatenate([drawn[name], [each[name] for each in lines]]).astype(np.int64) for name in ranges}
     order = np.argsort(math.prod(values.astype(np.float64) for values in points.values()), kind="stable")
     return {name: values[order] for name, values in points.items()}
+
+
+def _sizes(limits: Range) -> NDArray[np.int64]:
+    """All sizes of a range, or where they are too many for that, MOST_SIZES of them, evenly taken."""
+    count = (limits.high - limits.low) // limits.step + 1
+    return limits.low + limits.step * np.unique(np.linspace(0, count - 1, min(count, MOST_SIZES)).round().astype(np.int64))
 
 
 def failing_at(branch: Branch, points: Mapping[str, NDArray[np.int64]]) -> list[Sizes]:

@@ -69,7 +69,8 @@ def _two_points(said: ImageTask) -> tuple[dict[str, int], dict[str, int]]:
     other = dict(own)
     for index, (name, limits) in enumerate(said.axes.items()):
         wished = (own[name] + (3 + 2 * index) * limits.step, own[name] - (3 + 2 * index) * limits.step, limits.high, limits.low)
-        other[name] = next((size for size in map(limits.nearest, wished) if size != own[name] and size > 1), own[name])
+        elsewhere = [size for size in map(limits.nearest, wished) if size != own[name]]
+        other[name] = next((size for size in elsewhere if size > 1), elsewhere[0] if elsewhere else own[name])
     return own, other
 
 
@@ -184,6 +185,8 @@ def parse_axes(text: str) -> dict[str, Range]:
         if not dots or not all(each.isascii() and each.isdigit() for each in (low, high, step or "1")):
             raise ContractError(f"expected an axis as name=low..high or name=low..high:step, such as height=32..1024:32, got {part!r}")
         axes[name] = Range(low=int(low), high=int(high), step=int(step or 1))
+        if axes[name].faults():
+            raise ContractError(f"{part!r}: expected low..high:step with 1 <= low <= high and a step of at least 1, such as height=32..1024:32")
     return axes
 
 

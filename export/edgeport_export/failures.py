@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.fx.proxy import TraceError
 
 from edgeport_runtime import Contract
 
@@ -21,11 +20,11 @@ from .wrap import first_line
 
 def failure(error: BaseException, contract: Contract, askers: Askers) -> ExportError:
     """The exporter's error as one of ours, without the advice on how to file a bug."""
-    untranslated = _untranslated(error)
+    node = untranslated(error)
     while error.__cause__ is not None:
         error = error.__cause__
-    if untranslated is not None:
-        return _no_onnx(untranslated, error, contract)
+    if node is not None:
+        return _no_onnx(node, error, contract)
     fixed = re.findall(r"static shape of (\d+) for dimension inputs\[(\d+)\]\.shape\[(\d+)\]", str(error))
     if fixed:
         return _bound([(str(contract.inputs[int(index)].shape[int(axis)]), int(size)) for size, index, axis in fixed], askers)
@@ -41,16 +40,8 @@ def _bound(axes: list[tuple[str, int]], askers: Askers) -> AxisError:
     names = " and ".join(dict.fromkeys(name for name, _ in axes))
     sizes = " and ".join(str(size) for _, size in axes)
     place = next((f" in {askers.fixed_in[size]}" for _, size in axes if size in askers.fixed_in), "")
-    why = "a size taken as a plain number, as int() and torch.linspace do?"
+    why = "a size taken as a plain number, as a loop over range() does?"
     return AxisError(f"the network is bound to its {names}{place}: tracing fixed it at {sizes} ({why}); leave {names} out of --dynamic")
-
-
-def fails_at_sizes(error: BaseException) -> bool:
-    """Whether it is Python's arithmetic on sizes that torch could not write down: it may belong to an assertion, not to the network."""
-    node = _untranslated(error)
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return isinstance(error, TraceError) if node is None else not isinstance(node.target, torch._ops.OpOverload)
 
 
 def _no_onnx(node: Any, error: BaseException, contract: Contract) -> ExportError:
@@ -63,7 +54,7 @@ def _no_onnx(node: Any, error: BaseException, contract: Contract) -> ExportError
     return ExportError(f"{said} has no ONNX form; write it with other operations ({first_line(error)})")
 
 
-def _untranslated(error: BaseException | None) -> Any:
+def untranslated(error: BaseException | None) -> Any:
     """The node of the traced network that was being translated, or optimised, when the error was raised; None where it was raised elsewhere."""
     found: Any = None
     named: re.Match[str] | None = None

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -37,7 +38,7 @@ def preflight(network: nn.Module, contract: Contract) -> None:
     reference = Reference(prepared(network), contract)
     require_outputs(reference, contract)
     _require_sizes(reference, contract)
-    found = list(_randomness(reference, contract))
+    found = list(_memory(Reference(prepared(network), contract), contract)) or list(_randomness(reference, contract))
     found = found or list(_batch_dependence(Reference(prepared(network), contract, torch.float64), contract))  # which something random would feign
     if found:
         raise PreflightError("; ".join(found))
@@ -182,6 +183,17 @@ def _runs(reference: Reference, contract: Contract, sizes: Sizes) -> bool:
     return True
 
 
+def _memory(reference: Reference, contract: Contract) -> Iterator[str]:
+    """A buffer that one run changes and the next run's answer depends on. What is cached without consequence is nobody's concern."""
+    arrays = _at_own_size(contract, batch=2)
+    before = {name: value.clone() for name, value in reference.network.named_buffers()}
+    first = reference.run(arrays)
+    changed = [name for name, value in reference.network.named_buffers() if name in before and not torch.equal(before[name], value)]
+    second = reference.run(arrays) if changed else first
+    if any(not np.array_equal(first[name], second[name], equal_nan=True) for name in first):
+        yield f"the network changes {_listed(changed)} while it runs, and its next answer depends on that; let it do so in training alone (if self.training:)"
+
+
 def _randomness(reference: Reference, contract: Contract) -> Iterator[str]:
     """Two runs of one input must agree bit for bit; where they do not, name the first module whose output differs."""
     arrays = _at_own_size(contract, batch=2)
@@ -189,8 +201,8 @@ def _randomness(reference: Reference, contract: Contract) -> Iterator[str]:
     for (name, a), (_, b) in zip(first, second, strict=False):
         if any(not torch.equal(x, y) for x, y in zip(a, b, strict=False)):
             yield (
-                f"two runs of the same input differ, first in {name}: something random is active at inference "
-                "(F.dropout without training=self.training?); make it depend on self.training"
+                f"two runs of the same input differ, first in {name}: something random is active at inference (F.dropout without training=self.training?), "
+                "or it keeps something from one call to the next; make it depend on self.training"
             )
             return
 
@@ -244,6 +256,7 @@ def _batch_dependence(reference: Reference, contract: Contract) -> Iterator[str]
         distance = max(float(abs(together[name][index].astype(float) - each[0].astype(float)).max()) for index, each in enumerate(alone))
         if distance > ROW_TOLERANCE * spread:
             yield (
-                f"an image alone gives another {name} than in a batch (by {distance / spread:.1e} of its range): batch statistics are active at inference; "
-                "use running statistics, or fix the batch at 1 (--dynamic batch=1..1)"
+                f"an image alone gives another {name} than in a batch (by {distance / spread:.1e} of its range): something is computed over "
+                "the whole batch (batch statistics; a sum, norm, flip or roll without dim); use running statistics or name the axes, "
+                "or fix the batch at 1 (--dynamic batch=1..1)"
             )

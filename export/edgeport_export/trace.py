@@ -9,13 +9,10 @@ from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_st
 from dataclasses import dataclass
 from io import StringIO
 from typing import Any
-from unittest import mock
 
 import onnx
 import onnx_ir
 import torch
-import torch._dynamo
-import torch._export.utils
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor, nn
 
@@ -25,9 +22,11 @@ from edgeport_runtime.contract import METADATA_KEY
 from .askers import Askers
 from .branches import Branch, broken, frozen_branches
 from .errors import AxisError, ExportError
-from .failures import fails_at_sizes, failure
+from .failures import failure, untranslated
 from .offers import frozen_numbers
+from .patches import second_attempt, second_may_help, symbolic_linspace
 from .rewrites import TRANSLATIONS
+from .rewrites.precise_mean import precise_mean
 from .rewrites.precise_reduction import precise_reduction
 from .rewrites.transposed_product import transposed_product
 from .sweep import own_sizes
@@ -131,11 +130,11 @@ def _random(shape: Sequence[int], dtype: str, generator: torch.Generator) -> Ten
     return torch.randint(0, 256 if dtype == "uint8" else 2, list(shape), generator=generator).to(kind)
 
 
-def _export(module: GraphModule, inputs: tuple[Tensor, ...], contract: Contract, assertions: bool = True) -> tuple[Any, list[Branch]]:
+def _export(module: GraphModule, inputs: tuple[Tensor, ...], contract: Contract, first: bool = True) -> tuple[Any, list[Branch]]:
     named = [{index: axis for index, axis in enumerate(each.shape) if isinstance(axis, str)} for each in contract.inputs]
     askers = Askers(module.network)
     try:
-        with _silence(), nullcontext() if assertions else _no_assertions(), askers:
+        with _silence(), symbolic_linspace(), nullcontext() if first else second_attempt(), askers:
             program: Any = torch.onnx.export(
                 module,
                 inputs,
@@ -148,8 +147,8 @@ def _export(module: GraphModule, inputs: tuple[Tensor, ...], contract: Contract,
                 custom_translation_table=TRANSLATIONS,
             )
     except Exception as error:  # torch.onnx raises many kinds, some of them bare
-        if assertions and fails_at_sizes(error):
-            return _export(module, inputs, contract, assertions=False)
+        if first and second_may_help(error, untranslated(error)):
+            return _export(module, inputs, contract, first=False)
         raise failure(error, contract, askers) from error
     branches = frozen_branches(program.exported_program, contract, askers)
     numbers = frozen_numbers(branches, contract)
@@ -169,17 +168,6 @@ def _silence() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
-
-
-@contextmanager
-def _no_assertions() -> Iterator[None]:
-    """What tracing took for granted stays out of the traced graph; the shape environment still knows it.
-
-    torch writes it down as assertions, fails where one computes with a fraction or a bit (`if height / width < 2`, `if height & 1`), and its
-    ONNX exporter drops them all. Never the first attempt, because the graphs differ: without them some sizes are asked of other values.
-    """
-    with mock.patch.object(torch._export.utils, "insert_deferred_runtime_asserts"), torch._dynamo.config.patch(do_not_emit_runtime_asserts=True):
-        yield
 
 
 def name_nodes(model: onnx_ir.Model) -> None:
@@ -237,6 +225,7 @@ def finish(model: onnx.ModelProto, contract: Contract) -> bytes:
     kept = [value for value in final.graph.output if not value.name.endswith(LEVELS)]
     del final.graph.output[:]
     final.graph.output.extend(kept)
+    precise_mean(final, contract)
     del final.metadata_props[:]
     onnx.helper.set_model_props(final, {METADATA_KEY: contract.to_json()})
     onnx.checker.check_model(final, full_check=True)

@@ -4,6 +4,7 @@ import ctypes
 import errno
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,10 +47,19 @@ def require_free(out: Path, *, force: bool) -> None:
     if out.exists() and not force:
         raise OutputError(f"{out} exists already; give another folder with --out, or replace it with --force")
     parent = next(folder for folder in out.absolute().parents if folder.exists())
-    if not os.access(parent, os.W_OK | os.X_OK):
+    if not os.access(parent, os.W_OK | os.X_OK) or not _takes_files(parent):
         raise OutputError(f"{out}: {parent} cannot be written to; give another folder with --out")
     if out.exists() and any(out.iterdir()) and not (out / "manifest.json").exists():
         raise OutputError(f"{out} exists and is no bundle, so --force does not replace it; give another folder with --out")
+
+
+def _takes_files(folder: Path) -> bool:
+    """Asked by doing it: root may write everywhere, but not into /proc or a read-only mount."""
+    try:
+        with tempfile.TemporaryDirectory(prefix=".edgeport-", dir=folder):
+            return True
+    except OSError:
+        return False
 
 
 def repair(out: Path) -> None:

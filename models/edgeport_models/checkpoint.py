@@ -20,7 +20,6 @@ from .errors import CheckpointError
 
 KEY = "edgeport"
 NESTS = ("state_dict", "model_state_dict", "model", "params_ema", "params", "ema")  # where trainers put the weights
-PREFIXES = ("module.", "_orig_mod.")  # which DataParallel and torch.compile put in front
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +128,7 @@ def state_of(loaded: Any, path: Path) -> dict[str, Tensor]:
 
 
 def load_state(module: nn.Module, state: Mapping[str, Tensor], *, name: str | Path) -> None:
-    """Load every tensor into the module, behind the prefixes `module.` and `_orig_mod.` that wrappers leave.
+    """Load every tensor into the module, behind what wrappers leave in front of every name (`module.`, `_orig_mod.`, `model.`).
 
     A tensor that the module shares under several names may be given under one. Raises CheckpointError listing all missing,
     unexpected and mis-shaped keys at once.
@@ -152,10 +151,16 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], *, name: str | Pa
 
 
 def _without_prefixes(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """A network may have a part called `module` itself: prefixes go only while the names do not fit."""
-    while state and not set(state) & set(wanted) and all(key.startswith(PREFIXES) for key in state):
-        state = {key.split(".", 1)[1]: value for key, value in state.items()}
-    return state
+    """What all names have in front goes until some fit: DataParallel's `module.`, torch.compile's `_orig_mod.`, a trainer's `model.`.
+
+    A network may have a part called `module` itself: nothing goes where names fit as they are, or where none ever do.
+    """
+    shorter = dict(state)
+    while not set(shorter) & set(wanted):
+        if len({key.partition(".")[0] for key in shorter}) != 1 or not all("." in key for key in shorter):
+            return state
+        shorter = {key.partition(".")[2]: value for key, value in shorter.items()}
+    return shorter
 
 
 def require_file(path: Path) -> None:

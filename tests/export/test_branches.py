@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from edgeport_export import AxisError, ParityError, export_bundle, measure_parity
-from edgeport_export.branches import broken, sizes_to_try
+from edgeport_export.branches import broken, points_of, sizes_to_try
 from edgeport_export.parity import full_sweep, remedy
 from edgeport_export.pipeline import ExportOptions
 from edgeport_export.sweep import measured_cost
@@ -83,6 +83,14 @@ def test_a_branch_on_a_remainder_is_offered_in_steps(contract: Contract) -> None
     assert "branches on its height in 1 (Padding)" in said and "--dynamic batch=1..4,height=8..64:2,width=8..64;" in said
     even = [{"batch": 2, "height": height, "width": 32} for height in range(8, 65, 2)]
     assert measure_parity(network, contract, data, sizes=even) and not measure_parity(network, contract, data, sizes=[{**even[0], "height": 9}])
+
+
+def test_ranges_of_any_length_are_looked_at_without_their_every_size() -> None:
+    limits = Range(low=4, high=10**12, step=3)
+    contract = classification(Pixels(height=16, width=16), ("a",), {"batch": Range(low=1, high=8), "height": limits, "width": Range(low=16, high=17)})
+    heights = points_of(contract)["height"]
+    assert heights.min() == 4 and heights.max() == limits.nearest(10**12)
+    assert all((int(size) - 4) % 3 == 0 for size in heights[::997])
 
 
 def test_a_branch_whose_ways_agree_does_no_harm(contract: Contract) -> None:

@@ -47,6 +47,12 @@ def test_axes_that_are_none(text: str) -> None:
         parse_axes(text)
 
 
+@pytest.mark.parametrize("text", ["batch=64..1", "height=0..8", "width=8..16:0"])
+def test_ranges_that_are_none(text: str) -> None:
+    with pytest.raises(ContractError, match=rf"'{text}': expected low\.\.high:step with 1 <= low <= high"):
+        parse_axes(text)
+
+
 def test_steps_and_nearest() -> None:
     sides = Range(low=32, high=100, step=32)
     assert [size for size in range(130) if size in sides] == [32, 64, 96]
@@ -96,6 +102,11 @@ def test_an_axis_of_one_size_is_fixed_there() -> None:
         image_contract(Head(lambda x: x), ImageTask(task="tensors", pixels=PIXELS, axes={"height": Range(low=20, high=20)}))
     with pytest.raises(ContractError, match=r"a single image is a batch of 1, .* got 2\.\.8: batch=1\.\.8"):
         image_contract(Head(lambda x: x), ImageTask(task="tensors", pixels=PIXELS, axes={"batch": Range(low=2, high=8)}))
+
+
+def test_a_batch_of_two_at_most_is_a_batch() -> None:
+    contract = image_contract(Head(lambda x: x.mean((2, 3))), ImageTask(task="tensors", pixels=PIXELS, axes={"batch": Range(low=1, high=2)}))
+    assert contract.outputs[0].shape == ("batch", 3)
 
 
 def test_a_lazy_module_is_ready_after_its_contract() -> None:

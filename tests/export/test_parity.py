@@ -96,9 +96,11 @@ def test_flags_and_small_integers_must_be_equal_and_do_not_wrap_around(dtype: ty
 def test_rounding_is_called_rounding_and_fails_all_the_same(class_contract: Contract) -> None:
     exact, unit = np.array([[0.0, 1.0]]), np.array([[0.0, 1.0]])
     own, other = {"batch": 1, "height": 16, "width": 16}, {"batch": 2, "height": 16, "width": 16}
-    for off, said in ((9e-7, "add it in parts, or leave batch out"), (9e-3, "right at its own size, but not at others of batch")):
+    for off, said in ((9e-7, "add a long sum in parts, or leave batch out"), (9e-3, "right at its own size, but not at others of batch")):
         parity = _judge(["y"], [(own, "", "y", exact, exact, exact), (other, "", "y", exact, exact, exact + off * unit)])
         assert not parity and said in remedy(parity, class_contract, [])
+    parity = _judge(["y"], [(own, "", "y", exact, exact, exact + 9e-3 * unit)])
+    assert "it is wrong at its own size already" in remedy(parity, class_contract, [])
 
 
 def test_a_network_that_fits_no_budget_is_still_compared_at_its_own_size() -> None:

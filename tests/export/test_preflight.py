@@ -47,6 +47,31 @@ class Stubborn(nn.Dropout):
         return self
 
 
+class Counter(nn.Module):
+    """`used`: whether its answer depends on what it counts."""
+
+    def __init__(self, used: bool = True) -> None:
+        super().__init__()
+        self.used = used
+        self.register_buffer("calls", torch.zeros(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return x * self.calls if self.used else x
+
+
+class Keeper(nn.Module):
+    """Adds what it saw before, as networks for video do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before: torch.Tensor | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        before, self.before = self.before, x
+        return x if before is None or before.shape != x.shape else x + before
+
+
 def spoilt(value: float) -> nn.Module:
     net = Net(nn.Identity())
     net.conv.weight.data[0, 0, 0, 0] = value
@@ -59,7 +84,12 @@ def spoilt(value: float) -> nn.Module:
         (Net(Stubborn(0.5)), r"still in train mode after \.eval\(\): middle"),
         (Net(nn.BatchNorm2d(3, track_running_stats=False)), "BatchNorm without running statistics in middle: .*track_running_stats=True"),
         (Net(Call(F.dropout)), r"two runs of the same input differ, first in middle \(Call\): .*F\.dropout without training=self\.training"),
-        (Net(Call(lambda x: F.batch_norm(x, None, None, training=True))), "an image alone gives another logits than in a batch .*batch statistics are active"),
+        (
+            Net(Call(lambda x: F.batch_norm(x, None, None, training=True))),
+            "an image alone gives another logits than in a batch .*over the whole batch .*use running statistics",
+        ),
+        (Net(Counter()), r"the network changes middle\.calls while it runs, and its next answer depends on that; .*if self\.training:"),
+        (Net(Keeper()), r"two runs of the same input differ, first in middle \(Keeper\): .*it keeps something from one call to the next"),
         (spoilt(float("nan")), r"NaN or infinite values in conv\.weight"),
         (spoilt(float("inf")), r"NaN or infinite values in conv\.weight"),
         (Net(nn.Identity()).half(), r"the weights are float16; export from float32 with \.float\(\)"),
@@ -75,6 +105,10 @@ def test_what_is_random_is_not_called_batch_statistics_too() -> None:
     with pytest.raises(PreflightError) as caught:
         preflight(Net(Call(F.dropout)), CONTRACT)
     assert "batch statistics" not in str(caught.value)
+
+
+def test_what_is_counted_without_consequence_is_nobodys_concern() -> None:
+    preflight(Net(Counter(used=False)), CONTRACT)
 
 
 def test_all_findings_come_at_once() -> None:

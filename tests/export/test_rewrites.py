@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir
 import pytest
 import torch
@@ -13,8 +14,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from edgeport_export.rewrites import TRANSLATIONS
+from edgeport_export.rewrites.precise_mean import precise_mean
 from edgeport_export.rewrites.precise_reduction import precise_reduction
-from edgeport_runtime import SessionOptions
+from edgeport_runtime import Pixels, SessionOptions
+from edgeport_runtime.contract import classification, image_axes
 from edgeport_runtime.device import open_session
 
 
@@ -185,6 +188,45 @@ def test_attention_at_another_length_than_traced() -> None:
     query, key, value = (torch.randn(3, 40, 8) for _ in range(3))
     expected = F.scaled_dot_product_attention(query.double(), key.double(), value.double()).numpy()
     np.testing.assert_allclose(session.run(None, {"a": query.numpy(), "b": key.numpy(), "c": value.numpy()})[0], expected, atol=1e-6)
+
+
+MAPS = {"large": (1, 512), "small": (1, 96)}
+
+
+@pytest.mark.parametrize("top", MAPS)
+@pytest.mark.parametrize("mean", [lambda x: F.adaptive_avg_pool2d(x, 1), lambda x: x.relu().mean((2, 3)), lambda x: x[:, 0].mean((-1, -2), keepdim=True)])
+def test_the_mean_of_a_large_map_is_as_precise_as_pytorchs(top: str, mean: Any) -> None:
+    low, high = MAPS[top]
+    contract = classification(Pixels(height=32, width=32), ("a",), image_axes(smallest_px=low, largest_px=high, largest_batch=4))
+    program = torch.onnx.export(
+        Function(mean).eval(),
+        (torch.zeros(2, 3, 20, 28),),
+        dynamo=True,
+        verbose=False,
+        opset_version=20,
+        dynamic_shapes=(HW,),
+        custom_translation_table=TRANSLATIONS,
+        input_names=["a"],
+    )
+    model = onnx_ir.to_proto(program.model)
+    assert precise_mean(model, contract) == (top == "large") and precise_mean(model, contract) == 0
+    onnx.checker.check_model(model, full_check=True)
+    session = open_session(model.SerializeToString(), SessionOptions(threads=1))
+    for batch, height, width in ((1, 1, 1), (2, 7, 5), (1, 96, 96), (1, high, high)):
+        x = np.random.default_rng(0).uniform(0, 1, (batch, 3, height, width)).astype(np.float32)
+        exact = mean(torch.from_numpy(x).double()).numpy()
+        np.testing.assert_allclose(session.run(None, {"a": x})[0], exact, atol=2e-7)
+
+
+@pytest.mark.parametrize(("dtype", "divide"), [(torch.int64, 1), (torch.float32, 4)])
+@pytest.mark.parametrize("width", [2, 5, 37])
+def test_remainders_by_a_size(dtype: torch.dtype, divide: int, width: int) -> None:
+    def remainder(x: torch.Tensor) -> torch.Tensor:
+        return (x - 50).to(dtype) / divide % x.shape[3] if divide > 1 else (x - 50).to(dtype) % x.shape[3]
+
+    x = torch.arange(4.0 * width).reshape(1, 1, 4, width)
+    session = exported(Function(remainder), (torch.zeros(2, 3, 20, 28),), (HW,))
+    np.testing.assert_array_equal(session.run(None, {"a": x.expand(1, 3, 4, width).numpy()})[0][:, :1], remainder(x).numpy())
 
 
 REDUCTIONS = {

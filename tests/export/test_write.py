@@ -90,6 +90,12 @@ def test_a_place_that_cannot_be_written_to(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="/proc is Linux's")
+def test_a_place_that_root_may_write_to_and_cannot_is_known_beforehand() -> None:
+    with pytest.raises(OutputError, match="/proc cannot be written to; give another folder"):
+        require_free(Path("/proc/none/bundle"), force=False)
+
+
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"cannot be written \(No space left on device\)"), staged(tmp_path / "bundle", force=False) as folder:
         (folder / "half").touch()

@@ -62,7 +62,7 @@ class Tied(nn.Module):
         self.again.weight = self.module.weight
 
 
-@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.module."])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.module.", "model.", "net.model."])
 def test_prefixes_go_where_they_do_not_fit_and_shared_weights_need_one_name(tmp_path: Path, prefix: str) -> None:
     made = Tied()
     expected = {"module.weight": torch.rand(3, 3), "module.bias": torch.rand(3), "again.bias": torch.rand(3)}

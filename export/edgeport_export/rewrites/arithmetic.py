@@ -1,8 +1,9 @@
-"""Two functions whose own translation is wrong for some numbers (onnxscript 0.7.2).
+"""Functions whose own translation is wrong for some numbers, or knows only constants (onnxscript 0.7.2).
 
 1. log_sigmoid came out as Log(Sigmoid(x)): minus infinity below -88 and nothing left of the tail before, where PyTorch gives x. Here it is -Softplus(-x).
 2. Python's floor division of sizes came out as a division that truncates: `-(-width // 8) * 8`, the idiom that rounds up, was 48 for 49. Where the
    dividend may be negative (a negated value, a difference, a product with a negative constant) it is (a - a mod b) / b; Mod has Python's sign.
+3. The remainder by a size (`index % width`) was refused: the divisor had to be a constant. Integers by Mod; of floats, x - floor(x / size) * size.
 """
 
 import operator
@@ -11,6 +12,7 @@ from typing import Any
 
 import onnxscript
 import torch
+from onnxscript.function_libs.torch_lib.ops.core import aten_remainder_scalar
 
 op: Any = onnxscript.opset20
 
@@ -41,8 +43,17 @@ def _may_be_negative(value: Any) -> bool:
     return node.op_type in ("Neg", "Sub") or (node.op_type == "Mul" and any(map(_may_be_negative, node.inputs)))
 
 
+def remainder(x: Any, divisor: Any) -> Any:
+    """aten::remainder.Scalar on any tensor. Rule 3."""
+    if isinstance(divisor, int | float):
+        return aten_remainder_scalar(x, divisor)
+    size = op.CastLike(divisor, x)
+    return op.Mod(x, size) if x.dtype.is_integer() else op.Sub(x, op.Mul(op.Floor(op.Div(x, size)), size))
+
+
 TRANSLATIONS: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.log_sigmoid.default: log_sigmoid,
     torch.ops.aten.log_sigmoid_forward.default: log_sigmoid_forward,
+    torch.ops.aten.remainder.Scalar: remainder,
     operator.floordiv: floordiv,
 }
