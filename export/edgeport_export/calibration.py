@@ -116,11 +116,14 @@ class Calibration:
         return {name: histogram.limits(method) for name, histogram in self.histograms.items()}
 
 
-def fed(contract: Contract, examples: Sequence[Example]) -> Iterator[Arrays]:
-    """The examples' pixels through the runtime's own image code, a few at a time, one batch per image size. Raises ImageError."""
+def fed(contract: Contract, examples: Sequence[Example], size_px: tuple[int, int] | None = None) -> Iterator[Arrays]:
+    """The examples' pixels through the runtime's own image code, a few at a time, one batch per image size. Raises ImageError.
+
+    `size_px`: (height, width) instead of the contract's own.
+    """
     for start in range(0, len(examples), CALIBRATION_BATCH):
         part = examples[start : start + CALIBRATION_BATCH]
-        arrays = [prepare(example.source, contract.pixels) for example in part]
+        arrays = [prepare(example.source, contract.pixels, size_px) for example in part]
         for example, array in zip(part, arrays, strict=True):
             require_size(array.shape, contract, describe(example.source))
         for group in batches([array.shape for array in arrays], contract.largest_batch):
@@ -153,8 +156,18 @@ def observed(model: onnx.ModelProto, values: Sequence[str]) -> Any:
     return open_session(watched.SerializeToString(), SessionOptions())
 
 
-def clipping(model: onnx.ModelProto, limits: Limits, contract: Contract, examples: Sequence[Example]) -> dict[str, float]:
-    """The share of each value's activations, on images that were not calibrated with, that lie outside its limits; worst first."""
+@dataclass(frozen=True, kw_only=True)
+class Clipped:
+    """The share of one value's activations, 0..1, that lie outside its limits. `layer`: the node that gives it."""
+
+    layer: str
+    value: str
+    share: float
+
+
+def clipping(model: onnx.ModelProto, limits: Limits, contract: Contract, examples: Sequence[Example]) -> list[Clipped]:
+    """What clips on images that were not calibrated with, worst first."""
+    layers = {out: node.name for node in model.graph.node for out in node.output}
     names = list(limits)
     session = observed(model, names)
     outside, total = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
@@ -163,4 +176,5 @@ def clipping(model: onnx.ModelProto, limits: Limits, contract: Contract, example
             low, high = limits[name]
             outside[name] += int(np.count_nonzero((value < low) | (value > high)))
             total[name] += value.size
-    return dict(sorted(((name, outside[name] / max(1, total[name])) for name in names), key=lambda each: -each[1]))
+    shares = {name: outside[name] / max(1, total[name]) for name in names}
+    return [Clipped(layer=layers.get(name, name), value=name, share=shares[name]) for name in sorted(names, key=lambda each: -shares[each])]

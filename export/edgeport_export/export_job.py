@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import torchvision
 
-from edgeport_models import CheckpointError
+from edgeport_models import CheckpointError, DataError
 from edgeport_models.datasets import Part
 from edgeport_runtime import Bundle, Contract, ContractError, InputError, Pixels
 from edgeport_runtime.contract import Interpolation, Resize, Task
@@ -70,6 +70,8 @@ def run_export(job: ExportJob, watch: Watch) -> Path:
     calibration: Part
     held_out: Part
     calibration, held_out = load_examples(data, source.contract) if data else ([], [])
+    if data and not calibration and "int8" in precisions and plan is None:
+        raise DataError(f"{data}: it holds so few images that none of them fell to calibration, which takes one in ten; give more, or --precision fp32")
     if not data and plan is None and not options.insist:  # a factory without images: no int8, which the manifest says
         options = replace(options, precisions=tuple(each for each in precisions if each != "int8"))
     provenance = {"checkpoint_sha256": source.checkpoint_sha256, "calibration": data, "model": job.name}

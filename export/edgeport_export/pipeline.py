@@ -28,7 +28,7 @@ from .plan import Plan
 from .preflight import preflight, prepared
 from .progress import Watch, counting, unwatched
 from .quality import METRIC_TASKS, Judgement, Jury, load_metric
-from .quantization import Budget, Int8, calibration_sample, make_int8
+from .quantization import Budget, Int8, calibration_sample, make_int8, unfit
 from .race import Contender, Heat, race
 from .targets import target
 from .trace import Traced, finish, trace
@@ -114,6 +114,10 @@ def export_bundle(
     options, out = options or ExportOptions(), Path(out)
     repair(out)
     require_free(out, force=force)
+    wants_int8 = "int8" in options.precisions and bool(calibration or options.insist or options.plan is not None)
+    refusal = unfit(contract)
+    if wants_int8 and refusal and (options.insist or options.plan is not None):
+        raise ExportError(refusal)
     reference = Reference(prepared(network), contract)
     jury = _jury(contract, reference, held_out, options)
     watch("preflight", 0, 1)
@@ -123,7 +127,9 @@ def export_bundle(
     traced = trace(network, contract)
     fp32 = finish(traced.model, contract)
     made = _Made(models={"fp32": fp32}, parity=_require_parity(network, contract, traced.branches, fp32, watch))
-    if "int8" in options.precisions and (calibration or options.insist or options.plan is not None):
+    if wants_int8 and refusal:
+        made.auto = {"precision": "fp32", "reason": refusal}
+    elif wants_int8:
         _add_int8(made, traced, contract, calibration, jury, options, watch)
     if "fp16" in options.precisions:
         watch("tracing fp16", 0, 1)
@@ -201,6 +207,8 @@ def _decide(made: _Made, options: ExportOptions) -> None:
         plan = replace(plan, verdict=words, auto={"precision": taken, "reason": words})
     elif plan.auto["precision"] == "int8" and made.judgement is not None and made.judgement.drop("int8") > options.max_drop:
         raise ExportError(f"the replayed plan does not keep the quality budget: int8 loses {made.judgement.drop('int8'):.3g}, {options.max_drop:g} allowed")
+    elif plan.auto["precision"] == "int8" and made.judgement is None and plan.worst_sqnr_db < options.sqnr_floor_db:
+        raise ExportError(f"the replayed plan does not keep the quality budget: {plan.worst_sqnr_db:g} dB from fp32, {options.sqnr_floor_db:g} asked for")
     made.int8 = replace(made.int8, plan=plan)
     made.auto = plan.auto
     if plan.auto["precision"] != "int8" and not options.insist and options.plan is None:

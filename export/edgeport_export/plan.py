@@ -1,5 +1,6 @@
 """The int8 plan: what runs as integers and why, with every figure that decided it; stored in the manifest, and replayed from there."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -10,6 +11,8 @@ from edgeport_runtime import Bundle
 from edgeport_runtime.bundle import MANIFEST
 
 from .errors import ExportError
+
+SEAL = "sha256"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +31,7 @@ class Plan:
 
     `integer`: names of the products that run as integers. `kept_float`: name -> reason. `integer_share`: of all multiplications at the
     contract's size, 0..1. `limits`: value -> lowest and highest that does not clip. `graph_sha256`: of the float graph that it was made for.
+    `sqnr_db`: of the outputs at the contract's size; `sqnr_elsewhere`: at other sizes, as "heightxwidth".
     `speedup`: fp32's time over int8's, at `batch`; None where the target's CPU was not at hand. `pays`: int8 is to be taken.
     """
 
@@ -46,18 +50,34 @@ class Plan:
     sqnr_db: float
     batch: int
     speedup: float | None
+    sqnr_elsewhere: Mapping[str, float] = field(default_factory=dict)
     findings: Mapping[str, Finding] = field(default_factory=dict)
 
+    @property
+    def worst_sqnr_db(self) -> float:
+        return min([self.sqnr_db, *self.sqnr_elsewhere.values()])
+
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """With a hash over all of it, because what it says was measured, and holds for nothing else."""
+        body = asdict(self)
+        return {**body, SEAL: _seal(body)}
 
 
-def plan_from_dict(data: Mapping[str, Any]) -> Plan:
-    """Raises ExportError naming what is missing or strange."""
+def _seal(body: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def plan_from_dict(data: Any) -> Plan:
+    """Raises ExportError naming what is missing or strange, and where the plan is not as it was made."""
+    if not isinstance(data, Mapping):
+        raise ExportError(f"this is no int8 plan of edgeport: expected an object of JSON, got {type(data).__name__}")
     names = {each.name for each in fields(Plan)}
-    missing, strange = sorted(names - set(data)), sorted(set(data) - names)
+    missing, strange = sorted(names - set(data)), sorted(set(data) - names - {SEAL})
     if missing or strange:
         raise ExportError(f"this is no int8 plan of edgeport: missing {', '.join(missing) or 'nothing'}, unknown {', '.join(strange) or 'nothing'}")
+    data = dict(data)
+    if data.pop(SEAL, "") != _seal(data):
+        raise ExportError("this int8 plan was changed after it was made, so that its figures are no longer those of its variant: make a new one without --plan")
     try:
         return Plan(
             **{

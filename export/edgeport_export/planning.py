@@ -6,6 +6,7 @@
    single products, the slowest per multiplication first, are tried in float, and stay so where the whole variant gets faster:
    only the whole shows what a change of format in the middle costs. What looks faster is measured twice before it is believed.
 4. Where that is no faster than the float graph, the search starts from there, and tries single products as integers, the largest first.
+   Where none pays, the fastest variant of step 3 is what somebody gets who insists.
 5. Where the quality budget is not kept, the products with the largest errors go back to float until it is.
 """
 
@@ -73,7 +74,10 @@ def search(
     _errors(shop, outcome, time.monotonic() + seconds / 2, watch)
     if clock is not None:
         _speed(shop, clock, outcome, time.monotonic() + seconds / 2, watch)
+        fastest = outcome.integer
         _regrow(shop, clock, outcome, watch)
+        if not outcome.integer:  # nothing pays: whoever insists gets the fastest of what was tried
+            outcome.integer = fastest
     _quality(shop, outcome, keeps_budget, watch)
     return outcome
 
@@ -112,6 +116,8 @@ def _speed(shop: Workshop, clock: Clock, outcome: Outcome, until: float, watch: 
         tried += 1
         watch("timing products as integers and in float", tried, len(shop.possible))
         challenger = outcome.integer ^ group
+        if not challenger:  # somebody may insist on int8, and then one product is the least
+            continue
         old, new = clock.compare(shop.file(outcome.integer), shop.file(challenger))
         floats, integers = (old, new) if back else (new, old)
         outcome.slower |= dict.fromkeys(group, floats / integers)

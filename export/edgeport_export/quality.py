@@ -1,9 +1,9 @@
 """Quality on held-out examples: PyTorch, fp32 and int8 side by side, and how many answers changed."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from edgeport_runtime.evaluate import Example, measure
 from edgeport_runtime.images import Pixel, prepare
 
 from .errors import ExportError
+from .imports import imported
 from .wrap import Reference
 
 TIE = 1e-4  # of the logits' range: two classes closer than this may change places by rounding alone
@@ -24,10 +25,9 @@ Step = Callable[[int], None]
 
 def load_metric(name: str) -> Metric:
     """The function that `my.module:function` names. Raises ExportError."""
-    module, colon, function = name.partition(":")
     try:
-        found = getattr(import_module(module), function) if colon else None
-    except (ImportError, AttributeError) as error:
+        found = imported(name) if ":" in name else None
+    except (ImportError, AttributeError, ValueError) as error:
         raise ExportError(f"{name}: the metric cannot be imported ({error})") from error
     if not callable(found):
         raise ExportError(f"expected a metric as my.module:function, got {name!r}")
@@ -68,6 +68,11 @@ def unit(quality: Quality) -> str:
     return {"accuracy": "points", "psnr_db": "dB"}.get(quality.metric, f"of {quality.metric}")
 
 
+def blind(quality: Quality, max_drop: float) -> bool:
+    """Whether one answer weighs more than the whole budget: twelve images cannot tell half a point of accuracy."""
+    return quality.metric == "accuracy" and 100 / max(1, quality.count) > max_drop
+
+
 class Jury:
     """Judges engines on the same examples as PyTorch, which is asked once. `metric`: the user's own, else the task's.
 
@@ -103,6 +108,8 @@ class Jury:
             value = float(function(outputs, [example.truth for example in self.examples]))
         except Exception as error:  # the user's own code
             raise ExportError(f"the metric {name} failed ({type(error).__name__}: {error})") from error
+        if not math.isfinite(value):
+            raise ExportError(f"the metric {name} gave {value}: expected a finite number, the larger the better")
         return Quality(metric=name, value=value, count=len(self.examples))
 
     def judge(self, engines: Mapping[str, Engine], step: Step = lambda done: None) -> Judgement:

@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from .multiplications import integer_nodes, share
 from .plan import Plan
 from .planning import Outcome, search
 from .progress import Watch, counting
-from .quality import Jury, drop
+from .quality import Jury, blind, drop
 from .quantize import observed_values
 from .race import Contender, Heat, Stopwatch, race
 from .targets import Target
@@ -29,7 +29,10 @@ from .workshop import Names, Workshop
 
 WORTH_IT = 1.05  # int8 must be this much faster than fp32 to be taken by itself
 PROBES = 8  # images on which errors are measured
+LEAST_IMAGES = 8  # of calibration, under which int8 is not taken by itself: one black image gives ranges and 999 dB
 AUDITED = 32  # held-out images whose activations are looked at for clipping
+HELD_BACK = 5  # of so many calibration images one is held back for that and for the probes, where there are no held-out ones
+FURTHEST = 2  # times its own size at which errors are measured, too, where the contract promises such sizes
 RACE_ROUNDS = 11  # of the race that decides: five were not enough on a shared machine to tell 1.00 from 1.15
 PLANNING_BATCH_MS = 80.0  # the search times batches that fp32 takes about this long for
 
@@ -87,6 +90,17 @@ def make_int8(
     return Int8(model=model, plan=plan, heats=heats, audit=audit)
 
 
+def unfit(contract: Contract) -> str:
+    """Why no int8 variant can be made for this contract, and what to do; empty where one can."""
+    if len(contract.inputs) != 1 or contract.inputs[0].pixels is None:
+        return "int8 is calibrated with images, so it is made for networks with one image input: leave int8 out with --precision fp32"
+    if not any(each.kind == "pixels" or each.dtype.startswith("float") for each in contract.outputs):
+        return (
+            "every output is integers, on which int8's error cannot be measured: let the network return the numbers that they are made of, or --precision fp32"
+        )
+    return ""
+
+
 def calibration_sample(examples: Sequence[Example], most: int, seed: int = 0) -> list[Example]:
     """At most `most` examples, drawn evenly at random, in their own order."""
     if len(examples) <= most:
@@ -116,17 +130,54 @@ def _planned(
 ) -> tuple[Plan, dict[str, Any]]:
     if not examples:
         raise ExportError("int8 needs calibration images, and there are none: name data with --calibration, or leave int8 out with --precision fp32")
-    calibrated = calibrate(
-        shop.prepared, observed_values(shop.prepared, shop.target), shop.contract, examples, counting(watch, "calibrating int8", len(examples))
-    )
-    shop.probes = list(fed(shop.contract, examples[:PROBES]))
+    seen, unseen = _parts(examples, jury)
+    calibrated = calibrate(shop.prepared, observed_values(shop.prepared, shop.target), shop.contract, seen, counting(watch, "calibrating int8", len(seen)))
+    probed = _spread(unseen if jury is None and unseen else seen, PROBES)
+    shop.probes = list(fed(shop.contract, probed))
     clock = stack.enter_context(Stopwatch(batch=_planning_batch(shop, batch))) if shop.target.here else None
     outcome = search(shop, calibrated, clock, lambda names: _keeps(shop, names, jury, budget), seconds=budget.seconds, watch=watch)
     limits = {name: pair for name, pair in shop.limits.items() if np.isfinite(pair).all()}
-    unseen = jury.examples[:AUDITED] if jury is not None else ()
     watch("auditing what clips", 0, 1)
-    clipped = clipping(shop.prepared, limits, shop.contract, unseen) if unseen else {}
-    return _plan(shop, outcome, calibrated, batch), {"clipped": clipped, "clipping_images": len(unseen), "limits": outcome.method}
+    clipped = clipping(shop.prepared, limits, shop.contract, unseen) if unseen else []
+    audit = {"clipped": [asdict(each) for each in clipped], "clipping_images": len(unseen), "limits": outcome.method}
+    plan = _plan(shop, outcome, calibrated, batch)
+    return replace(plan, sqnr_elsewhere=_elsewhere(shop, plan, probed)), audit
+
+
+def _parts(examples: Sequence[Example], jury: Jury | None) -> tuple[list[Example], list[Example]]:
+    """Images to calibrate with, and images to look at afterwards: the jury's, or one of HELD_BACK where there are enough."""
+    if jury is not None:
+        return list(examples), _spread(jury.examples, AUDITED)
+    if len(examples) < HELD_BACK * LEAST_IMAGES:
+        return list(examples), []
+    kept = [each for index, each in enumerate(examples) if index % HELD_BACK]
+    return kept, _spread(examples[::HELD_BACK], AUDITED)
+
+
+def _spread(examples: Sequence[Example], most: int) -> list[Example]:
+    """At most `most`, evenly taken: folders list one class after the other."""
+    return [examples[index] for index in np.linspace(0, len(examples) - 1, min(most, len(examples))).round().astype(int)]
+
+
+def _elsewhere(shop: Workshop, plan: Plan, examples: Sequence[Example]) -> dict[str, float]:
+    """How near int8 stays to fp32 at the ends of the promised heights and widths."""
+    contract, pixels = shop.contract, shop.contract.pixels
+    sides = [name for name in ("height", "width") if name in contract.axes]
+    if not sides or pixels.resize == "keep":
+        return {}
+    own = {"height": pixels.height, "width": pixels.width}
+    smallest = own | {name: contract.axes[name].low for name in sides}
+    largest = own | {name: contract.axes[name].nearest(min(contract.axes[name].high, FURTHEST * own[name])) for name in sides}
+    found = {}
+    for size in (smallest, largest):
+        if size != own:
+            probes = list(fed(contract, examples, (size["height"], size["width"])))
+            found[f"{size['height']}x{size['width']}"] = _rounded(shop.sqnr_db_at(plan.integer, probes))
+    return found
+
+
+def _rounded(decibels: float) -> float:
+    return round(max(-999.0, min(999.0, decibels)), 2)
 
 
 def _planning_batch(shop: Workshop, batch: int) -> int:
@@ -139,6 +190,8 @@ def _planning_batch(shop: Workshop, batch: int) -> int:
 def _keeps(shop: Workshop, names: Names, jury: Jury | None, budget: Budget) -> bool:
     if jury is None:
         return shop.sqnr_db(names) >= budget.sqnr_floor_db
+    if blind(jury.torch, budget.max_drop) and shop.sqnr_db(names) < budget.sqnr_floor_db:
+        return False
     engine = Engine(shop.file(names).read_bytes(), shop.contract, SessionOptions())
     return drop(jury.torch, jury.measure(engine)) <= budget.max_drop
 
@@ -155,7 +208,7 @@ def _plan(shop: Workshop, outcome: Outcome, calibrated: Calibration, batch: int)
         formats=shop.target.formats,
         method=outcome.method,
         integer=tuple(name for name in shop.possible if name in integer),
-        kept_float={name: reasons.get(name, unseen) for name in shop.multiplications if name not in (running & integer)},
+        kept_float={name: unseen if name in integer else reasons.get(name, unseen) for name in shop.multiplications if name not in (running & integer)},
         integer_share=round(share(shop.multiplications, running & integer), 6),
         verdict="",
         auto={},
@@ -163,7 +216,7 @@ def _plan(shop: Workshop, outcome: Outcome, calibrated: Calibration, batch: int)
         graph_sha256=shop.sha256,
         calibration_images=calibrated.images,
         calibration_sha256=calibrated.sha256,
-        sqnr_db=round(min(999.0, shop.sqnr_db(integer)), 2),
+        sqnr_db=_rounded(shop.sqnr_db(integer)),
         batch=batch,
         speedup=None,
         findings=outcome.findings(shop.multiplications),

@@ -65,7 +65,9 @@ def candidates(model: onnx.ModelProto, target: Target) -> tuple[list[str], dict[
     for node in model.graph.node:
         if node.op_type not in PRODUCTS:
             continue
-        if not constants & set(node.input[:2]):
+        if node.input[0] in constants:
+            never[node.name] = "constants times an activation, for which onnxruntime has no integer kernel"
+        elif node.input[1] not in constants:
             if attention_parts(model.graph, node) is None:
                 never[node.name] = TWO_ACTIVATIONS
             elif target.activations != QuantType.QUInt8:
@@ -175,6 +177,9 @@ def _shape_for_kernels(graph: onnx.ModelProto, contract: Contract, integer: set[
     positions_last(graph, integer)
     for wide, value in {**position_blocks(graph, integer), **channel_padding(graph, integer)}.items():
         ranges[wide] = ranges[value]
+    for node in graph.graph.node:
+        if node.op_type in LAYOUT and node.input[0] in ranges:  # what a rewrite moved about has the range of what it moved
+            ranges.setdefault(node.output[0], ranges[node.input[0]])
 
 
 def ask_integers_for_shapes(model: onnx.ModelProto) -> None:

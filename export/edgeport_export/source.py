@@ -1,7 +1,5 @@
 """Where a network and its images come from: a checkpoint says which network of the registry it is, and what it learnt from."""
 
-import importlib
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from edgeport_runtime import Contract, ContractError
 from edgeport_runtime.evaluate import Example
 
 from .contracts import ImageTask, image_contract
+from .imports import imported
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,13 +72,8 @@ def load_factory(target: str, checkpoint: str | Path | None, said: ImageTask | C
 
 
 def _made(target: str) -> Any:
-    module_name, _, attribute = target.partition(":")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))  # as `python -m` does: the user's package lies where the command is given
     try:
-        found: Any = importlib.import_module(module_name)
-        for part in attribute.split("."):
-            found = getattr(found, part)
+        found = imported(target)
     except (ImportError, AttributeError, ValueError) as error:
         raise NetworkError(f"{target}: cannot be imported ({error}); expected my.package:factory, seen from the current folder") from error
     if isinstance(found, nn.Module) or not callable(found):

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from .plan import Plan
-from .quality import Judgement, unit
-from .quantization import WORTH_IT, Budget
+from .quality import Judgement, blind, unit
+from .quantization import LEAST_IMAGES, WORTH_IT, Budget
 from .race import Heat
 
 
@@ -12,7 +12,16 @@ def pays(plan: Plan, judgement: Judgement | None, budget: Budget) -> bool:
     """Whether int8 is faster than fp32 by enough, inside the budget, and has something to run as integers."""
     if not plan.integer or plan.speedup is None or plan.speedup < WORTH_IT:
         return False
-    return judgement.drop("int8") <= budget.max_drop if judgement is not None else plan.sqnr_db >= budget.sqnr_floor_db
+    if plan.calibration_images < LEAST_IMAGES or not _near_enough(plan, judgement, budget):
+        return False
+    return judgement is None or judgement.drop("int8") <= budget.max_drop
+
+
+def _near_enough(plan: Plan, judgement: Judgement | None, budget: Budget) -> bool:
+    """Where nothing better judges int8, its outputs must be near fp32's, at every size that was tried."""
+    if judgement is not None and not blind(judgement.qualities["torch"], budget.max_drop):
+        return True
+    return plan.worst_sqnr_db >= budget.sqnr_floor_db
 
 
 def verdict(plan: Plan, heats: Mapping[int, Mapping[str, Heat]], sizes: Mapping[str, int], judgement: Judgement | None, budget: Budget) -> str:
@@ -26,7 +35,7 @@ def _integers(plan: Plan) -> str:
     found = plan.findings
     convolutions = [name for name in found if "/Conv" in name]
     products = [name for name in found if "/Conv" not in name]
-    kinds = [f"{sum(name in plan.integer for name in names)} of {len(names)} {what}" for names, what in _kinds(convolutions, products) if names]
+    kinds = [f"{sum(name not in plan.kept_float for name in names)} of {len(names)} {what}" for names, what in _kinds(convolutions, products) if names]
     return f"{' and '.join(kinds)} run as integers, {plan.integer_share:.0%} of the multiplications"
 
 
@@ -49,12 +58,14 @@ def _speed(plan: Plan, heats: Mapping[int, Mapping[str, Heat]]) -> list[str]:
 
 
 def _quality(plan: Plan, judgement: Judgement | None, budget: Budget) -> list[str]:
-    near = f"its outputs are {plan.sqnr_db:.1f} dB from fp32's"
+    elsewhere = ", ".join(f"{decibels:.1f} at {size}" for size, decibels in plan.sqnr_elsewhere.items())
+    near = f"its outputs are {plan.sqnr_db:.1f} dB from fp32's{f' ({elsewhere})' if elsewhere else ''}, calibrated with {plan.calibration_images} images"
+    asked = f"at least {budget.sqnr_floor_db:g} dB asked for{'' if plan.worst_sqnr_db >= budget.sqnr_floor_db else ': missed'}"
     if judgement is None:
-        missed = "" if plan.sqnr_db >= budget.sqnr_floor_db else ": missed"
-        return [f"{near} (at least {budget.sqnr_floor_db:g} dB asked for{missed}; there were no held-out images to judge it on)"]
+        return [f"{near} ({asked}; there were no held-out images to judge it on)"]
     torch, int8 = judgement.qualities["torch"], judgement.qualities["int8"]
-    return [near, f"{int8} on {int8.count} held-out images against PyTorch's {torch}"]
+    few = f" ({asked}, because one image weighs more than {budget.max_drop:g} points)" if blind(torch, budget.max_drop) else ""
+    return [f"{near}{few}", f"{int8} on {int8.count} held-out images against PyTorch's {torch}"]
 
 
 def _why_not(plan: Plan, judgement: Judgement | None, budget: Budget) -> str:
@@ -64,6 +75,8 @@ def _why_not(plan: Plan, judgement: Judgement | None, budget: Budget) -> str:
         return "int8 is not taken by itself, because its speed could not be measured"
     if plan.speedup < WORTH_IT:
         return f"int8 is not taken, because it is not {WORTH_IT:g} times as fast as fp32"
+    if plan.calibration_images < LEAST_IMAGES:
+        return f"int8 is not taken by itself, because it was calibrated with {plan.calibration_images} images, and {LEAST_IMAGES} are asked for"
     if judgement is not None and judgement.drop("int8") > budget.max_drop:
         return f"int8 is not taken, because it loses more than the {budget.max_drop:g} {unit(judgement.qualities['torch'])} allowed"
     return f"int8 is not taken, because its outputs are not within {budget.sqnr_floor_db:g} dB of fp32's"

@@ -77,8 +77,15 @@ class Workshop:
 
     def sqnr_db(self, integer: Iterable[str]) -> float:
         """Signal over error of the variant's float outputs against the float graph's, on the probes; the worst output counts."""
-        got = _outputs(self.variant(integer), self.probes)
-        return min(_sqnr_db([each[name] for each in self._expected], [each[name] for each in got]) for name in self._expected[0])
+        return self._distance(integer, self.probes, self._expected)
+
+    def sqnr_db_at(self, integer: Iterable[str], probes: list[Arrays]) -> float:
+        """The same on other probes."""
+        return self._distance(integer, probes, _outputs(self.prepared, probes))
+
+    def _distance(self, integer: Iterable[str], probes: list[Arrays], expected: list[Arrays]) -> float:
+        got = _outputs(self.variant(integer), probes)
+        return min(_sqnr_db([each[name] for each in expected], [each[name] for each in got]) for name in expected[0])
 
 
 def _outputs(model: onnx.ModelProto, probes: list[Arrays]) -> list[Arrays]:
@@ -88,6 +95,8 @@ def _outputs(model: onnx.ModelProto, probes: list[Arrays]) -> list[Arrays]:
 
 
 def _sqnr_db(expected: list[NDArray[Any]], got: list[NDArray[Any]]) -> float:
-    signal = sum(float(np.sum(np.square(each.astype(np.float64)))) for each in expected)
+    """The signal is what differs from the output's mean: a constant, such as the bias of a depth in metres, would hide any error."""
+    mean = sum(float(np.sum(each, dtype=np.float64)) for each in expected) / max(1, sum(each.size for each in expected))
+    signal = sum(float(np.sum(np.square(each.astype(np.float64) - mean))) for each in expected)
     error = sum(float(np.sum(np.square(a.astype(np.float64) - b.astype(np.float64)))) for a, b in zip(expected, got, strict=True))
     return float(10 * np.log10(signal / error)) if signal and error else float("inf") if not error else float("-inf")

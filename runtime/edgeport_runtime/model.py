@@ -21,6 +21,8 @@ from .probe import int8_products_are_exact
 from .protobuf import read_outline
 
 PRECISIONS = ("auto", "fp32", "int8", "fp16")
+INTEGERS = {"QuantizeLinear", "DequantizeLinear", "MatMulInteger"}  # operators of int8 variants
+SATURATES = "this CPU's int8 products saturate, so exact ones are used, which are slower"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,7 +197,7 @@ def _load_variant(bundle: Bundle, chosen: str, reason: str, options: SessionOpti
     narrow = bundle.variant(chosen).plan.get("target") == "x86"  # 7-bit weights cannot saturate
     if chosen == "int8" and options.device == "cpu" and not narrow and not int8_products_are_exact():
         options = replace(options, exact_int8=True)
-        reason += "; this CPU's int8 products saturate, so exact ones are used, which are slower"
+        reason += f"; {SATURATES}"
     return Model(Engine(model, bundle.manifest.contract, options), precision=chosen, reason=reason, bundle=bundle)
 
 
@@ -206,7 +208,10 @@ def _load_file(path: Path, options: SessionOptions, precision: str) -> Model:
         model = path.read_bytes()
     except OSError as error:
         raise BundleError(f"{path}: the model cannot be read ({error.strerror})") from error
-    return Model(Engine(model, _contract(model, path), options), precision="as stored", reason="a lone file", bundle=None)
+    contract, reason = _contract(model, path), "a lone file"
+    if options.device == "cpu" and INTEGERS & read_outline(model).operators and not int8_products_are_exact():
+        options, reason = replace(options, exact_int8=True), f"{reason}; {SATURATES}"
+    return Model(Engine(model, contract, options), precision="as stored", reason=reason, bundle=None)
 
 
 def _contract(model: bytes, path: Path) -> Contract:

@@ -99,12 +99,14 @@ class Outline:
     opsets: dict[str, int]
     metadata: dict[str, str]
     nodes: int
+    operators: frozenset[str]
     external: tuple[str, ...]
 
 
 def read_outline(data: bytes) -> Outline:
-    """Walk a ModelProto's top level: IR version, opset of each domain, metadata, nodes, and tensors kept outside the file."""
+    """Walk a ModelProto's top level: IR version, opset of each domain, metadata, nodes and their operators, and tensors kept outside the file."""
     ir_version, nodes = 0, 0
+    operators: set[str] = set()
     opsets: dict[str, int] = {}
     metadata: dict[str, str] = {}
     external: list[str] = []
@@ -113,7 +115,9 @@ def read_outline(data: bytes) -> Outline:
             ir_version = value
         elif number == 7 and not isinstance(value, int):
             for inner, part in fields(value):
-                nodes += inner == 1
+                if inner == 1 and not isinstance(part, int):
+                    nodes += 1
+                    operators.add(_operator(part))
                 if inner == 5 and not isinstance(part, int):
                     external += _external(part)
         elif number == 8 and not isinstance(value, int):
@@ -124,7 +128,11 @@ def read_outline(data: bytes) -> Outline:
             metadata[_text(pair.get(1))] = _text(pair.get(2))
     if not ir_version or not nodes:
         raise FormatError("expected an ONNX model, but there is no graph in these bytes: the file is damaged or of another kind")
-    return Outline(ir_version=ir_version, opsets=opsets, metadata=metadata, nodes=nodes, external=tuple(external))
+    return Outline(ir_version=ir_version, opsets=opsets, metadata=metadata, nodes=nodes, operators=frozenset(operators), external=tuple(external))
+
+
+def _operator(node: memoryview) -> str:
+    return next((_text(value) for number, value in fields(node) if number == 4), "")
 
 
 def _external(tensor: memoryview) -> list[str]:

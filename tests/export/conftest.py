@@ -1,6 +1,7 @@
 """Small networks that export in a second or two, and one trained checkpoint."""
 
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -45,14 +46,24 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def even_race(monkeypatch: pytest.MonkeyPatch) -> None:
+def even_race(make_even: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
     """Speed is measured by `make bench`, not by tests: here int8 wins by a fixed figure, every integer product pays, and no process is started."""
+    make_even(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def make_even() -> Callable[[pytest.MonkeyPatch], None]:
+    """What `even_race` does, for fixtures that live longer than one test."""
     from edgeport_export import pipeline, quantization
 
     heats = {"fp32": Heat(median_ms=2.0, rounds_ms=(2.0,)), "int8": Heat(median_ms=1.0, rounds_ms=(1.0,))}
-    for room in (pipeline, quantization):
-        monkeypatch.setattr(room, "race", lambda contenders, **_: {name: heats[name] for name in contenders})
-    monkeypatch.setattr(quantization, "Stopwatch", EvenClock)
+
+    def make(patch: pytest.MonkeyPatch) -> None:
+        for room in (pipeline, quantization):
+            patch.setattr(room, "race", lambda contenders, **_: {name: heats[name] for name in contenders})
+        patch.setattr(quantization, "Stopwatch", EvenClock)
+
+    return make
 
 
 class EvenClock:

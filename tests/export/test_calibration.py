@@ -71,10 +71,11 @@ def test_what_clips_is_counted_worst_first(tiny: ModuleType, class_contract: Con
     values = observed_values(prepared, target("x86-vnni"))
     examples = tiny.brightness_examples(8, seed=0)
     limits = calibrate(prepared, values, class_contract, examples).limits("minmax")
-    assert set(clipping(prepared, limits, class_contract, examples).values()) == {0.0}
+    assert {each.share for each in clipping(prepared, limits, class_contract, examples)} == {0.0}
     tight = {name: (0.0, 0.0) if name == values[-1] else pair for name, pair in limits.items()}
     found = clipping(prepared, tight, class_contract, examples)
-    assert next(iter(found)) == values[-1] and found[values[-1]] > 0.5
+    assert (found[0].value, found[0].layer) == (values[-1], "head/Gemm") and found[0].share > 0.5
+    assert [each.share for each in found] == sorted((each.share for each in found), reverse=True)
 
 
 def test_an_unreadable_image_is_named(tiny: ModuleType, class_contract: Contract, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 import json
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +16,7 @@ from edgeport_export.pipeline import processor
 from edgeport_export.plan import read_plan
 from edgeport_export.race import Heat
 from edgeport_export.targets import target
-from edgeport_runtime import Bundle, Contract, load
+from edgeport_runtime import Bundle, Contract, Output, load
 from edgeport_runtime.evaluate import Example
 
 pytestmark = pytest.mark.usefixtures("even_race")
@@ -26,6 +26,16 @@ def make(tiny: ModuleType, contract: Contract, out: Path, **changes: object) -> 
     examples = tiny.brightness_examples(24, seed=2)
     given = {"name": "tiny", "calibration": examples, "held_out": examples, **changes}
     return export_bundle(tiny.trained_classifier(), contract, out, **given)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def made(
+    make_even: Callable[[pytest.MonkeyPatch], None], tiny: ModuleType, class_contract: Contract, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
+    """A bundle to look at; the race and the clock are even here, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        make_even(patch)
+        yield make(tiny, class_contract, tmp_path_factory.mktemp("made") / "bundle")
 
 
 def promised(bundle: Path) -> dict[str, bytes]:
@@ -97,10 +107,10 @@ def test_a_replayed_plan_gives_the_same_bytes_whatever_the_clock_says(
     second = make(tiny, class_contract, tmp_path / "second", options=ExportOptions(plan=plan))
     assert promised(first) == promised(second)
     assert Bundle(second).evidence()["speed"]["ms_per_call"]["int8"] == 9.0  # the evidence is measured anew
-    other = json.loads(json.dumps(plan.to_dict()))
-    (tmp_path / "plan.json").write_text(json.dumps({**other, "graph_sha256": "0" * 64}))
     with pytest.raises(ExportError, match="made for another graph"):
-        make(tiny, class_contract, tmp_path / "third", options=ExportOptions(plan=read_plan(tmp_path / "plan.json")))
+        make(tiny, class_contract, tmp_path / "third", options=ExportOptions(plan=replace(plan, graph_sha256="0" * 64)))
+    with pytest.raises(ExportError, match=r"does not keep the quality budget: .* dB from fp32, 90 asked for"):
+        make(tiny, class_contract, tmp_path / "third", options=ExportOptions(plan=plan, sqnr_floor_db=90.0), held_out=())
     with pytest.raises(ExportError, match="made for the target x86-vnni, not arm64"):
         make(tiny, class_contract, tmp_path / "third", options=ExportOptions(plan=plan, target="arm64"))
     monkeypatch.setattr(pipeline.Judgement, "drop", lambda self, precision: 0.7)
@@ -116,6 +126,53 @@ def test_a_file_that_is_no_plan_is_refused(text: str, tmp_path: Path) -> None:
         read_plan(tmp_path / "plan.json")
     with pytest.raises(ExportError, match=r"gone\.json: the int8 plan cannot be read"):
         read_plan(tmp_path / "gone.json")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"limits": {}}, {"integer": "conv1/Conv"}, {"integer": ["conv1/Conv", "gone"]}, {"auto": {"precision": "int4"}}, {"sqnr_db": 99.0}, {"findings": {}}],
+    ids=str,
+)
+def test_a_plan_that_was_edited_is_refused(tiny: ModuleType, class_contract: Contract, made: Path, change: dict[str, Any], tmp_path: Path) -> None:
+    body = read_plan(made).to_dict()
+    (tmp_path / "plan.json").write_text(json.dumps(body))
+    assert read_plan(tmp_path / "plan.json") == read_plan(made)
+    (tmp_path / "plan.json").write_text(json.dumps(body | change))
+    with pytest.raises(ExportError, match="was changed after it was made"):
+        read_plan(tmp_path / "plan.json")
+
+
+def test_the_audit_lists_what_clips_worst_first(made: Path) -> None:
+    audit = Bundle(made).evidence()["int8"]["audit"]
+    assert audit["clipping_images"] == 24 and {each["layer"] for each in audit["clipped"]} >= {"conv1/Conv", "head/Gemm"}
+    shares = [each["share"] for each in audit["clipped"]]
+    assert shares == sorted(shares, reverse=True)
+
+
+def test_sizes_that_int8_was_not_calibrated_at_are_measured(made: Path) -> None:
+    plan = read_plan(made)
+    assert set(plan.sqnr_elsewhere) == {"4x4", "32x32"} and all(f"{decibels:.1f} at {size}" in plan.verdict for size, decibels in plan.sqnr_elsewhere.items())
+
+
+def test_without_held_out_images_some_are_held_back(tiny: ModuleType, class_contract: Contract, tmp_path: Path) -> None:
+    out = make(tiny, class_contract, tmp_path / "b", calibration=tiny.brightness_examples(40, seed=2), held_out=())
+    assert Bundle(out).evidence()["int8"]["audit"]["clipping_images"] == 8 and read_plan(out).calibration_images == 32
+
+
+def test_what_int8_cannot_be_made_for_is_said_before_anything_is_made(class_contract: Contract, tmp_path: Path) -> None:
+    class Classes(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.mean((2, 3)).argmax(1)
+
+    contract = replace(class_contract, task="tensors", labels=(), outputs=(Output(name="classes", dtype="int64", shape=("batch",), kind="tensor"),))
+    images = [Example(source=np.full((16, 16, 3), level, np.uint8), truth=0) for level in range(9)]
+    said = "every output is integers, on which int8's error cannot be measured"
+    with pytest.raises(ExportError, match=said):
+        export_bundle(Classes(), contract, tmp_path / "b", name="b", calibration=images, options=ExportOptions(insist=True))
+    out = export_bundle(Classes(), contract, tmp_path / "b", name="b", calibration=images)
+    assert Bundle(out).manifest.auto["precision"] == "fp32" and said in Bundle(out).manifest.auto["reason"]
+    two = replace(contract, inputs=(*contract.inputs, replace(contract.inputs[0], name="more")))
+    assert "one image input" in quantization.unfit(two) and not quantization.unfit(class_contract)
 
 
 def test_another_kind_of_cpu_is_planned_by_rule_and_not_taken_here(tiny: ModuleType, class_contract: Contract, tmp_path: Path) -> None:
@@ -180,6 +237,17 @@ def test_a_metric_that_fails_says_so_before_anything_is_made(
     with pytest.raises(ExportError, match=r"the metric my_metrics:failing failed \(KeyError"):
         make(tiny, class_contract, tmp_path / "b", options=ExportOptions(metric="my_metrics:failing"), watch=lambda stage, *_: stages.append(stage))
     assert stages == [] and list(tmp_path.iterdir()) == []
+
+
+def test_a_metric_lies_in_the_current_folder_and_gives_a_number(
+    tiny: ModuleType, class_contract: Contract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "metrics_of_here.py").write_text("def none(outputs, truths):\n    return float('nan')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(ExportError, match="the metric metrics_of_here:none gave nan: expected a finite number"):
+        make(tiny, class_contract, tmp_path / "b", options=ExportOptions(metric="metrics_of_here:none"))
+    assert not (tmp_path / "b").exists()
 
 
 def test_a_replayed_plan_brings_int8_back_without_being_told_to(tiny: ModuleType, class_contract: Contract, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from edgeport_export.quantization import calibration_sample
 from edgeport_export.quantize import candidates, observed_values, preprocess, quantize, sources
 from edgeport_export.targets import TARGETS
 from edgeport_export.trace import finish, trace
+from edgeport_export.workshop import _sqnr_db
 from edgeport_models import AttentionNet, network
 from edgeport_runtime import Contract, SessionOptions
 from edgeport_runtime.device import open_session
@@ -47,6 +48,46 @@ def test_int8_is_integer_near_and_smaller_for_every_target(tiny: ModuleType, cla
     assert weights["x86-vnni"] >= 127 and weights["x86"] <= 64  # 7 bits cannot saturate two products in 16: 2 * 255 * 64 < 32,768
 
 
+class Patches(nn.Module):
+    """Patch embedding straight into a linear layer: the rewritten sequence is quantised itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.mix, self.head = nn.Conv2d(3, 24, 4, 4), nn.Linear(24, 24), nn.Linear(24, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.relu(self.mix(self.embed(x).flatten(2).transpose(1, 2))).mean(1))
+
+
+@pytest.mark.parametrize("sides", [(16, 16), (24, 40)])
+def test_positions_that_a_linear_layer_reads_have_the_range_of_their_map(tiny: ModuleType, class_contract: Contract, sides: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    prepared = preprocess(trace(Patches().eval(), class_contract).model)
+    made = everything(prepared, class_contract, tiny.brightness_examples(24, seed=5))
+    pixels = np.random.default_rng(0).integers(0, 256, (2, *sides, 3), dtype=np.uint8)
+    exact, rounded = run(finish(prepared, class_contract), pixels), run(finish(made, class_contract), pixels)
+    assert not np.array_equal(exact, rounded) and np.abs(exact - rounded).max() < 0.05 * np.ptp(exact)
+
+
+def test_constants_on_the_left_stay_float(class_contract: Contract) -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Parameter(torch.randn(3, 3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (self.table @ x.flatten(2)).mean(2)
+
+    possible, never = candidates(preprocess(trace(Mixed().eval(), class_contract).model), VNNI)
+    assert possible == [] and list(never.values()) == ["constants times an activation, for which onnxruntime has no integer kernel"]
+
+
+def test_a_constant_of_the_output_hides_no_error() -> None:
+    exact, got = [np.array([[100.0], [102.0]])], [np.array([[100.5], [101.5]])]
+    assert abs(_sqnr_db(exact, got) - 10 * np.log10(2 / 0.5)) < 1e-9  # 1 either side of the mean, 0.5 off; with the mean it would be 46 dB
+    assert _sqnr_db([np.full((3, 1), 7.0)], [np.full((3, 1), 8.0)]) == -np.inf and _sqnr_db(exact, exact) == np.inf
+
+
 def test_the_last_pair_is_dropped_so_the_answer_is_not_rounded(tiny: ModuleType, class_contract: Contract) -> None:
     prepared = preprocess(trace(tiny.trained_classifier(), class_contract).model)
     graph = onnx.load_from_string(finish(everything(prepared, class_contract, tiny.brightness_examples(24, seed=5)), class_contract)).graph
@@ -55,16 +96,17 @@ def test_the_last_pair_is_dropped_so_the_answer_is_not_rounded(tiny: ModuleType,
     assert last.op_type == "Gemm"
 
 
-def test_the_softmax_itself_and_its_scores_stay_float() -> None:
+def test_exponentials_and_their_scores_stay_float() -> None:
     contract = network("attention").contract(tuple("0123456789"), 64)
     torch.manual_seed(0)
     prepared = preprocess(trace(AttentionNet(channels=32).eval(), contract).model)
     photos = [Example(source=np.random.default_rng(i).integers(0, 256, (64, 64, 3), dtype=np.uint8), truth=0) for i in range(4)]
     graph = everything(prepared, contract, photos).graph
-    softmax = next(node for node in graph.node if node.op_type == "Softmax")
-    producers = {out: node.op_type for node in graph.node for out in node.output}
-    assert producers[softmax.input[0]] == "MatMul"
-    assert {node.op_type for node in graph.node if softmax.output[0] in node.input} == {"ReduceMax", "Div"}
+    exponentials = next(node for node in graph.node if node.op_type == "Exp")
+    producers = {out: node for node in graph.node for out in node.output}
+    under = producers[exponentials.input[0]]
+    assert [producers[each].op_type for each in under.input] == ["MatMul", "ReduceMax"]
+    assert {node.op_type for node in graph.node if exponentials.output[0] in node.input} == {"ReduceSum", "QuantizeLinear"}
 
 
 def test_followers_are_integers_only_where_all_their_products_are(tiny: ModuleType, class_contract: Contract) -> None:

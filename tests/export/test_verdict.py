@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from edgeport_export.plan import Finding, Plan
-from edgeport_export.quality import Judgement
+from edgeport_export.quality import Judgement, blind
 from edgeport_export.quantization import Budget
 from edgeport_export.race import Heat
 from edgeport_export.verdict import pays, verdict
@@ -53,7 +53,7 @@ def test_every_figure_is_in_the_sentence() -> None:
         "loads in 12 ms against 30",
         "its process held at most 150 MiB against 200",
         "the file is 4.00 times smaller",
-        "its outputs are 41.3 dB from fp32's",
+        "its outputs are 41.3 dB from fp32's, calibrated with 8 images (at least 30 dB asked for, because one image weighs more than 0.5 points)",
         "89.80% accuracy on 50 held-out images against PyTorch's 90.00% accuracy",
     ):
         assert part in said
@@ -70,6 +70,11 @@ def test_every_figure_is_in_the_sentence() -> None:
         (replace(PLAN, speedup=1.049), judged(0.0), Budget(), "because it is not 1.05 times as fast as fp32"),
         (replace(PLAN, speedup=None), judged(0.0), Budget(), "because its speed could not be measured"),
         (replace(PLAN, integer=()), judged(0.0), Budget(), "because this network has no product that can run as integers"),
+        (replace(PLAN, calibration_images=7), judged(0.0), Budget(), "because it was calibrated with 7 images, and 8 are asked for"),
+        (replace(PLAN, sqnr_db=29.9), judged(0.0), Budget(), "because its outputs are not within 30 dB of fp32's"),  # 50 images cannot tell half a point
+        (replace(PLAN, sqnr_db=29.9), judged(0.0), Budget(max_drop=2.0), ""),
+        (replace(PLAN, sqnr_db=29.9), judged(0.0, "psnr_db"), Budget(), ""),
+        (replace(PLAN, sqnr_elsewhere={"8x8": 26.5}), None, Budget(), "because its outputs are not within 30 dB of fp32's"),
         (PLAN, None, Budget(sqnr_floor_db=41.0), ""),
         (PLAN, None, Budget(sqnr_floor_db=42.0), "because its outputs are not within 42 dB of fp32's"),
     ],
@@ -77,7 +82,9 @@ def test_every_figure_is_in_the_sentence() -> None:
 def test_it_is_taken_only_where_it_pays_and_the_reason_is_said(plan: Plan, judgement: Judgement | None, budget: Budget, said: str) -> None:
     assert pays(plan, judgement, budget) == (not said)
     words = verdict(plan, HEATS, SIZES, judgement, budget)
-    assert (": missed" in words) == (judgement is None and plan.sqnr_db < budget.sqnr_floor_db)
+    floor_counts = judgement is None or blind(judgement.qualities["torch"], budget.max_drop)
+    assert (": missed" in words) == (floor_counts and min([plan.sqnr_db, *plan.sqnr_elsewhere.values()]) < budget.sqnr_floor_db)
+    assert all(f"{decibels:.1f} at {size}" in words for size, decibels in plan.sqnr_elsewhere.items())
     assert words.startswith("int8 is taken: ") if not said else said in words
 
 

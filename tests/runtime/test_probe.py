@@ -29,3 +29,5 @@ def test_int8_takes_exact_products_where_the_cpu_saturates(
     loaded = load(classifier, precision=precision)
     assert loaded.engine.options.exact_int8 is slower and ("saturate" in loaded.reason) is slower
     assert loaded.check()
+    alone = load(classifier / loaded.bundle.variant(precision).file)
+    assert alone.engine.options.exact_int8 is slower and ("saturate" in alone.reason) is slower

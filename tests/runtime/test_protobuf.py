@@ -58,12 +58,13 @@ def test_random_bytes_never_escape_as_another_error(data: bytes) -> None:
 
 
 def test_the_outline_of_a_model_written_by_hand() -> None:
-    node = b"\x0a\x02\x22\x00"  # graph.node, with an empty op_type
+    node = b"\x0a\x05\x22\x03Add"  # graph.node: op_type "Add"
     kept_outside = b"\x2a\x05\x42\x01w\x70\x01"  # graph.initializer: name "w", data_location EXTERNAL
     graph = node + kept_outside
     model = b"\x08\x0a" + b"\x3a" + bytes([len(graph)]) + graph + b"\x42\x02\x10\x14" + b"\x72\x06\x0a\x01k\x12\x01v"
     outline = read_outline(model)
     assert (outline.ir_version, outline.opsets, outline.metadata, outline.nodes, outline.external) == (10, {"ai.onnx": 20}, {"k": "v"}, 1, ("w",))
+    assert outline.operators == {"Add"}
 
 
 def test_fields_yields_numbers_and_views() -> None:
