@@ -1,0 +1,72 @@
+"""Peak memory of a calibration: it must not grow with the number of images.
+
+    python tests/bench/calibration.py [--images 10000] [--network resnet18]
+
+Images are JPEG files of 256x256, cut from scikit-learn's two photographs; 200 of them differ, the others are links to these.
+"""
+
+import argparse
+import os
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+sys.path.insert(0, str(Path(__file__).parent))
+from subjects import SUBJECTS
+
+from edgeport_export.calibration import calibrate
+from edgeport_export.quantize import observed_values, preprocess
+from edgeport_export.targets import target
+from edgeport_export.trace import trace
+from edgeport_runtime.evaluate import Example
+
+DISTINCT, SIDE_PX = 200, 256
+
+
+def pictures(folder: Path, count: int) -> list[Example]:
+    photos = load_sample_images().images
+    generator = np.random.default_rng(0)
+    for index in range(count):
+        path = folder / f"{index}.jpg"
+        if index >= DISTINCT:
+            os.link(folder / f"{index % DISTINCT}.jpg", path)
+            continue
+        photo = photos[index % len(photos)]
+        top, left = (int(generator.integers(0, size - SIDE_PX)) for size in photo.shape[:2])
+        Image.fromarray(photo[top : top + SIDE_PX, left : left + SIDE_PX]).save(path)
+    return [Example(source=folder / f"{index}.jpg", truth=0) for index in range(count)]
+
+
+def peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--network", choices=sorted(SUBJECTS), default="resnet18")
+    asked = parser.parse_args()
+    subject = SUBJECTS[asked.network]()
+    prepared = preprocess(trace(subject.network, subject.contract).model)
+    values = observed_values(prepared, target(""))
+    print(f"before: {peak_mb():,.0f} MB, with PyTorch, the network and its graph in memory")
+    done, started = 0, time.monotonic()
+
+    def step(more: int) -> None:
+        nonlocal done
+        done += more
+        if done in (16, 128, 1024) or done == asked.images:
+            print(f"after {done:,} images: {peak_mb():,.0f} MB, {time.monotonic() - started:.0f} s", flush=True)
+
+    with tempfile.TemporaryDirectory() as folder:
+        calibrate(prepared, values, subject.contract, pictures(Path(folder), asked.images), step)
+
+
+if __name__ == "__main__":
+    main()
