@@ -96,17 +96,16 @@ def test_the_last_pair_is_dropped_so_the_answer_is_not_rounded(tiny: ModuleType,
     assert last.op_type == "Gemm"
 
 
-def test_exponentials_and_their_scores_stay_float() -> None:
+def test_the_softmax_itself_and_its_scores_stay_float() -> None:
     contract = network("attention").contract(tuple("0123456789"), 64)
     torch.manual_seed(0)
     prepared = preprocess(trace(AttentionNet(channels=32).eval(), contract).model)
     photos = [Example(source=np.random.default_rng(i).integers(0, 256, (64, 64, 3), dtype=np.uint8), truth=0) for i in range(4)]
     graph = everything(prepared, contract, photos).graph
-    exponentials = next(node for node in graph.node if node.op_type == "Exp")
-    producers = {out: node for node in graph.node for out in node.output}
-    under = producers[exponentials.input[0]]
-    assert [producers[each].op_type for each in under.input] == ["MatMul", "ReduceMax"]
-    assert {node.op_type for node in graph.node if exponentials.output[0] in node.input} == {"ReduceSum", "QuantizeLinear"}
+    softmax = next(node for node in graph.node if node.op_type == "Softmax")
+    producers = {out: node.op_type for node in graph.node for out in node.output}
+    assert producers[softmax.input[0]] == "MatMul"
+    assert {node.op_type for node in graph.node if softmax.output[0] in node.input} == {"ReduceMax", "Div"}
 
 
 def test_followers_are_integers_only_where_all_their_products_are(tiny: ModuleType, class_contract: Contract) -> None:
