@@ -207,8 +207,8 @@ def _decide(made: _Made, options: ExportOptions) -> None:
         plan = replace(plan, verdict=words, auto={"precision": taken, "reason": words})
     elif plan.auto["precision"] == "int8" and made.judgement is not None and made.judgement.drop("int8") > options.max_drop:
         raise ExportError(f"the replayed plan does not keep the quality budget: int8 loses {made.judgement.drop('int8'):.3g}, {options.max_drop:g} allowed")
-    elif plan.auto["precision"] == "int8" and made.judgement is None and plan.worst_sqnr_db < options.sqnr_floor_db:
-        raise ExportError(f"the replayed plan does not keep the quality budget: {plan.worst_sqnr_db:g} dB from fp32, {options.sqnr_floor_db:g} asked for")
+    elif plan.auto["precision"] == "int8" and made.judgement is None and plan.sqnr_db < options.sqnr_floor_db:
+        raise ExportError(f"the replayed plan does not keep the quality budget: {plan.sqnr_db:g} dB from fp32, {options.sqnr_floor_db:g} asked for")
     made.int8 = replace(made.int8, plan=plan)
     made.auto = plan.auto
     if plan.auto["precision"] != "int8" and not options.insist and options.plan is None:

@@ -53,10 +53,6 @@ class Plan:
     sqnr_elsewhere: Mapping[str, float] = field(default_factory=dict)
     findings: Mapping[str, Finding] = field(default_factory=dict)
 
-    @property
-    def worst_sqnr_db(self) -> float:
-        return min([self.sqnr_db, *self.sqnr_elsewhere.values()])
-
     def to_dict(self) -> dict[str, Any]:
         """With a hash over all of it, because what it says was measured, and holds for nothing else."""
         body = asdict(self)
