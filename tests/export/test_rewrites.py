@@ -48,6 +48,15 @@ def test_adaptive_average_pooling_at_random_sizes(size: tuple[int, int], batch: 
     np.testing.assert_allclose(POOLS[size].run(None, {"a": x})[0], expected, atol=2e-6)
 
 
+@pytest.mark.parametrize("size", [(2, 3, 1), (1, 1, 1), (4, 4, 4)])
+def test_adaptive_average_pooling_of_volumes(size: tuple[int, int, int]) -> None:
+    session = exported(nn.AdaptiveAvgPool3d(size), (torch.zeros(2, 3, 8, 12, 16),), ({0: "batch", 2: "depth", 3: "height", 4: "width"},))
+    for batch, *sides in ((1, 8, 12, 16), (3, 5, 4, 7), (2, 1, 1, 1), (1, 9, 30, 2)):
+        x = np.random.default_rng(sides[0]).standard_normal((batch, 3, *sides)).astype(np.float32)
+        expected = F.adaptive_avg_pool3d(torch.from_numpy(x).double(), size).numpy()
+        np.testing.assert_allclose(session.run(None, {"a": x})[0], expected, atol=2e-6)
+
+
 class Function(nn.Module):
     def __init__(self, function: Any) -> None:
         super().__init__()

@@ -5,9 +5,9 @@ runs it takes most of a small CNN's time (380 Gather nodes; measured on torch 2.
 cell i of n covers the positions floor(i * length / n) up to, not including, ceil((i + 1) * length / n)
 (aten/src/ATen/native/AdaptivePooling.h). Here:
 
-1. Average to 1x1: a mean over height and width.
+1. Average to 1x1: a mean over height and width, and depth where there is one.
 2. Average to any other size, also one that is computed from the input (`interpolate(mode="area")`): two matrix products,
-   columns then rows, with averaging matrices computed from the shape at hand.
+   columns then rows, and a third one for depth, with averaging matrices computed from the shape at hand.
    These products are for finite values: an infinity makes its whole row NaN, where PyTorch has it in its own cells alone.
 3. Maximum to 1x1: a maximum over height and width.
 4. Maximum to a fixed size: for each cell a slice of the rows and its maximum, then the same for the columns. The positions of
@@ -54,6 +54,16 @@ def adaptive_avg_pool2d(x: Any, output_size: Sequence[Any]) -> Any:
     return op.MatMul(rows, pooled)
 
 
+def adaptive_avg_pool3d(x: Any, output_size: Sequence[Any]) -> Any:
+    """aten::adaptive_avg_pool3d on (N, C, D, H, W) or (C, D, H, W). Rules 1 and 2."""
+    if [size if isinstance(size, int) else 0 for size in output_size] == [1, 1, 1]:
+        return op.ReduceMean(x, _ints(-3, -2, -1), keepdims=1)
+    planes = adaptive_avg_pool2d(x, output_size[1:])
+    flat = op.Reshape(planes, op.Concat(op.Shape(planes, end=-2), _ints(-1), axis=0))  # (…, D, H * W)
+    pooled = op.MatMul(_matrix(flat, -2, output_size[0]), flat)
+    return op.Reshape(pooled, op.Concat(op.Shape(pooled, end=-1), op.Shape(planes, start=-2), axis=0))
+
+
 def _bounds(x: Any, axis: int, cell: int, count: int) -> tuple[Any, Any]:
     """Where cell `cell` of `count` starts and ends along one axis, each a vector of one value."""
     length = _length(x, axis)
@@ -90,5 +100,6 @@ def _positions(x: Any, heights: Sequence[tuple[Any, Any]], widths: Sequence[tupl
 
 TRANSLATIONS = {
     torch.ops.aten.adaptive_avg_pool2d.default: adaptive_avg_pool2d,
+    torch.ops.aten.adaptive_avg_pool3d.default: adaptive_avg_pool3d,
     torch.ops.aten.adaptive_max_pool2d.default: adaptive_max_pool2d,
 }
