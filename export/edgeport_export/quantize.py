@@ -11,7 +11,7 @@ Static Q/DQ with int8 weights per channel. By rule:
 3. The first convolution reads uint8 pixels (`rewrites/pixel_convolution.py`), after a depthwise one on the picture has become part of it
    (`rewrites/separable_fusion.py`). Few filters are padded (`rewrites/channel_padding.py`), very few compute four positions at a time
    (`rewrites/position_blocks.py`), and maps that become sequences keep the integer kernels' layout (`rewrites/positions_last.py`).
-4. A linear layer between float operators gives floats, and its bias is added to them (`rewrites/float_linear.py`).
+4. A linear layer between float operators gives floats, to which its bias is added and its Relu applied (`rewrites/float_linear.py`).
 5. The last Q/DQ pair before an output is removed: it would round the answer and save nothing. Who asks for a value's shape asks its integers:
    onnxruntime would dequantise all of it for that.
 """
@@ -34,7 +34,7 @@ from .calibration import Limits
 from .multiplications import PRODUCTS
 from .rewrites.attention_product import LAYOUT, attention_parts, attention_product, keep_steps
 from .rewrites.channel_padding import channel_padding
-from .rewrites.float_linear import float_biases, give_floats
+from .rewrites.float_linear import float_followers, give_floats
 from .rewrites.global_pool import global_pool, is_global_pool
 from .rewrites.pixel_convolution import REAL, pixel_convolution
 from .rewrites.position_blocks import position_blocks
@@ -137,7 +137,7 @@ def quantize(model: onnx.ModelProto, contract: Contract, integer: set[str], limi
         _shape_for_kernels(graph, contract, integer, ranges)
     left = {node.name for node in graph.graph.node}
     followers = {name for name, products in sources(model).items() if products <= integer}
-    followers -= float_biases(graph.graph, integer, integer | followers)
+    followers -= float_followers(graph.graph, integer, followers)
     ranges |= {pooled: ranges[value] for pooled, value in global_pool(graph, followers).items()}
     names = sorted(integer & left | followers)
     quantizer = QDQQuantizer(

@@ -1,19 +1,24 @@
+from collections.abc import Iterator
+from dataclasses import replace
 from types import ModuleType
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional as F
 
 from edgeport_export.calibration import calibrate, fed
 from edgeport_export.quantization import calibration_sample
 from edgeport_export.quantize import candidates, observed_values, preprocess, quantize, sources
 from edgeport_export.targets import TARGETS
 from edgeport_export.trace import finish, trace
-from edgeport_export.workshop import _sqnr_db
+from edgeport_export.workshop import Workshop, _sqnr_db
 from edgeport_models import AttentionNet, network
-from edgeport_runtime import Contract, SessionOptions
+from edgeport_runtime import Contract, Output, SessionOptions
 from edgeport_runtime.device import open_session
 from edgeport_runtime.evaluate import Example
 
@@ -86,6 +91,43 @@ def test_a_constant_of_the_output_hides_no_error() -> None:
     exact, got = [np.array([[100.0], [102.0]])], [np.array([[100.5], [101.5]])]
     assert abs(_sqnr_db(exact, got) - 10 * np.log10(2 / 0.5)) < 1e-9  # 1 either side of the mean, 0.5 off; with the mean it would be 46 dB
     assert _sqnr_db([np.full((3, 1), 7.0)], [np.full((3, 1), 8.0)]) == -np.inf and _sqnr_db(exact, exact) == np.inf
+
+
+class Mixed(nn.Module):
+    """Activations behind convolutions and linear layers, read by products, by float operators and by nobody: each of three outputs ends in one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.map = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 32, 3, padding=1)
+        self.up, self.down = nn.Linear(16, 24), nn.Linear(24, 16)
+        self.norm, self.hidden, self.head = nn.LayerNorm(16), nn.Linear(16, 20), nn.Linear(20, 4)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        x = torch.relu(self.stem(x))
+        rows = x.flatten(2).transpose(1, 2)
+        mixed = self.norm(rows + torch.relu(self.down(F.relu6(self.up(rows)))))
+        hidden = torch.relu(self.hidden(mixed.mean(1)))
+        return torch.relu(self.map(x)), torch.relu(self.head(hidden)), F.gelu(hidden)
+
+
+@pytest.fixture(scope="module")
+def mixed(tiny: ModuleType, class_contract: Contract) -> Iterator[Workshop]:
+    torch.manual_seed(0)
+    outputs = (("map", ("batch", 32, "height", "width")), ("head", ("batch", 4)), ("hidden", ("batch", 20)))
+    described = tuple(Output(name=name, dtype="float32", shape=shape, kind="tensor") for name, shape in outputs)
+    contract = replace(class_contract, task="tensors", labels=(), outputs=described)
+    examples = tiny.brightness_examples(16, seed=5)
+    with Workshop(trace(Mixed().eval(), contract).model, contract, VNNI) as shop:
+        shop.probes = list(fed(contract, examples))
+        shop.limits = calibrate(shop.prepared, observed_values(shop.prepared, VNNI), contract, examples).limits("minmax")
+        yield shop
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sets(st.integers(0, 5), min_size=1))
+def test_whatever_part_of_a_network_runs_as_integers_it_stays_near(mixed: Workshop, chosen: set[int]) -> None:
+    assert len(mixed.possible) == 6
+    assert mixed.sqnr_db([mixed.possible[index] for index in chosen]) > 25
 
 
 def test_the_last_pair_is_dropped_so_the_answer_is_not_rounded(tiny: ModuleType, class_contract: Contract) -> None:

@@ -5,21 +5,51 @@ integers, the result rounded again, and then dequantised for its reader: three p
 ConvNeXt-tiny, 16 images of 224x224, two threads, side by side: 448 -> 423 ms at the same 28.2 dB. onnxruntime takes MatMulIntegerToFloat
 for such a product, and for Gemm a QGemm that gives floats.
 
-1. The Add of a constant to a MatMul that runs as integers stays float where no integer operator reads the sum, through layout or at once.
+1. What follows a MatMul or Gemm that runs as integers (the Add of a constant to a MatMul, Relu, Clip) stays float where no integer operator reads
+   its result, through layout or at once.
 2. Where no integer operator reads what a MatMul or Gemm gives, the Q/DQ pair behind it goes. An output of the graph is none of this rule's.
+3. A Relu or Clip that gives an output of the graph stays float: the quantizer makes it a part of the rounding behind it, and that one is removed
+   there (`quantize.drop_last_pairs`), with the Relu.
 """
 
 import onnx
 
 from .attention_product import LAYOUT
 
+ACTIVATIONS = ("Relu", "Clip")  # which the quantizer makes a part of the rounding behind them
 
-def float_biases(graph: onnx.GraphProto, products: set[str], integer: set[str]) -> set[str]:
-    """Rule 1: names of those Adds. `products`: the MatMuls that run as integers; `integer`: these, and whatever else does."""
+
+def float_followers(graph: onnx.GraphProto, products: set[str], followers: set[str]) -> set[str]:
+    """Rules 1 and 3: names among the `followers` of `products`, all of which run as integers otherwise, that stay float."""
+    outputs = {each.name for each in graph.output}
+    behind = _behind_linear(graph, products)
+    staying: set[str] = set()
+    while True:
+        integer = products | followers - staying
+        found = {
+            node.name
+            for node in graph.node
+            if node.name in followers - staying
+            and (node.name in behind or (node.op_type in ACTIVATIONS and node.output[0] in outputs))
+            and not _feeds_integers(graph, node.output[0], integer)
+        }
+        if not found:
+            return staying
+        staying |= found  # what comes before them may stay float then, too
+
+
+def _behind_linear(graph: onnx.GraphProto, products: set[str]) -> set[str]:
+    """Names of biases and activations right behind the linear layers among `products`."""
     constants = {each.name for each in graph.initializer}
-    given = {node.output[0] for node in graph.node if node.op_type == "MatMul" and node.name in products}
-    biases = [node for node in graph.node if node.op_type == "Add" and constants & set(node.input) and given & set(node.input)]
-    return {node.name for node in biases if not _feeds_integers(graph, node.output[0], integer)}
+    sums = {node.output[0] for node in graph.node if node.op_type == "MatMul" and node.name in products}
+    given = sums | {node.output[0] for node in graph.node if node.op_type == "Gemm" and node.name in products}
+    found = set()
+    for node in graph.node:
+        bias = node.op_type == "Add" and constants & set(node.input) and sums & set(node.input)
+        if bias or (node.op_type in ACTIVATIONS and node.input[0] in given):
+            found.add(node.name)
+            given.add(node.output[0])
+    return found
 
 
 def give_floats(graph: onnx.GraphProto, integer: set[str]) -> None:
