@@ -152,7 +152,7 @@ def observed(model: onnx.ModelProto, values: Sequence[str]) -> Any:
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
     del watched.graph.output[:]
-    watched.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in values)
+    watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in values)  # of whatever type
     return open_session(watched.SerializeToString(), SessionOptions())
 
 

@@ -146,6 +146,16 @@ def _named_for_task(outputs: tuple[Output, ...], said: ImageTask) -> tuple[Outpu
     return outputs
 
 
+def require_classes(contract: Contract) -> None:
+    """Raises ContractError for a classifier or a segmentation of one class, of which every answer would be sure."""
+    axis = {"classification": -1, "segmentation": 1}.get(contract.task)
+    if axis is not None and contract.outputs[0].shape[axis:][:1] == (1,):
+        raise ContractError(
+            f"{contract.task} needs at least two classes, but {contract.outputs[0].name!r} has one: for one logit z let the network return "
+            "torch.cat([torch.zeros_like(z), z], 1), whose softmax is sigmoid(z), or name the task tensors"
+        )
+
+
 def pixels_of_weights(weights: Any) -> Pixels:
     """The preprocessing of a torchvision weights object: its `transforms()` (resize, centre crop, mean, std). Raises ExportError."""
     preset = weights.transforms()

@@ -5,6 +5,7 @@ EdgeportError
     ├── AxisError        an axis that should be dynamic came out fixed
     ├── PreflightError   something in the network would make its graph wrong
     ├── NetworkFailure   the network itself fails in PyTorch, at a size that the contract promises
+    ├── NoIntegerProducts  nothing in the network can run as integers
     ├── ParityError      a variant disagrees with PyTorch
     └── OutputError      the folder to write to exists, or cannot be written
 """
@@ -26,6 +27,10 @@ class PreflightError(ExportError):
 
 class NetworkFailure(ExportError):  # noqa: N818  # it is the network's error, not ours
     """The network fails in PyTorch, before any export: it does not accept a size that the contract promises."""
+
+
+class NoIntegerProducts(ExportError):  # noqa: N818  # it is what the network is, and no fault
+    """No product of the network can run as integers, so there is no int8 variant of it."""
 
 
 class ParityError(ExportError):

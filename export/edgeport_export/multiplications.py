@@ -29,7 +29,7 @@ def count_multiplications(model: onnx.ModelProto, inputs: Arrays) -> dict[str, i
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
     del probe.graph.output[:]
-    probe.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in wanted)
+    probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)  # of whatever type
     if wanted:
         values = open_session(probe.SerializeToString(), SessionOptions()).run(wanted, inputs)
         shapes |= {name: value.shape for name, value in zip(wanted, values, strict=True)}

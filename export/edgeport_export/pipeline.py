@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgeport_runtime import Contract, SessionOptions, __version__
+from edgeport_runtime import Contract, __version__
 from edgeport_runtime.bundle import EVIDENCE, MANIFEST, Manifest, Variant
 from edgeport_runtime.contract import strict_json
 from edgeport_runtime.device import usable_threads
@@ -21,7 +21,8 @@ from edgeport_runtime.protobuf import read_outline
 
 from .branches import Branch
 from .compatibility import lowest_onnxruntime
-from .errors import ExportError, ParityError
+from .contracts import require_classes
+from .errors import ExportError, NoIntegerProducts, ParityError
 from .golden import golden_inputs, write_golden
 from .parity import Parity, full_sweep, measure_parity, remedy
 from .plan import Plan
@@ -30,7 +31,7 @@ from .progress import Watch, counting, unwatched
 from .quality import METRIC_TASKS, Judgement, Jury, load_metric
 from .quantization import Budget, Int8, calibration_sample, make_int8, unfit
 from .race import Contender, Heat, race
-from .targets import target
+from .targets import Target, target
 from .trace import Traced, finish, trace
 from .verdict import pays, verdict
 from .wrap import Reference
@@ -47,7 +48,7 @@ class ExportOptions:
     `precisions`: "fp32" always, "int8" where there is calibration data, "fp16" for CUDA. `insist`: keep int8 where it does not beat fp32, too.
     `calibration_images`: at most that many are used. `max_drop`: points of accuracy, dB of PSNR or units of `metric` that int8 may lose.
     `metric`: my.module:function of your own, larger is better. `sqnr_floor_db`: how near int8 must stay to fp32 where no metric applies.
-    `target`: the kind of CPU that int8 is made for; empty: this machine's. `race_batch`: batch size at which speed is measured.
+    `target`: the kind of CPU that int8 is made for; empty: the plan's, or this machine's. `race_batch`: batch size at which speed is measured.
     `plan`: an int8 plan to replay instead of searching for one. `planning_seconds`: that the search may take.
     """
 
@@ -75,6 +76,11 @@ class ExportOptions:
         if self.plan is not None and "int8" not in self.precisions:
             raise ExportError("a plan was given, but int8 is not among the precisions")
         target(self.target)
+
+    @property
+    def cpu(self) -> Target:
+        """The target by name; where none is named, that of the plan, or this machine's."""
+        return target(self.target or (self.plan.target if self.plan is not None else ""))
 
     @property
     def budget(self) -> Budget:
@@ -112,6 +118,7 @@ def export_bundle(
     Raises OutputError where `out` exists, ParityError where fp32 disagrees with PyTorch, ExportError and its kin otherwise.
     """
     options, out = options or ExportOptions(), Path(out)
+    require_classes(contract)
     repair(out)
     require_free(out, force=force)
     wants_int8 = "int8" in options.precisions and bool(calibration or options.insist or options.plan is not None)
@@ -134,7 +141,7 @@ def export_bundle(
     if "fp16" in options.precisions:
         watch("tracing fp16", 0, 1)
         made.models["fp16"] = finish(trace(network, contract, torch.float16).model, contract)
-    engines = {precision: Engine(model, contract, SessionOptions()) for precision, model in made.models.items()}
+    engines = {precision: Engine(model, contract, options.cpu.session) for precision, model in made.models.items()}
     _judge(made, engines, jury, options.max_drop, watch)
     _decide(made, options)
     with staged(out, force=force) as folder:
@@ -176,7 +183,13 @@ def _require_parity(network: nn.Module, contract: Contract, branches: Sequence[B
 def _add_int8(made: _Made, traced: Traced, contract: Contract, calibration: Sequence[Example], jury: Jury | None, options: ExportOptions, watch: Watch) -> None:
     sample = calibration_sample(calibration, options.calibration_images)
     batch = min(options.race_batch, contract.largest_batch)
-    made.int8 = make_int8(traced.model, contract, target(options.target), sample, jury, options.budget, batch=batch, replay=options.plan, watch=watch)
+    try:
+        made.int8 = make_int8(traced.model, contract, options.cpu, sample, jury, options.budget, batch=batch, replay=options.plan, watch=watch)
+    except NoIntegerProducts as reason:
+        if options.insist or options.plan is not None:
+            raise
+        made.auto = {"precision": "fp32", "reason": str(reason)}
+        return
     made.models["int8"], made.heats = made.int8.model, made.int8.heats
 
 

@@ -41,9 +41,13 @@ class Clock(Protocol):
 
 @dataclass(kw_only=True)
 class Outcome:
-    """`integer`: what the search chose; empty where nothing is left. `reasons`: of the others. `slower`, `sqnr_db`: see Finding."""
+    """`integer`: what the search chose; empty where nothing is left. `fastest`: what it was before the budget was looked at.
+
+    `reasons`: of the others. `slower`, `sqnr_db`: see Finding.
+    """
 
     integer: Names
+    fastest: Names = frozenset()
     method: str
     reasons: dict[str, str] = field(default_factory=dict)
     slower: dict[str, float] = field(default_factory=dict)
@@ -67,10 +71,7 @@ def search(
 
     `keeps_budget`: whether a variant is good enough. `seconds`: for steps 2 and 3, each at most half.
     """
-    everything = frozenset(shop.possible)
-    outcome = Outcome(integer=everything, method=_nearest(shop, calibration, watch))
-    if not everything:
-        return outcome
+    outcome = Outcome(integer=frozenset(shop.possible), method=_nearest(shop, calibration, watch))
     _errors(shop, outcome, time.monotonic() + seconds / 2, watch)
     if clock is not None:
         _speed(shop, clock, outcome, time.monotonic() + seconds / 2, watch)
@@ -78,6 +79,7 @@ def search(
         _regrow(shop, clock, outcome, watch)
         if not outcome.integer:  # nothing pays: whoever insists gets the fastest of what was tried
             outcome.integer = fastest
+    outcome.fastest = outcome.integer
     _quality(shop, outcome, keeps_budget, watch)
     return outcome
 

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeport_runtime import Contract, Quality
 from edgeport_runtime.engine import Arrays, Engine
@@ -19,7 +20,8 @@ from .wrap import Reference
 
 TIE = 1e-4  # of the logits' range: two classes closer than this may change places by rounding alone
 METRIC_TASKS = ("classification", "image-to-image")  # those with a metric that edgeport knows
-Metric = Callable[[Mapping[str, Any], Sequence[Any]], float]  # every output over all examples, and their truths -> larger is better
+# every output over all examples (an array, or a list where sizes differ), and their truths -> a number, the larger the better
+Metric = Callable[[Mapping[str, Any], Sequence[Any]], float]
 Step = Callable[[int], None]
 
 
@@ -55,6 +57,11 @@ class Judgement:
             "values": {name: each.value for name, each in self.qualities.items()},
             "changed": dict(self.changed),
         }
+
+
+def _joined(rows: list[NDArray[Any]]) -> NDArray[Any] | list[NDArray[Any]]:
+    """One array over all examples; a list of what each gave where their sizes differ."""
+    return np.concatenate(rows) if len({row.shape[1:] for row in rows}) == 1 else rows
 
 
 def drop(before: Quality, after: Quality) -> float:
@@ -103,7 +110,7 @@ class Jury:
         for example in self.examples:
             rows.append(run(prepare(example.source, self.contract.pixels)[None]))
             step(1)
-        outputs = {each.name: np.concatenate([row[each.name] for row in rows]) for each in self.contract.outputs}
+        outputs = {each.name: _joined([row[each.name] for row in rows]) for each in self.contract.outputs}
         try:
             value = float(function(outputs, [example.truth for example in self.examples]))
         except Exception as error:  # the user's own code

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import onnx
 
-from edgeport_runtime import Contract, SessionOptions
+from edgeport_runtime import Contract
 from edgeport_runtime.engine import Engine
 from edgeport_runtime.evaluate import Example
 
 from .calibration import Calibration, calibrate, clipping, fed
-from .errors import ExportError
+from .errors import ExportError, NoIntegerProducts
 from .multiplications import integer_nodes, share
 from .plan import Plan
 from .planning import Outcome, search
@@ -31,6 +31,7 @@ WORTH_IT = 1.05  # int8 must be this much faster than fp32 to be taken by itself
 PROBES = 8  # images on which errors are measured
 LEAST_IMAGES = 8  # of calibration, under which int8 is not taken by itself: one black image gives ranges and 999 dB
 AUDITED = 32  # held-out images whose activations are looked at for clipping
+REASONS = 3  # that are named where nothing can run as integers
 HELD_BACK = 5  # of so many calibration images one is held back for that and for the probes, where there are no held-out ones
 FURTHEST = 2  # times its own size at which errors are measured, too, where the contract promises such sizes
 RACE_ROUNDS = 11  # of the race that decides: five were not enough on a shared machine to tell 1.00 from 1.15
@@ -71,12 +72,16 @@ def make_int8(
     replay: Plan | None = None,
     watch: Watch,
 ) -> Int8:
-    """Raises ExportError without calibration images, or where a plan was made for another graph; ImageError for unreadable images.
+    """Raises ExportError without calibration images, or where a plan was made for another graph; ImageError for unreadable images;
+    NoIntegerProducts.
 
     The plan comes without its verdict, which needs the final judgement.
     """
     with ExitStack() as stack:
         shop = stack.enter_context(Workshop(traced, contract, replay_target(replay, target)))
+        if not shop.possible:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in list(shop.never.items())[:REASONS])
+            raise NoIntegerProducts(f"no product of this network can run as integers{f' ({reasons})' if reasons else ''}, so there is no int8 variant of it")
         if replay is not None:
             plan = _replayed(shop, replay)
             audit: dict[str, Any] = {}
@@ -109,7 +114,7 @@ def calibration_sample(examples: Sequence[Example], most: int, seed: int = 0) ->
 
 
 def replay_target(replay: Plan | None, asked: Target) -> Target:
-    """A plan brings its own target. Raises ExportError where another one was asked for."""
+    """The target asked for. Raises ExportError where the plan was made for another one."""
     if replay is not None and replay.target != asked.name:
         raise ExportError(f"the int8 plan was made for the target {replay.target}, not {asked.name}: ask for that one, or make a new plan")
     return asked
@@ -192,12 +197,12 @@ def _keeps(shop: Workshop, names: Names, jury: Jury | None, budget: Budget) -> b
         return shop.sqnr_db(names) >= budget.sqnr_floor_db
     if blind(jury.torch, budget.max_drop) and shop.sqnr_db(names) < budget.sqnr_floor_db:
         return False
-    engine = Engine(shop.file(names).read_bytes(), shop.contract, SessionOptions())
+    engine = Engine(shop.file(names).read_bytes(), shop.contract, shop.target.session)
     return drop(jury.torch, jury.measure(engine)) <= budget.max_drop
 
 
 def _plan(shop: Workshop, outcome: Outcome, calibrated: Calibration, batch: int) -> Plan:
-    integer = outcome.integer or frozenset(shop.possible)  # where nothing paid, the plan is what somebody gets who insists
+    integer = outcome.integer or outcome.fastest  # where the budget left nothing, the plan is what somebody gets who insists
     made = shop.file(integer).read_bytes()
     absorbed = integer - {node.name for node in onnx.load_from_string(made).graph.node}  # by the convolution behind it, which is one of them
     running = integer_nodes(made) & set(shop.multiplications) | absorbed

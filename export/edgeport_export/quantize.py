@@ -7,7 +7,8 @@ Static Q/DQ with int8 weights per channel. By rule:
    product costs less than making integers of two activations.
 2. Relu, Clip, MaxPool, Add and their like are quantised where every product that they follow is, because left float they break the
    fusion of their neighbours; before the first product (normalisation) and after the network they stay float. So are the mean over a map
-   (`rewrites/global_pool.py`), Sigmoid, and Mul by something computed (a gate); Mul by constants is not, whose small ones would become zero.
+   (`rewrites/global_pool.py`), Sigmoid, and Mul by something computed (a gate); Mul by constants is not, whose small ones would become zero,
+   nor is a Clip between limits on one side of zero.
 3. The first convolution reads uint8 pixels (`rewrites/pixel_convolution.py`), after a depthwise one on the picture has become part of it
    (`rewrites/separable_fusion.py`). Few filters are padded (`rewrites/channel_padding.py`), very few compute four positions at a time
    (`rewrites/position_blocks.py`), and maps that become sequences keep the integer kernels' layout (`rewrites/positions_last.py`).
@@ -23,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationMethod, QuantType
 from onnxruntime.quantization.calibrate import TensorData, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
@@ -34,6 +36,7 @@ from .calibration import Limits
 from .multiplications import PRODUCTS
 from .rewrites.attention_product import LAYOUT, attention_parts, attention_product, keep_steps
 from .rewrites.channel_padding import channel_padding
+from .rewrites.constants import drop_unread
 from .rewrites.float_linear import float_followers, give_floats
 from .rewrites.global_pool import global_pool, is_global_pool
 from .rewrites.pixel_convolution import REAL, pixel_convolution
@@ -53,34 +56,43 @@ def preprocess(model: onnx.ModelProto) -> onnx.ModelProto:
     with tempfile.TemporaryDirectory() as folder:
         source, prepared = Path(folder) / "traced.onnx", Path(folder) / "prepared.onnx"
         onnx.save(model, source)  # handed over as a file: given a ModelProto, the library moves the caller's weights to external data
+        level = logging.getLogger().level
         logging.getLogger().setLevel(logging.ERROR)  # the library advises on the root logger to preprocess what is preprocessed
-        quant_pre_process(source, prepared, skip_symbolic_shape=True)  # symbolic inference fails on Attention (PR #21330)
+        try:
+            quant_pre_process(source, prepared, skip_symbolic_shape=True)  # symbolic inference fails on Attention (PR #21330)
+        finally:
+            logging.getLogger().setLevel(level)
         return onnx.load(prepared)
 
 
 def candidates(model: onnx.ModelProto, target: Target) -> tuple[list[str], dict[str, str]]:
     """Names of the products that can be quantised, in the graph's order; and of those that never are, with the reason. Rule 1."""
-    constants = _constants(model)
+    constants, types = _constants(model), {each.name: each.type.tensor_type.elem_type for each in model.graph.value_info}
+    branching = any(each.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for node in model.graph.node for each in node.attribute)
     possible, never = [], {}
-    for node in model.graph.node:
-        if node.op_type not in PRODUCTS:
-            continue
-        if node.input[0] in constants:
-            never[node.name] = "constants times an activation, for which onnxruntime has no integer kernel"
-        elif node.input[1] not in constants:
-            if attention_parts(model.graph, node) is None:
-                never[node.name] = TWO_ACTIVATIONS
-            elif target.activations != QuantType.QUInt8:
-                never[node.name] = "attention's product was not measured on this target"
-            else:
-                possible.append(node.name)
-        elif node.op_type == "ConvTranspose":
-            never[node.name] = "onnxruntime has no integer kernel for a transposed convolution"
-        elif node.name.startswith(WRAPPER):
-            never[node.name] = "outside the network"
+    for node in [each for each in model.graph.node if each.op_type in PRODUCTS]:
+        if branching:
+            never[node.name] = "the graph branches or loops while it runs, and the quantizer does not look inside"
+        elif types.get(node.output[0], onnx.TensorProto.FLOAT) != onnx.TensorProto.FLOAT:
+            never[node.name] = "computed in another type than float32"
+        elif reason := _refusal(model.graph, node, constants, target):
+            never[node.name] = reason
         else:
             possible.append(node.name)
     return possible, never
+
+
+def _refusal(graph: onnx.GraphProto, node: onnx.NodeProto, constants: set[str], target: Target) -> str:
+    """Why the product has no integer kernel, or none that pays; empty where it has one."""
+    if node.input[0] in constants:
+        return "constants times an activation, for which onnxruntime has no integer kernel"
+    if node.input[1] not in constants and attention_parts(graph, node) is None:
+        return TWO_ACTIVATIONS
+    if node.input[1] not in constants and target.activations != QuantType.QUInt8:
+        return "attention's product was not measured on this target"
+    if node.op_type == "ConvTranspose":
+        return "onnxruntime has no integer kernel for a transposed convolution"
+    return "outside the network" if node.name.startswith(WRAPPER) else ""
 
 
 def _constants(model: onnx.ModelProto) -> set[str]:
@@ -113,7 +125,19 @@ def _follows(graph: onnx.GraphProto, node: onnx.NodeProto, constants: set[str]) 
     """Rule 2, as far as the node itself goes."""
     if node.name.startswith(WRAPPER) or (node.op_type == "Mul" and constants & set(node.input)):
         return False
+    if node.op_type == "Clip" and not _holds_zero(graph, node):
+        return False
     return node.op_type in FOLLOWERS or is_global_pool(graph, node)
+
+
+def _holds_zero(graph: onnx.GraphProto, clip: onnx.NodeProto) -> bool:
+    """Whether zero lies within a Clip's limits. The quantizer drops a Clip for the range behind it, in which zero always lies."""
+    values = {each.name: each for each in graph.initializer}
+    low, high = ((values.get(clip.input[index]) if len(clip.input) > index and clip.input[index] else 0.0) for index in (1, 2))
+    if low is None or high is None:
+        return False  # computed while it runs
+    least, most = (0.0 if isinstance(each, float) else float(numpy_helper.to_array(each).max()) for each in (low, high))
+    return least <= 0.0 <= most
 
 
 def observed_values(model: onnx.ModelProto, target: Target) -> list[str]:
@@ -214,6 +238,4 @@ def drop_last_pairs(model: onnx.ModelProto) -> None:
         graph.node.remove(last)
         if not any(first.output[0] in node.input for node in graph.node):
             graph.node.remove(first)
-    used = {name for node in graph.node for name in node.input}
-    for unused in [each for each in graph.initializer if each.name not in used]:
-        graph.initializer.remove(unused)  # onnxruntime warns of every one left behind
+    drop_unread(graph)

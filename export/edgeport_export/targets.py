@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 from onnxruntime.quantization import QuantType
 
+from edgeport_runtime import SessionOptions
+from edgeport_runtime.probe import int8_products_are_exact
+
 from .errors import ExportError
 
 
@@ -32,6 +35,11 @@ class Target:
         """Whether this machine is of that kind, so that times measured here mean something there."""
         return platform.machine() in self.machines
 
+    @property
+    def session(self) -> SessionOptions:
+        """How a variant made for this target runs here with the numbers that it will have there: where products saturate, with exact ones."""
+        return SessionOptions(exact_int8=self.here and not self.narrow_weights and not int8_products_are_exact())
+
 
 X86 = ("x86_64", "AMD64")
 TARGETS = {
@@ -45,9 +53,11 @@ TARGETS = {
 
 
 def target(name: str) -> Target:
-    """Look a target up; empty: the kind of this machine. Raises ExportError listing the names."""
+    """Look a target up; empty: the kind of this machine, which is asked whether its products saturate. Raises ExportError listing the names."""
+    if not name and platform.machine() in TARGETS["arm64"].machines:
+        return TARGETS["arm64"]
     if not name:
-        return TARGETS["arm64" if platform.machine() in TARGETS["arm64"].machines else "x86-vnni"]
+        return TARGETS["x86-vnni" if int8_products_are_exact() else "x86"]
     if name not in TARGETS:
         raise ExportError(f"expected a target among {', '.join(TARGETS)}, got {name!r}")
     return TARGETS[name]

@@ -9,8 +9,8 @@ from .race import Heat
 
 
 def pays(plan: Plan, judgement: Judgement | None, budget: Budget) -> bool:
-    """Whether int8 is faster than fp32 by enough, inside the budget, and has something to run as integers."""
-    if not plan.integer or plan.speedup is None or plan.speedup < WORTH_IT:
+    """Whether int8 is faster than fp32 by enough, and inside the budget."""
+    if plan.speedup is None or plan.speedup < WORTH_IT:
         return False
     if plan.calibration_images < LEAST_IMAGES or not _near_enough(plan, judgement, budget):
         return False
@@ -33,8 +33,8 @@ def verdict(plan: Plan, heats: Mapping[int, Mapping[str, Heat]], sizes: Mapping[
 
 def _integers(plan: Plan) -> str:
     found = plan.findings
-    convolutions = [name for name in found if "/Conv" in name]
-    products = [name for name in found if "/Conv" not in name]
+    convolutions = [name for name in found if name.rpartition("/")[2].startswith("Conv")]  # "layer1.0.conv1/Conv", or "Conv_2" of the network itself
+    products = [name for name in found if name not in convolutions]
     kinds = [f"{sum(name not in plan.kept_float for name in names)} of {len(names)} {what}" for names, what in _kinds(convolutions, products) if names]
     return f"{' and '.join(kinds)} run as integers, {plan.integer_share:.0%} of the multiplications"
 
@@ -69,8 +69,6 @@ def _quality(plan: Plan, judgement: Judgement | None, budget: Budget) -> list[st
 
 
 def _why_not(plan: Plan, judgement: Judgement | None, budget: Budget) -> str:
-    if not plan.integer:
-        return "int8 is not taken, because this network has no product that can run as integers"
     if plan.speedup is None:
         return "int8 is not taken by itself, because its speed could not be measured"
     if plan.speedup < WORTH_IT:

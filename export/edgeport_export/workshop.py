@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgeport_runtime import Contract, SessionOptions
+from edgeport_runtime import Contract
 from edgeport_runtime.device import open_session
 from edgeport_runtime.engine import Arrays
 from edgeport_runtime.timing import example_inputs
@@ -24,6 +24,7 @@ from .trace import finish
 
 Names = frozenset[str]
 KEPT_FILES = 4
+FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16)
 
 
 class Workshop:
@@ -58,7 +59,7 @@ class Workshop:
 
     @cached_property
     def _expected(self) -> list[Arrays]:
-        return _outputs(self.prepared, self.probes)
+        return _outputs(self.prepared, self.probes, self.target)
 
     def variant(self, integer: Iterable[str]) -> onnx.ModelProto:
         return quantize(self.prepared, self.contract, set(integer), self.limits, self.target)
@@ -81,22 +82,27 @@ class Workshop:
 
     def sqnr_db_at(self, integer: Iterable[str], probes: list[Arrays]) -> float:
         """The same on other probes."""
-        return self._distance(integer, probes, _outputs(self.prepared, probes))
+        return self._distance(integer, probes, _outputs(self.prepared, probes, self.target))
 
     def _distance(self, integer: Iterable[str], probes: list[Arrays], expected: list[Arrays]) -> float:
-        got = _outputs(self.variant(integer), probes)
+        got = _outputs(self.variant(integer), probes, self.target)
         return min(_sqnr_db([each[name] for each in expected], [each[name] for each in got]) for name in expected[0])
 
 
-def _outputs(model: onnx.ModelProto, probes: list[Arrays]) -> list[Arrays]:
-    session: Any = open_session(model.SerializeToString(), SessionOptions())
-    names = [each.name for each in model.graph.output if each.type.tensor_type.elem_type == onnx.TensorProto.FLOAT]
+def _outputs(model: onnx.ModelProto, probes: list[Arrays], target: Target) -> list[Arrays]:
+    session: Any = open_session(model.SerializeToString(), target.session)
+    names = [each.name for each in model.graph.output if each.type.tensor_type.elem_type in FLOATS]
     return [dict(zip(names, session.run(names, arrays), strict=True)) for arrays in probes]
 
 
 def _sqnr_db(expected: list[NDArray[Any]], got: list[NDArray[Any]]) -> float:
-    """The signal is what differs from the output's mean: a constant, such as the bias of a depth in metres, would hide any error."""
+    """The signal is what differs from the output's mean: a constant, such as the bias of a depth in metres, would hide any error.
+
+    An error that is no number is the largest there is.
+    """
     mean = sum(float(np.sum(each, dtype=np.float64)) for each in expected) / max(1, sum(each.size for each in expected))
     signal = sum(float(np.sum(np.square(each.astype(np.float64) - mean))) for each in expected)
     error = sum(float(np.sum(np.square(a.astype(np.float64) - b.astype(np.float64)))) for a, b in zip(expected, got, strict=True))
-    return float(10 * np.log10(signal / error)) if signal and error else float("inf") if not error else float("-inf")
+    if not error:
+        return float("inf")
+    return float(10 * np.log10(signal / error)) if signal and np.isfinite(signal) and np.isfinite(error) else float("-inf")

@@ -143,6 +143,9 @@ def test_other_products_are_none_of_attention() -> None:
         assert attention_parts(model.graph, next(node for node in model.graph.node if node.name == "product")) is None
         attention_product(model, {"product"}, {"values": VALUES})
         assert model.SerializeToString() == before
+    table = product(False)
+    table.graph.initializer.append(numpy_helper.from_array(np.zeros((2, 9, 4), np.float32), "values"))
+    assert attention_parts(table.graph, next(node for node in table.graph.node if node.name == "product")) is None  # a table of constants
     model = product(False)
     attention_product(model, set(), {"values": VALUES})
     assert model.SerializeToString() == product(False).SerializeToString()

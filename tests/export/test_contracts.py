@@ -1,3 +1,4 @@
+import contextlib
 import json
 from pathlib import Path
 
@@ -11,10 +12,11 @@ from torchvision.models.segmentation import FCN_ResNet50_Weights
 from torchvision.transforms import functional as TF
 
 from edgeport_export import ExportError, NetworkFailure
-from edgeport_export.contracts import ImageTask, image_contract, parse_axes, pixels_of_weights, read_contract, read_labels, with_axes
+from edgeport_export.contracts import ImageTask, image_contract, parse_axes, pixels_of_weights, read_contract, read_labels, require_classes, with_axes
 from edgeport_export.preflight import preflight
 from edgeport_models import network
-from edgeport_runtime import ContractError, Pixels, Range
+from edgeport_runtime import Contract, ContractError, Input, Output, Pixels, Range
+from edgeport_runtime.contract import Task
 from edgeport_runtime.images import prepare
 
 PIXELS = Pixels(height=12, width=16)
@@ -129,6 +131,26 @@ def test_what_does_not_fit_is_refused() -> None:
         image_contract(Head(lambda x: torch.cat([x, x], 1)), ImageTask(task="image-to-image", pixels=PIXELS))
     with pytest.raises(NetworkFailure, match=r"the network fails on an input of shape \(2, 3, 12, 16\): expected"):
         image_contract(Head(_fail), ImageTask(task="segmentation", pixels=PIXELS))
+
+
+@pytest.mark.parametrize(
+    ("task", "shape", "fits"),
+    [
+        ("classification", ("batch", 1), False),
+        ("classification", ("batch", 2), True),
+        ("segmentation", ("batch", 1, "height", "width"), False),
+        ("segmentation", ("batch", 2, "height", "width"), True),
+        ("embedding", ("batch", 1), True),
+    ],
+)
+def test_one_class_is_no_choice(task: Task, shape: tuple[int | str, ...], fits: bool) -> None:
+    pixels = Input(name="pixels", dtype="uint8", shape=("batch", 8, 8, 3), pixels=Pixels(height=8, width=8))
+    output = Output(name="out", dtype="float32", shape=shape, kind="logits" if task == "classification" else "tensor")
+    contract = Contract(task=task, inputs=(pixels,), outputs=(output,), axes={"batch": Range(low=1, high=4)})
+    with contextlib.nullcontext() if fits else pytest.raises(ContractError, match=f"{task} needs at least two classes, but 'out' has one: for one logit z"):
+        require_classes(contract)
+    z = torch.linspace(-5, 5, 11)[:, None]  # what the message advises
+    torch.testing.assert_close(torch.softmax(torch.cat([torch.zeros_like(z), z], 1), 1)[:, 1:], torch.sigmoid(z))
 
 
 def _fail(x: torch.Tensor) -> torch.Tensor:

@@ -228,6 +228,20 @@ def test_a_depthwise_stem_becomes_one_dense_convolution_and_then_reads_pixels(bi
         np.testing.assert_allclose(run(model, image), expected, atol=3e-6 * np.ptp(expected))
 
 
+class Shown(Separable):
+    """What lies between the two convolutions is an answer, too."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
+        between = self.spatial(x)
+        return self.mixing(between), between
+
+
+def test_what_somebody_asks_for_is_not_fused_away() -> None:
+    described = tuple(Output(name=name, dtype="float32", shape=("batch", size, "?", "?"), kind="tensor") for name, size in (("out", 5), ("between", 3)))
+    model = preprocess(trace(Shown(True).eval(), replace(contract(Pixels(height=16, width=16)), outputs=described)).model)
+    assert separable_fusion(model) is None
+
+
 @pytest.mark.parametrize(
     "module",
     [
@@ -274,7 +288,31 @@ def test_a_product_that_is_transposed_is_computed_the_other_way_round() -> None:
     np.testing.assert_allclose(got, np.swapaxes(a.astype(np.float64) @ np.swapaxes(b, 1, 2), 1, 2), atol=1e-6)
 
 
-@pytest.mark.parametrize("module", [Backwards(swap=(0, 1)), Backwards(both=True)], ids=["another axis", "two readers"])
+class Spread(nn.Module):
+    """One matrix before a stack of them: the product spreads it, a transposition of three axes cannot be applied to it."""
+
+    def forward(self, weights: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        return (weights[0] @ values.transpose(1, 2)).transpose(1, 2)
+
+
+class Chained(nn.Module):
+    """The second product reads what the first one became."""
+
+    def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        inner = (a @ b.transpose(1, 2)).transpose(1, 2)
+        return (a.transpose(1, 2) @ inner).transpose(1, 2)
+
+
+def test_products_one_in_another_are_turned_one_after_the_other() -> None:
+    model = product_graph(Chained())
+    assert transposed_product(model)
+    onnx.checker.check_model(model, full_check=True)
+    a, b = (np.random.default_rng(i).standard_normal((2, 3, 4)) for i in range(2))
+    got = open_session(model.SerializeToString(), SessionOptions()).run(["c"], {"a": a.astype(np.float32), "b": b.astype(np.float32)})[0]
+    np.testing.assert_allclose(got, np.swapaxes(np.swapaxes(a, 1, 2) @ np.swapaxes(a @ np.swapaxes(b, 1, 2), 1, 2), 1, 2), atol=1e-5)
+
+
+@pytest.mark.parametrize("module", [Backwards(swap=(0, 1)), Backwards(both=True), Spread()], ids=["another axis", "two readers", "fewer axes"])
 def test_other_products_stay(module: nn.Module) -> None:
     model = product_graph(module)
     before = model.SerializeToString()

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -248,6 +249,36 @@ def test_a_metric_lies_in_the_current_folder_and_gives_a_number(
     with pytest.raises(ExportError, match="the metric metrics_of_here:none gave nan: expected a finite number"):
         make(tiny, class_contract, tmp_path / "b", options=ExportOptions(metric="metrics_of_here:none"))
     assert not (tmp_path / "b").exists()
+
+
+class Upscaler(torch.nn.Module):
+    """Nothing in it has an integer kernel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = torch.nn.ConvTranspose2d(3, 3, 2, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.up(x)).mean((2, 3))
+
+
+def test_a_network_that_has_no_integer_products_is_exported_without_int8(tiny: ModuleType, class_contract: Contract, tmp_path: Path) -> None:
+    examples = tiny.brightness_examples(12, seed=2)
+    reason = r"no product of this network can run as integers \(up/ConvTranspose: onnxruntime has no integer kernel for a transposed convolution\)"
+    export_bundle(Upscaler().eval(), class_contract, tmp_path / "b", name="up", calibration=examples)
+    model = load(tmp_path / "b")
+    assert model.precision == "fp32" and re.match(reason, model.reason)
+    with pytest.raises(ExportError, match=reason):
+        export_bundle(Upscaler().eval(), class_contract, tmp_path / "c", name="up", calibration=examples, options=ExportOptions(insist=True))
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_plan_brings_its_own_target(tiny: ModuleType, class_contract: Contract, tmp_path: Path) -> None:
+    made = make(tiny, class_contract, tmp_path / "a", options=ExportOptions(target="x86", insist=True))
+    again = make(tiny, class_contract, tmp_path / "b", options=ExportOptions(plan=read_plan(made)))
+    assert promised(made) == promised(again)
+    with pytest.raises(ExportError, match="made for the target x86, not arm64"):
+        make(tiny, class_contract, tmp_path / "c", options=ExportOptions(plan=read_plan(made), target="arm64"))
 
 
 def test_a_replayed_plan_brings_int8_back_without_being_told_to(tiny: ModuleType, class_contract: Contract, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from types import ModuleType
 
 import pytest
 
-from edgeport_export import ExportError
+from edgeport_export import ExportError, targets
 from edgeport_export.calibration import Calibration, calibrate, fed
 from edgeport_export.planning import Outcome, _quality, search
 from edgeport_export.quantize import observed_values
@@ -105,6 +105,21 @@ def test_the_kind_of_limits_with_the_smallest_error_is_taken(shop: tuple[Worksho
 def test_without_time_nothing_is_measured_and_everything_stays(shop: tuple[Workshop, Calibration]) -> None:
     found = search(*shop, None, lambda names: True, seconds=0)
     assert found.integer == {FIRST, SECOND, HEAD} and not found.slower and not found.sqnr_db
+
+
+def test_where_the_budget_leaves_nothing_whoever_insists_gets_the_fastest(shop: tuple[Workshop, Calibration]) -> None:
+    clock = MadeUpClock(shop[0], {FIRST: -1.0, SECOND: 4.0, HEAD: 0.5})
+    found = search(*shop, clock, lambda names: False, seconds=60)
+    assert found.integer == frozenset() and found.fastest == {SECOND, HEAD}
+
+
+@pytest.mark.parametrize(("exact", "name", "asks"), [(True, "x86-vnni", False), (False, "x86", True)])
+def test_a_host_whose_products_saturate_is_no_vnni_host(exact: bool, name: str, asks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(targets, "int8_products_are_exact", lambda: exact)
+    monkeypatch.setattr(targets.platform, "machine", lambda: "x86_64")
+    assert target("").name == name
+    assert target("x86-vnni").session.exact_int8 == asks  # the numbers that the variant will have on the target
+    assert not target("x86").session.exact_int8 and not target("arm64").session.exact_int8
 
 
 def test_targets_are_looked_up() -> None:

@@ -2,7 +2,7 @@ from types import ModuleType
 
 import numpy as np
 
-from edgeport_export.quality import Jury
+from edgeport_export.quality import Jury, _joined
 from edgeport_export.trace import finish, trace
 from edgeport_export.wrap import Reference
 from edgeport_runtime import Contract, SessionOptions
@@ -34,3 +34,10 @@ def test_changed_labels_and_the_drop_are_counted(tiny: ModuleType, class_contrac
     assert found.decided["int8"] == found.changed["int8"]
     assert found.drop("int8") == 100 * (right - 1 / 3) and found.drop("fp32") == 0
     assert found.to_dict()["values"]["torch"] == right
+
+
+def test_outputs_of_different_sizes_reach_a_metric_one_by_one() -> None:
+    small, large = np.zeros((1, 2, 3)), np.ones((1, 5, 3))
+    together, apart = _joined([small, small]), _joined([small, large])
+    assert isinstance(together, np.ndarray) and together.shape == (2, 2, 3)
+    assert isinstance(apart, list) and [each.shape for each in apart] == [(1, 2, 3), (1, 5, 3)]

@@ -39,6 +39,11 @@ HEATS = {
 SIZES = {"fp32": 4000, "int8": 1000}
 
 
+def test_a_convolution_of_the_network_itself_is_one_too() -> None:
+    plan = replace(PLAN, findings={name: Finding(multiplications=1) for name in ("Conv", "Conv_1", "up/ConvTranspose", "head.Convolved/Gemm")}, kept_float={})
+    assert "3 of 3 convolutions and 1 of 1 matrix products" in verdict(plan, HEATS, SIZES, None, Budget())
+
+
 def judged(drop: float, metric: str = "accuracy") -> Judgement:
     values = {"torch": Quality(metric=metric, value=0.9, count=50), "int8": Quality(metric=metric, value=0.9 - drop, count=50)}
     return Judgement(qualities=values, changed={"int8": 1}, decided={"int8": 1})
@@ -69,7 +74,6 @@ def test_every_figure_is_in_the_sentence() -> None:
         (replace(PLAN, speedup=1.05), judged(0.0), Budget(), ""),
         (replace(PLAN, speedup=1.049), judged(0.0), Budget(), "because it is not 1.05 times as fast as fp32"),
         (replace(PLAN, speedup=None), judged(0.0), Budget(), "because its speed could not be measured"),
-        (replace(PLAN, integer=()), judged(0.0), Budget(), "because this network has no product that can run as integers"),
         (replace(PLAN, calibration_images=7), judged(0.0), Budget(), "because it was calibrated with 7 images, and 8 are asked for"),
         (replace(PLAN, sqnr_db=29.9), judged(0.0), Budget(), "because its outputs are not within 30 dB of fp32's"),  # 50 images cannot tell half a point
         (replace(PLAN, sqnr_db=29.9), judged(0.0), Budget(max_drop=2.0), ""),

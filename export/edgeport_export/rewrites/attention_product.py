@@ -43,6 +43,8 @@ def attention_parts(graph: onnx.GraphProto, product: onnx.NodeProto) -> Parts | 
     if product.op_type != "MatMul":
         return None
     producers = {out: node for node in graph.node for out in node.output}
+    if set(product.input) & {each.name for each in graph.initializer}:  # softmax times a table of constants is a product like any other
+        return None
     first, second = (producers.get(name) for name in product.input)
     if first is not None and _is_softmax(first):
         return Parts(weights=product.input[0], values=product.input[1])

@@ -12,6 +12,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from .constants import drop_unread
+
 BLOCK = 16
 WIDE = ".wide"  # suffix of a value with the zero channels behind
 
@@ -47,6 +49,4 @@ def _pad(graph: onnx.GraphProto, node: onnx.NodeProto, weight: onnx.TensorProto,
     graph.initializer.extend(numpy_helper.from_array(np.array(value), f"{output}.{name}") for name, value in bounds.items())
     cut = helper.make_node("Slice", [output + WIDE, *(f"{output}.{name}" for name in bounds)], [output], name=f"edgeport/{output}.Slice")
     graph.node.insert(list(graph.node).index(node) + 1, cut)
-    used = {each for each_node in graph.node for each in each_node.input}
-    for unused in [each for each in graph.initializer if each.name not in used]:
-        graph.initializer.remove(unused)
+    drop_unread(graph)

@@ -11,6 +11,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from .constants import drop_unread
+
 
 def is_global_pool(graph: onnx.GraphProto, node: onnx.NodeProto) -> bool:
     """Rule 1. The rank must be known: from the graph's own shapes."""
@@ -38,7 +40,5 @@ def global_pool(model: onnx.ModelProto, names: set[str]) -> dict[str, str]:
             made.append(helper.make_node("Squeeze", [pooled, f"{out}.axes"], [out], name=f"edgeport/{out}.Squeeze"))
         for each in reversed(made):
             graph.node.insert(place, each)
-    used = {name for node in graph.node for name in node.input}
-    for unused in [each for each in graph.initializer if each.name not in used]:
-        graph.initializer.remove(unused)
+    drop_unread(graph)
     return found

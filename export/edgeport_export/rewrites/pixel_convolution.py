@@ -22,6 +22,8 @@ from onnx import helper, numpy_helper
 
 from edgeport_runtime import Pixels
 
+from .constants import drop_unread
+
 REAL = "edgeport.pixels.real"  # the dequantised pixels that the convolution reads
 _CHAIN = ("Mul", "Sub", "Cast", "Transpose")  # from the convolution's input back to the pixels
 
@@ -60,9 +62,7 @@ def pixel_convolution(model: onnx.ModelProto, name: str, pixels: Pixels) -> tupl
     convolution.input[0], convolution.input[1] = REAL, convolution.input[1] + ".pixels"
     for node in chain:
         graph.node.remove(node)
-    used = {each for node in graph.node for each in node.input}
-    for unused in [each for each in graph.initializer if each.name not in used]:
-        graph.initializer.remove(unused)
+    drop_unread(graph)
     return float(-zero * step), float((255 - zero) * step)
 
 

@@ -18,6 +18,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from .constants import drop_unread
+
 FILTERS = 16  # that the kernel works in
 BLOCKS = ".blocks"  # suffix of a value before its positions are put in place
 
@@ -31,9 +33,7 @@ def position_blocks(model: onnx.ModelProto, names: set[str]) -> dict[str, str]:
         found[node.output[0] + BLOCKS] = node.output[0]
         _rewrite(graph, node, constants)
     if found:
-        used = {name for node in graph.node for name in node.input}
-        for unused in [each for each in graph.initializer if each.name not in used]:
-            graph.initializer.remove(unused)
+        drop_unread(graph)
     return found
 
 

@@ -13,6 +13,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from .constants import drop_unread
+
 MOST_CHANNELS = 4  # of a picture; with more channels the dense convolution multiplies too much
 
 
@@ -24,6 +26,8 @@ def separable_fusion(model: onnx.ModelProto) -> tuple[str, str] | None:
     if depthwise is None or depthwise.input[1] not in constants:
         return None
     readers = [node for node in graph.node if depthwise.output[0] in node.input]
+    if depthwise.output[0] in {each.name for each in graph.output}:
+        return None
     if len(readers) != 1 or readers[0].op_type != "Conv" or any(name not in constants for name in readers[0].input[1:]):
         return None
     pointwise = readers[0]
@@ -40,9 +44,7 @@ def separable_fusion(model: onnx.ModelProto) -> tuple[str, str] | None:
     del pointwise.attribute[:]
     pointwise.attribute.extend(each for each in depthwise.attribute if each.name != "group")
     graph.node.remove(depthwise)
-    used = {each for node in graph.node for each in node.input}
-    for unused in [each for each in graph.initializer if each.name not in used]:
-        graph.initializer.remove(unused)
+    drop_unread(graph)
     return depthwise.name, pointwise.name
 
 
