@@ -17,9 +17,11 @@ import statistics
 import subprocess
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -48,11 +50,11 @@ def prepare(name: str, folder: Path) -> None:
     images = pictures(subject, CALIBRATION_IMAGES, seed=100)
     np.save(folder / "images.npy", images)
     module, example = Plain(subject).eval(), torch.from_numpy(images[:2])
-    _attention_of_four_axes()
     plain = {"dynamic_shapes": ({0: "batch", **({1: "height", 2: "width"} if "height" in subject.contract.axes else {})},)}
     # what a script would do: the size it was traced at is the size it runs at, so adaptive pooling is right there
     for file, more, inputs in (("dynamic", plain, example), ("fixed1", {}, example[:1]), ("fixed16", {}, torch.from_numpy(images[:16]))):
-        program = torch.onnx.export(module, (inputs,), dynamo=True, verbose=False, input_names=["pixels"], **more)
+        with _attention_of_four_axes():
+            program = torch.onnx.export(module, (inputs,), dynamo=True, verbose=False, input_names=["pixels"], **more)
         program.save(folder / f"{file}.onnx", external_data=False)
     _quantize(folder, images[:PEERS_IMAGES])
     examples = [Example(source=image, truth=0) for image in images]
@@ -71,8 +73,9 @@ def _plain_db(folder: Path, images: np.ndarray) -> float:
     return float(10 * np.log10(np.sum((exact - exact.mean()) ** 2) / np.sum((exact - rounded) ** 2)))  # as a budget counts it
 
 
-def _attention_of_four_axes() -> None:
-    """torch.onnx.export refuses attention over three axes; a script's author would add the fourth, so the peers get it."""
+@contextmanager
+def _attention_of_four_axes() -> Iterator[None]:
+    """torch.onnx.export refuses attention over three axes; a script's author would add the fourth, so the peers get it, and edgeport does not."""
     from torch.nn import functional
 
     attend = functional.scaled_dot_product_attention
@@ -82,7 +85,8 @@ def _attention_of_four_axes() -> None:
             return attend(query, key, value, *rest, **more)
         return attend(query.unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1), *rest, **more).squeeze(1)
 
-    functional.scaled_dot_product_attention = with_heads
+    with mock.patch.object(functional, "scaled_dot_product_attention", with_heads):
+        yield
 
 
 def _quantize(folder: Path, images: np.ndarray) -> None:
