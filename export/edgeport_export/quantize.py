@@ -31,6 +31,7 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from edgeport_runtime import Contract
+from edgeport_runtime.contract import NARROW_KEY
 
 from .calibration import Limits
 from .multiplications import PRODUCTS
@@ -179,6 +180,8 @@ def quantize(model: onnx.ModelProto, contract: Contract, integer: set[str], limi
     quantizer.quantize_model()
     quantizer.model.topological_sort()
     made: onnx.ModelProto = quantizer.model.model
+    if target.narrow_weights:
+        onnx.helper.set_model_props(made, {NARROW_KEY: "1"})
     keep_steps(made)
     give_floats(made.graph, set(names))
     drop_last_pairs(made)

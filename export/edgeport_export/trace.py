@@ -17,7 +17,7 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor, nn
 
 from edgeport_runtime import Contract
-from edgeport_runtime.contract import METADATA_KEY
+from edgeport_runtime.contract import METADATA_KEY, NARROW_KEY
 
 from .askers import Askers
 from .branches import Branch, broken, frozen_branches
@@ -226,7 +226,7 @@ def finish(model: onnx.ModelProto, contract: Contract) -> bytes:
     del final.graph.output[:]
     final.graph.output.extend(kept)
     precise_mean(final, contract)
-    del final.metadata_props[:]
-    onnx.helper.set_model_props(final, {METADATA_KEY: contract.to_json()})
+    said = {each.key: each.value for each in final.metadata_props if each.key == NARROW_KEY}
+    onnx.helper.set_model_props(final, {METADATA_KEY: contract.to_json(), **said})
     onnx.checker.check_model(final, full_check=True)
     return bytes(final.SerializeToString(deterministic=True))

@@ -14,6 +14,7 @@ Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 DTYPES = ("float32", "float64", "float16", "uint8", "int8", "uint16", "int16", "int32", "int64", "bool")
 CHANNELS = {"RGB": 3, "L": 1}
 METADATA_KEY = "edgeport.contract"
+NARROW_KEY = "edgeport.narrow_weights"  # in int8 graphs whose weights keep to 7 bits, so that no product of theirs saturates
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from .bundle import Bundle
 from .check import CheckReport, check
-from .contract import METADATA_KEY, Contract
+from .contract import METADATA_KEY, NARROW_KEY, Contract
 from .device import SessionOptions, require_onnxruntime
 from .engine import Arrays, Engine
 from .errors import BundleError, FormatError, InputError
@@ -209,7 +209,8 @@ def _load_file(path: Path, options: SessionOptions, precision: str) -> Model:
     except OSError as error:
         raise BundleError(f"{path}: the model cannot be read ({error.strerror})") from error
     contract, reason = _contract(model, path), "a lone file"
-    if options.device == "cpu" and INTEGERS & read_outline(model).operators and not int8_products_are_exact():
+    outline = read_outline(model)
+    if options.device == "cpu" and INTEGERS & outline.operators and NARROW_KEY not in outline.metadata and not int8_products_are_exact():
         options, reason = replace(options, exact_int8=True), f"{reason}; {SATURATES}"
     return Model(Engine(model, contract, options), precision="as stored", reason=reason, bundle=None)
 

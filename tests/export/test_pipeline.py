@@ -18,6 +18,7 @@ from edgeport_export.plan import read_plan
 from edgeport_export.race import Heat
 from edgeport_export.targets import target
 from edgeport_runtime import Bundle, Contract, Output, load
+from edgeport_runtime import model as runtime_model
 from edgeport_runtime.evaluate import Example
 
 pytestmark = pytest.mark.usefixtures("even_race")
@@ -273,10 +274,14 @@ def test_a_network_that_has_no_integer_products_is_exported_without_int8(tiny: M
     assert not (tmp_path / "c").exists()
 
 
-def test_a_plan_brings_its_own_target(tiny: ModuleType, class_contract: Contract, tmp_path: Path) -> None:
+def test_a_plan_brings_its_own_target(tiny: ModuleType, class_contract: Contract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = make(tiny, class_contract, tmp_path / "a", options=ExportOptions(target="x86", insist=True))
     again = make(tiny, class_contract, tmp_path / "b", options=ExportOptions(plan=read_plan(made)))
     assert promised(made) == promised(again)
+    monkeypatch.setattr(runtime_model, "int8_products_are_exact", lambda: False)  # as an old CPU answers
+    for path in (made, made / "model.int8.onnx"):
+        assert not load(path, precision="auto").engine.options.exact_int8  # its weights cannot saturate, in its file alone neither
+    assert load(make(tiny, class_contract, tmp_path / "vnni", options=ExportOptions(target="x86-vnni")) / "model.int8.onnx").engine.options.exact_int8
     with pytest.raises(ExportError, match="made for the target x86, not arm64"):
         make(tiny, class_contract, tmp_path / "c", options=ExportOptions(plan=read_plan(made), target="arm64"))
 
