@@ -106,7 +106,10 @@ def _clipping_divergence(magnitudes: NDArray[np.int64], reach: int) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """What the calibration images did to the graph. `histograms`: by value name. `sha256`: over the shape and pixels of every image."""
+    """What the calibration images did to the graph. `histograms`: by value name. `images`: that differ from each other.
+
+    `sha256`: over the shape and pixels of every image.
+    """
 
     histograms: Mapping[str, Histogram]
     images: int
@@ -136,15 +139,15 @@ def calibrate(
     """Run the examples through the float graph and look at `values`. Raises ImageError for unreadable ones."""
     session = observed(model, values)
     histograms = {name: Histogram() for name in values}
-    digest, images = hashlib.sha256(), 0
+    digest, different = hashlib.sha256(), set[bytes]()
     for arrays in fed(contract, examples):
         pixels = arrays[contract.inputs[0].name]
         digest.update(repr(pixels.shape).encode() + pixels.tobytes())
         for name, value in zip(values, session.run(list(values), arrays), strict=True):
             histograms[name].add(value)
-        images += len(pixels)
+        different |= {hashlib.sha256(image.tobytes()).digest()[:8] for image in pixels}  # a copy teaches nothing
         step(len(pixels))
-    return Calibration(histograms=histograms, images=images, sha256=digest.hexdigest())
+    return Calibration(histograms=histograms, images=len(different), sha256=digest.hexdigest())
 
 
 def observed(model: onnx.ModelProto, values: Sequence[str]) -> Any:

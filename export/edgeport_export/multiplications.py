@@ -13,19 +13,20 @@ from edgeport_runtime import SessionOptions
 from edgeport_runtime.device import onnxruntime, open_session
 from edgeport_runtime.engine import Arrays
 
-PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+RECURRENT = ("GRU", "LSTM", "RNN")
+PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", *RECURRENT)
 INTEGER_PRODUCTS = ("QLinearConv", "ConvInteger", "QGemm", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul")
 
 
 def count_multiplications(model: onnx.ModelProto, inputs: Arrays) -> dict[str, int]:
-    """Multiplications of every convolution and matrix product at the shapes of `inputs`, by node name.
+    """Multiplications of every convolution, matrix product and recurrent layer at the shapes of `inputs`, by node name.
 
     The shapes are read from a real run, because shape inference gives up on computed reshapes.
     """
     nodes = [node for node in model.graph.node if node.op_type in PRODUCTS]
     shapes: dict[str, tuple[int, ...]] = {each.name: tuple(each.dims) for each in model.graph.initializer}
     shapes |= {name: array.shape for name, array in inputs.items()}
-    wanted = sorted({name for node in nodes for name in (node.output[0], *node.input[:2])} - set(shapes))
+    wanted = sorted({name for node in nodes for name in (node.output[0], *node.input[:3]) if name} - set(shapes))
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
     del probe.graph.output[:]
@@ -37,13 +38,29 @@ def count_multiplications(model: onnx.ModelProto, inputs: Arrays) -> dict[str, i
 
 
 def _multiplications(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> int:
-    first, weight, out = shapes[node.input[0]], shapes[node.input[1]], shapes[node.output[0]]
+    if node.op_type == "Einsum":  # one product for every combination of the indices
+        equation = next(each.s.decode() for each in node.attribute if each.name == "equation").replace(" ", "").replace("...", "")
+        return math.prod(_index_sizes(equation.split("->")[0].split(","), [shapes[name] for name in node.input]).values())
+    first, weight = shapes[node.input[0]], shapes[node.input[1]]
+    if node.op_type in RECURRENT:  # (steps, batch, in) by (directions, gates, in), and the state by (directions, gates, hidden)
+        return math.prod(first[:2]) * (math.prod(weight) + math.prod(shapes[node.input[2]]))
+    out = shapes[node.output[0]]
     if node.op_type == "Conv":  # weight (out, in / groups, *kernel): one product of that length for each output value
         return math.prod(out) * math.prod(weight[1:])
     if node.op_type == "ConvTranspose":  # weight (in, out / groups, *kernel): each input value is spread over it
         return math.prod(first) * math.prod(weight[1:])
     transposed = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
     return math.prod(out) * (first[0] if transposed else first[-1])
+
+
+def _index_sizes(terms: list[str], shapes: list[tuple[int, ...]]) -> dict[str, int]:
+    """The size of every index of an Einsum; axes that an ellipsis stands for count as indices of their own, from the last one on."""
+    sizes: dict[str, int] = {}
+    for term, shape in zip(terms, shapes, strict=True):
+        spare = len(shape) - len(term)
+        for index, size in zip([*(f"...{spare - each}" for each in range(spare)), *term], shape, strict=True):
+            sizes[index] = max(size, sizes.get(index, 1))
+    return sizes
 
 
 def integer_nodes(model: bytes) -> set[str]:

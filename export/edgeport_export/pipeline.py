@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.metadata
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -69,8 +70,8 @@ class ExportOptions:
             raise ExportError(f"precisions must include fp32 and be among {', '.join(FILES)}, got {', '.join(self.precisions)}")
         if not self.max_drop >= 0:
             raise ExportError(f"max_drop must be at least 0, got {self.max_drop}")
-        if not self.sqnr_floor_db >= 0:
-            raise ExportError(f"sqnr_floor_db must be at least 0, got {self.sqnr_floor_db}")
+        if not math.isfinite(self.sqnr_floor_db):
+            raise ExportError(f"sqnr_floor_db must be a number of dB, got {self.sqnr_floor_db}")
         if self.calibration_images < 1 or self.race_batch < 1 or not self.planning_seconds >= 0:
             raise ExportError("calibration_images and race_batch must be at least 1, planning_seconds at least 0")
         if self.plan is not None and "int8" not in self.precisions:
@@ -119,6 +120,9 @@ def export_bundle(
     """
     options, out = options or ExportOptions(), Path(out)
     require_classes(contract)
+    for images, which in ((calibration, "calibration"), (held_out, "held_out")):
+        if not isinstance(images, Sequence) or not all(isinstance(each, Example) for each in images):
+            raise ExportError(f"{which} takes a list of edgeport_runtime.evaluate.Example(source=…, truth=…), got {_kind(images)}")
     repair(out)
     require_free(out, force=force)
     wants_int8 = "int8" in options.precisions and bool(calibration or options.insist or options.plan is not None)
@@ -157,6 +161,11 @@ def export_bundle(
         (folder / EVIDENCE).write_text(strict_json(_evidence(made, contract, options), indent=1) + "\n", encoding="utf-8")
         watch("writing", 0, 1)
     return out
+
+
+def _kind(images: Any) -> str:
+    strange = [type(each).__name__ for each in images if not isinstance(each, Example)] if isinstance(images, list | tuple) else []
+    return f"{type(images).__name__}{f' of {strange[0]}' if strange else ''}"
 
 
 def _jury(contract: Contract, reference: Reference, held_out: Sequence[Example], options: ExportOptions) -> Jury | None:
@@ -216,7 +225,7 @@ def _decide(made: _Made, options: ExportOptions) -> None:
     if not plan.verdict:
         sizes = {precision: len(model) for precision, model in made.models.items()}
         words = verdict(plan, made.heats, sizes, made.judgement, options.budget)
-        taken = "int8" if pays(plan, made.judgement, options.budget) else "fp32"
+        taken = "int8" if pays(plan, made.heats, made.judgement, options.budget) else "fp32"
         plan = replace(plan, verdict=words, auto={"precision": taken, "reason": words})
     elif plan.auto["precision"] == "int8" and made.judgement is not None and made.judgement.drop("int8") > options.max_drop:
         raise ExportError(f"the replayed plan does not keep the quality budget: int8 loses {made.judgement.drop('int8'):.3g}, {options.max_drop:g} allowed")

@@ -6,7 +6,7 @@
    single products, the slowest per multiplication first, are tried in float, and stay so where the whole variant gets faster:
    only the whole shows what a change of format in the middle costs. What looks faster is measured twice before it is believed.
 4. Where that is no faster than the float graph, the search starts from there, and tries single products as integers, the largest first.
-   Where none pays, the fastest variant of step 3 is what somebody gets who insists.
+   Where none pays, the fastest of all these is what somebody gets who insists.
 5. Where the quality budget is not kept, the products with the largest errors go back to float until it is.
 """
 
@@ -75,11 +75,8 @@ def search(
     _errors(shop, outcome, time.monotonic() + seconds / 2, watch)
     if clock is not None:
         _speed(shop, clock, outcome, time.monotonic() + seconds / 2, watch)
-        fastest = outcome.integer
         _regrow(shop, clock, outcome, watch)
-        if not outcome.integer:  # nothing pays: whoever insists gets the fastest of what was tried
-            outcome.integer = fastest
-    outcome.fastest = outcome.integer
+    outcome.integer = outcome.fastest = outcome.integer or outcome.fastest  # nothing pays: whoever insists gets the fastest of what was tried
     _quality(shop, outcome, keeps_budget, watch)
     return outcome
 
@@ -120,10 +117,10 @@ def _speed(shop: Workshop, clock: Clock, outcome: Outcome, until: float, watch: 
         challenger = outcome.integer ^ group
         if not challenger:  # somebody may insist on int8, and then one product is the least
             continue
-        old, new = clock.compare(shop.file(outcome.integer), shop.file(challenger))
+        old, new = _compared(shop, clock, outcome.integer, challenger)
         floats, integers = (old, new) if back else (new, old)
         outcome.slower |= dict.fromkeys(group, floats / integers)
-        if new < MARGIN * old and _again(shop, clock, outcome.integer, challenger):
+        if new < MARGIN * old:
             outcome.integer = challenger
             what = "it is" if len(group) == 1 else f"these {len(group)} are"
             outcome.reasons |= dict.fromkeys(group, f"time: {what} faster in float, {floats:.3f} against {integers:.3f} ms for the whole variant")
@@ -132,10 +129,10 @@ def _speed(shop: Workshop, clock: Clock, outcome: Outcome, until: float, watch: 
             refused += 1
 
 
-def _again(shop: Workshop, clock: Clock, incumbent: Names, challenger: Names) -> bool:
-    """A second look at what seemed faster: over many comparisons some are faster by luck."""
+def _compared(shop: Workshop, clock: Clock, incumbent: Names, challenger: Names) -> tuple[float, float]:
+    """Milliseconds of both. What seems faster is looked at again, and that counts: over many comparisons some are faster by luck."""
     old, new = clock.compare(shop.file(incumbent), shop.file(challenger))
-    return new < MARGIN * old
+    return clock.compare(shop.file(incumbent), shop.file(challenger)) if new < MARGIN * old else (old, new)
 
 
 def _regrow(shop: Workshop, clock: Clock, outcome: Outcome, watch: Watch) -> None:
@@ -146,17 +143,20 @@ def _regrow(shop: Workshop, clock: Clock, outcome: Outcome, watch: Watch) -> Non
         if integers < MARGIN * floats:
             return
     whole, outcome.integer, refused = outcome.integer, none, 0
+    outcome.fastest, least = whole, (integers / floats if whole else float("inf"))
     for index, name in enumerate(sorted(shop.possible, key=lambda each: -shop.multiplications[each])):
         if refused >= PATIENCE:
             break
         watch("looking for products that pay by themselves", index, len(shop.possible))
         grown = outcome.integer | {name}
-        old, new = clock.compare(shop.file(outcome.integer), shop.file(grown))
+        old, new = _compared(shop, clock, outcome.integer, grown)
         outcome.slower[name] = old / new
-        if new < MARGIN * old and _again(shop, clock, outcome.integer, grown):
+        if new < MARGIN * old:
             outcome.integer, refused = grown, 0
         else:
             refused += 1
+            if not outcome.integer and new / old < least:  # one product by itself
+                outcome.fastest, least = grown, new / old
             outcome.reasons[name] = f"time: float takes {old:.3f} ms, as integers {new:.3f} ms for the whole variant"
     outcome.reasons |= dict.fromkeys(whole - outcome.integer - set(outcome.reasons), "time: the variant that has it as integers is slower than fp32")
 

@@ -39,11 +39,15 @@ def load_metric(name: str) -> Metric:
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """Each engine's metric, and for classifiers how many labels differ from PyTorch's. `decided`: those that were no tie in PyTorch."""
+    """Each engine's metric, and for classifiers how many labels differ from PyTorch's. `decided`: those that were no tie in PyTorch.
+
+    `outputs`: that the network has.
+    """
 
     qualities: Mapping[str, Quality]
     changed: Mapping[str, int]
     decided: Mapping[str, int]
+    outputs: int = 1
 
     def drop(self, precision: str) -> float:
         """What the precision costs against PyTorch, in the unit of `Jury.unit`. Negative where it gained."""
@@ -80,15 +84,24 @@ def blind(quality: Quality, max_drop: float) -> bool:
     return quality.metric == "accuracy" and 100 / max(1, quality.count) > max_drop
 
 
+def trusted(quality: Quality, outputs: int, max_drop: float) -> bool:
+    """Whether the metric decides alone: it can tell the budget, and looks at every output. A task's own metric looks at the first one."""
+    return not blind(quality, max_drop) and (outputs == 1 or quality.metric not in ("accuracy", "psnr_db"))
+
+
 class Jury:
     """Judges engines on the same examples as PyTorch, which is asked once. `metric`: the user's own, else the task's.
 
-    Raises ExportError where there is neither.
+    Raises ExportError where there is neither, or where the truth of a classifier's image is none of its classes.
     """
 
     def __init__(self, contract: Contract, reference: Reference, examples: Sequence[Example], metric: tuple[str, Metric] | None = None) -> None:
         if metric is None and contract.task not in METRIC_TASKS:
             raise ExportError(f"a model of the task {contract.task!r} has no metric that edgeport knows: name one with --metric my.module:function")
+        classes = contract.outputs[0].shape[-1]
+        strange = [each.truth for each in examples if not (isinstance(each.truth, int | np.integer) and 0 <= each.truth < int(classes))]
+        if metric is None and contract.task == "classification" and strange:
+            raise ExportError(f"the truth of a held-out image must be the index of its class, 0 to {int(classes) - 1}, got {strange[0]!r}")
         self.contract = contract
         self.reference = reference
         self.examples = examples
@@ -128,4 +141,5 @@ class Jury:
             qualities=qualities,
             changed={name: len(indices) for name, indices in moved.items()},
             decided={name: sum(self.torch.margins[i] > TIE for i in indices) for name, indices in moved.items()},
+            outputs=len(self.contract.outputs),
         )

@@ -20,7 +20,7 @@ from .multiplications import integer_nodes, share
 from .plan import Plan
 from .planning import Outcome, search
 from .progress import Watch, counting
-from .quality import Jury, blind, drop
+from .quality import Jury, drop, trusted
 from .quantize import observed_values
 from .race import Contender, Heat, Stopwatch, race
 from .targets import Target
@@ -195,7 +195,7 @@ def _planning_batch(shop: Workshop, batch: int) -> int:
 def _keeps(shop: Workshop, names: Names, jury: Jury | None, budget: Budget) -> bool:
     if jury is None:
         return shop.sqnr_db(names) >= budget.sqnr_floor_db
-    if blind(jury.torch, budget.max_drop) and shop.sqnr_db(names) < budget.sqnr_floor_db:
+    if not trusted(jury.torch, len(shop.contract.outputs), budget.max_drop) and shop.sqnr_db(names) < budget.sqnr_floor_db:
         return False
     engine = Engine(shop.file(names).read_bytes(), shop.contract, shop.target.session)
     return drop(jury.torch, jury.measure(engine)) <= budget.max_drop

@@ -34,7 +34,7 @@ from edgeport_runtime import Contract
 from edgeport_runtime.contract import NARROW_KEY
 
 from .calibration import Limits
-from .multiplications import PRODUCTS
+from .multiplications import PRODUCTS, RECURRENT
 from .rewrites.attention_product import LAYOUT, attention_parts, attention_product, keep_steps
 from .rewrites.channel_padding import channel_padding
 from .rewrites.constants import drop_unread
@@ -85,6 +85,8 @@ def candidates(model: onnx.ModelProto, target: Target) -> tuple[list[str], dict[
 
 def _refusal(graph: onnx.GraphProto, node: onnx.NodeProto, constants: set[str], target: Target) -> str:
     """Why the product has no integer kernel, or none that pays; empty where it has one."""
+    if node.op_type in ("Einsum", *RECURRENT):
+        return f"onnxruntime has no integer kernel for {node.op_type}"
     if node.input[0] in constants:
         return "constants times an activation, for which onnxruntime has no integer kernel"
     if node.input[1] not in constants and attention_parts(graph, node) is None:

@@ -3,32 +3,43 @@
 from collections.abc import Mapping
 
 from .plan import Plan
-from .quality import Judgement, blind, unit
+from .quality import Judgement, blind, trusted, unit
 from .quantization import LEAST_IMAGES, WORTH_IT, Budget
 from .race import Heat
 
 
-def pays(plan: Plan, judgement: Judgement | None, budget: Budget) -> bool:
-    """Whether int8 is faster than fp32 by enough, and inside the budget."""
+def pays(plan: Plan, heats: Mapping[int, Mapping[str, Heat]], judgement: Judgement | None, budget: Budget) -> bool:
+    """Whether int8 is faster than fp32 by enough, no slower on one image alone, and inside the budget."""
     if plan.speedup is None or plan.speedup < WORTH_IT:
+        return False
+    if _slower_alone(heats):
         return False
     if plan.calibration_images < LEAST_IMAGES or not _near_enough(plan, judgement, budget):
         return False
     return judgement is None or judgement.drop("int8") <= budget.max_drop
 
 
+def _slower_alone(heats: Mapping[int, Mapping[str, Heat]]) -> bool:
+    return 1 in heats and heats[1]["int8"].quiet_ms > WORTH_IT * heats[1]["fp32"].quiet_ms
+
+
 def _near_enough(plan: Plan, judgement: Judgement | None, budget: Budget) -> bool:
     """Where nothing better judges int8, its outputs must be near fp32's at the contract's own size. Of other sizes the words tell."""
-    if judgement is not None and not blind(judgement.qualities["torch"], budget.max_drop):
+    if judgement is not None and trusted(judgement.qualities["torch"], judgement.outputs, budget.max_drop):
         return True
     return plan.sqnr_db >= budget.sqnr_floor_db
 
 
 def verdict(plan: Plan, heats: Mapping[int, Mapping[str, Heat]], sizes: Mapping[str, int], judgement: Judgement | None, budget: Budget) -> str:
     """One paragraph: what runs as integers, speed, size, load time, memory, quality; and the decision."""
-    said = [_integers(plan), *_speed(plan, heats), f"the file is {sizes['fp32'] / sizes['int8']:.2f} times smaller"]
+    said = [_integers(plan), *_speed(plan, heats), _file(sizes)]
     said += _quality(plan, judgement, budget)
-    return f"{'int8 is taken' if pays(plan, judgement, budget) else _why_not(plan, judgement, budget)}: {'; '.join(said)}"
+    return f"{'int8 is taken' if pays(plan, heats, judgement, budget) else _why_not(plan, heats, judgement, budget)}: {'; '.join(said)}"
+
+
+def _file(sizes: Mapping[str, int]) -> str:
+    ratio = sizes["fp32"] / sizes["int8"]
+    return f"the file is {ratio:.2f} times smaller" if ratio >= 1 else f"the file is {1 / ratio:.2f} times larger"
 
 
 def _integers(plan: Plan) -> str:
@@ -64,15 +75,18 @@ def _quality(plan: Plan, judgement: Judgement | None, budget: Budget) -> list[st
     if judgement is None:
         return [f"{near} ({asked}; there were no held-out images to judge it on)"]
     torch, int8 = judgement.qualities["torch"], judgement.qualities["int8"]
-    few = f" ({asked}, because one image weighs more than {budget.max_drop:g} points)" if blind(torch, budget.max_drop) else ""
-    return [f"{near}{few}", f"{int8} on {int8.count} held-out images against PyTorch's {torch}"]
+    why = f"one image weighs more than {budget.max_drop:g} points" if blind(torch, budget.max_drop) else "the metric looks at the first output alone"
+    floor = "" if trusted(torch, judgement.outputs, budget.max_drop) else f" ({asked}, because {why})"
+    return [f"{near}{floor}", f"{int8} on {int8.count} held-out images against PyTorch's {torch}"]
 
 
-def _why_not(plan: Plan, judgement: Judgement | None, budget: Budget) -> str:
+def _why_not(plan: Plan, heats: Mapping[int, Mapping[str, Heat]], judgement: Judgement | None, budget: Budget) -> str:
     if plan.speedup is None:
         return "int8 is not taken by itself, because its speed could not be measured"
     if plan.speedup < WORTH_IT:
         return f"int8 is not taken, because it is not {WORTH_IT:g} times as fast as fp32"
+    if _slower_alone(heats):
+        return "int8 is not taken, because it is slower than fp32 on one image alone"
     if plan.calibration_images < LEAST_IMAGES:
         return f"int8 is not taken by itself, because it was calibrated with {plan.calibration_images} images, and {LEAST_IMAGES} are asked for"
     if judgement is not None and judgement.drop("int8") > budget.max_drop:

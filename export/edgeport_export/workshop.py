@@ -96,12 +96,16 @@ def _outputs(model: onnx.ModelProto, probes: list[Arrays], target: Target) -> li
 
 
 def _sqnr_db(expected: list[NDArray[Any]], got: list[NDArray[Any]]) -> float:
-    """The signal is what differs from the output's mean: a constant, such as the bias of a depth in metres, would hide any error.
+    """The signal is what differs from image to image: what an output always holds, such as the bias of a depth in metres, would hide any error.
 
-    An error that is no number is the largest there is.
+    Each list: (N, …), images along the first axis. Of sizes that only one image has, it is what differs from the output's mean. An error that is
+    no number is the largest there is.
     """
-    mean = sum(float(np.sum(each, dtype=np.float64)) for each in expected) / max(1, sum(each.size for each in expected))
-    signal = sum(float(np.sum(np.square(each.astype(np.float64) - mean))) for each in expected)
+    sizes: dict[tuple[int, ...], list[NDArray[np.float64]]] = {}
+    for each in expected:
+        sizes.setdefault(each.shape[1:], []).append(each.astype(np.float64))
+    alike = [np.concatenate(rows) for rows in sizes.values()]
+    signal = sum(float(np.sum(np.square(rows - (rows.mean(axis=0) if len(rows) > 1 else rows.mean())))) for rows in alike)
     error = sum(float(np.sum(np.square(a.astype(np.float64) - b.astype(np.float64)))) for a, b in zip(expected, got, strict=True))
     if not error:
         return float("inf")

@@ -58,7 +58,7 @@ def prepare(name: str, folder: Path) -> None:
         program.save(folder / f"{file}.onnx", external_data=False)
     _quantize(folder, images[:PEERS_IMAGES])
     examples = [Example(source=image, truth=0) for image in images]
-    options = ExportOptions(insist=True, sqnr_floor_db=max(0.0, min(SQNR_FLOOR_DB, _plain_db(folder, images[:PEERS_IMAGES]))))
+    options = ExportOptions(insist=True, sqnr_floor_db=min(SQNR_FLOOR_DB, _plain_db(folder, images[:PEERS_IMAGES])))
     export_bundle(subject.network, subject.contract, folder / "bundle", name=name, calibration=examples, options=options, force=True)
 
 
@@ -70,7 +70,7 @@ def _plain_db(folder: Path, images: np.ndarray) -> float:
         onnxruntime.InferenceSession(folder / f"{file}.onnx", providers=["CPUExecutionProvider"]).run(None, {"pixels": images})[0].astype(np.float64)
         for file in ("dynamic", "u8s8")
     )
-    return float(10 * np.log10(np.sum((exact - exact.mean()) ** 2) / np.sum((exact - rounded) ** 2)))  # as a budget counts it
+    return float(10 * np.log10(np.sum((exact - exact.mean(axis=0)) ** 2) / np.sum((exact - rounded) ** 2)))  # as a budget counts it
 
 
 @contextmanager

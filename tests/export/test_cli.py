@@ -268,7 +268,7 @@ def test_diff(bundle: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.Cap
         (["{package}:network", "--size", "8x8", "--dynamic", "height=16..64"], "the height of 'pixels' is 8 px, which is not within its own range 16..64"),
         (["{package}:network", "--size", "8x8", "--mean", "nan,0,0"], "pixels.mean and pixels.std must be finite"),
         (["{package}:network", "--size", "8x8", "--resize", "letterbox:5"], "only crop takes a number of pixels"),
-        (["{package}:network", "--size", "8x8", "--sqnr-floor", "nan"], "sqnr_floor_db must be at least 0"),
+        (["{package}:network", "--size", "8x8", "--sqnr-floor", "nan"], "sqnr_floor_db must be a number of dB, got nan"),
         (["{package}:network", "--transforms", "ResNet50_Weights.IMAGENET1K_V2", "--grey"], "--transforms says everything about the pixels"),
         (["{package}:network", "--contract", "gone.json"], "the contract cannot be read"),
         (["{package}:network", "--transforms", "Nothing_Weights.X"], "expected a weights object of torchvision.models"),

@@ -28,6 +28,8 @@ def model(nodes: list[onnx.NodeProto], weights: dict[str, tuple[int, ...]], out:
         ("Gemm", (20, 7), {}, (3, 20), 3 * 7 * 20),
         ("Gemm", (20, 7), {"transA": 1}, (20, 3), 3 * 7 * 20),
         ("MatMul", (5, 9), {}, (2, 4, 5), 2 * 4 * 9 * 5),
+        ("Einsum", (5, 9), {"equation": "bij,jk->bik"}, (2, 4, 5), 2 * 4 * 9 * 5),
+        ("Einsum", (2, 9, 5), {"equation": "...ij, ...kj -> ...ik"}, (2, 4, 5), 2 * 4 * 9 * 5),
     ],
 )
 def test_counts_by_hand(op: str, weight: tuple[int, ...], attributes: dict[str, object], x: tuple[int, ...], count: int) -> None:
@@ -42,6 +44,14 @@ def test_a_product_of_two_activations_and_a_chain() -> None:
         helper.make_node("MatMul", ["m", "w"], ["y"], "b"),
     ]
     assert count_multiplications(model(nodes, {"w": (4, 2)}, "y"), {"x": np.zeros((4, 6), np.float32)}) == {"a": 4 * 4 * 6, "b": 4 * 2 * 4}
+
+
+@pytest.mark.parametrize(("op", "gates"), [("GRU", 3), ("LSTM", 4), ("RNN", 1)])
+def test_a_recurrent_layer_multiplies_its_input_and_its_state_at_every_step(op: str, gates: int) -> None:
+    steps, batch, size, hidden = 7, 2, 5, 6
+    node = helper.make_node(op, ["x", "w", "r"], ["", "y"], "n", hidden_size=hidden)
+    built = model([node], {"w": (1, gates * hidden, size), "r": (1, gates * hidden, hidden)}, "y")
+    assert count_multiplications(built, {"x": np.zeros((steps, batch, size), np.float32)}) == {"n": steps * batch * gates * hidden * (size + hidden)}
 
 
 def test_share() -> None:

@@ -274,6 +274,27 @@ def test_a_network_that_has_no_integer_products_is_exported_without_int8(tiny: M
     assert not (tmp_path / "c").exists()
 
 
+def test_copies_of_one_image_are_one_image(tiny: ModuleType, class_contract: Contract, tmp_path: Path) -> None:
+    out = make(tiny, class_contract, tmp_path / "b", calibration=tiny.brightness_examples(1, seed=0) * 20)
+    assert "int8 is not taken by itself, because it was calibrated with 1 images, and 8 are asked for" in Bundle(out).manifest.auto["reason"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"calibration": [np.zeros((16, 16, 3), np.uint8)]}, r"calibration takes a list of .*Example\(source=…, truth=…\), got list of ndarray"),
+        ({"calibration": np.zeros((2, 16, 16, 3), np.uint8)}, "got ndarray"),
+        ({"held_out": "photos"}, "held_out takes a list of .*, got str"),
+        ({"held_out": [Example(source=np.zeros((16, 16, 3), np.uint8), truth=3)]}, "must be the index of its class, 0 to 2, got 3"),
+        ({"held_out": [Example(source=np.zeros((16, 16, 3), np.uint8), truth="dark")]}, "must be the index of its class, 0 to 2, got 'dark'"),
+    ],
+)
+def test_images_that_are_none_are_refused(tiny: ModuleType, class_contract: Contract, tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ExportError, match=said):
+        make(tiny, class_contract, tmp_path / "b", **changes)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_plan_brings_its_own_target(tiny: ModuleType, class_contract: Contract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = make(tiny, class_contract, tmp_path / "a", options=ExportOptions(target="x86", insist=True))
     again = make(tiny, class_contract, tmp_path / "b", options=ExportOptions(plan=read_plan(made)))

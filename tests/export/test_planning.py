@@ -64,7 +64,16 @@ def test_what_is_slower_as_integers_stays_float(shop: tuple[Workshop, Calibratio
 def test_where_none_pays_one_is_left_for_whoever_insists(shop: tuple[Workshop, Calibration]) -> None:
     clock = MadeUpClock(shop[0], {FIRST: -3.0, SECOND: -1.0, HEAD: -0.5})
     found = search(*shop, clock, lambda names: True, seconds=60)
-    assert len(found.integer) == 1 and set(found.reasons) == {FIRST, SECOND, HEAD} - found.integer
+    assert found.integer == {HEAD} and set(found.reasons) == {FIRST, SECOND}  # which loses least
+
+
+def test_one_product_alone_may_lose_less_than_what_was_left(shop: tuple[Workshop, Calibration]) -> None:
+    class Together(MadeUpClock):
+        def _time(self, path: Path) -> float:
+            names = next(names for names, file in self.shop._files.items() if file == path)
+            return 10.0 + {frozenset[str](): 0.0, frozenset([FIRST]): 0.1}.get(names, 5.0)
+
+    assert search(*shop, Together(shop[0], {}), lambda names: True, seconds=60).integer == {FIRST}
 
 
 def test_the_worst_products_go_first_until_the_budget_is_kept(shop: tuple[Workshop, Calibration]) -> None:

@@ -39,6 +39,21 @@ HEATS = {
 SIZES = {"fp32": 4000, "int8": 1000}
 
 
+def test_what_is_slower_on_one_image_alone_is_not_taken() -> None:
+    slow = {**HEATS, 1: {"fp32": Heat(median_ms=0.6, rounds_ms=(0.6,)), "int8": Heat(median_ms=0.64, rounds_ms=(0.64,))}}
+    assert not pays(PLAN, slow, None, Budget())
+    said = verdict(PLAN, slow, {"fp32": 1000, "int8": 4000}, None, Budget())
+    assert said.startswith("int8 is not taken, because it is slower than fp32 on one image alone: ") and "the file is 4.00 times larger" in said
+
+
+def test_outputs_that_the_metric_does_not_see_are_held_to_the_floor() -> None:
+    far, several = replace(PLAN, sqnr_db=-0.5), replace(judged(0.0), outputs=2)
+    budget = Budget(max_drop=2.0)  # that 50 images can tell
+    assert pays(far, HEATS, judged(0.0), budget) and not pays(far, HEATS, several, budget)
+    assert "(at least 30 dB asked for: missed, because the metric looks at the first output alone)" in verdict(far, HEATS, SIZES, several, budget)
+    assert pays(far, HEATS, replace(judged(0.0, "my:own"), outputs=2), budget)  # which is given every output
+
+
 def test_a_convolution_of_the_network_itself_is_one_too() -> None:
     plan = replace(PLAN, findings={name: Finding(multiplications=1) for name in ("Conv", "Conv_1", "up/ConvTranspose", "head.Convolved/Gemm")}, kept_float={})
     assert "3 of 3 convolutions and 1 of 1 matrix products" in verdict(plan, HEATS, SIZES, None, Budget())
@@ -84,7 +99,7 @@ def test_every_figure_is_in_the_sentence() -> None:
     ],
 )
 def test_it_is_taken_only_where_it_pays_and_the_reason_is_said(plan: Plan, judgement: Judgement | None, budget: Budget, said: str) -> None:
-    assert pays(plan, judgement, budget) == (not said)
+    assert pays(plan, HEATS, judgement, budget) == (not said)
     words = verdict(plan, HEATS, SIZES, judgement, budget)
     floor_counts = judgement is None or blind(judgement.qualities["torch"], budget.max_drop)
     assert (": missed" in words) == (floor_counts and plan.sqnr_db < budget.sqnr_floor_db)
