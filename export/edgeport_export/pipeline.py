@@ -119,10 +119,7 @@ def export_bundle(
     Raises OutputError where `out` exists, ParityError where fp32 disagrees with PyTorch, ExportError and its kin otherwise.
     """
     options, out = options or ExportOptions(), Path(out)
-    require_classes(contract)
-    for images, which in ((calibration, "calibration"), (held_out, "held_out")):
-        if not isinstance(images, Sequence) or not all(isinstance(each, Example) for each in images):
-            raise ExportError(f"{which} takes a list of edgeport_runtime.evaluate.Example(source=…, truth=…), got {_kind(images)}")
+    _require_sense(contract, calibration, held_out)
     repair(out)
     require_free(out, force=force)
     wants_int8 = "int8" in options.precisions and bool(calibration or options.insist or options.plan is not None)
@@ -161,6 +158,14 @@ def export_bundle(
         (folder / EVIDENCE).write_text(strict_json(_evidence(made, contract, options), indent=1) + "\n", encoding="utf-8")
         watch("writing", 0, 1)
     return out
+
+
+def _require_sense(contract: Contract, calibration: Any, held_out: Any) -> None:
+    """Raises ContractError for a classifier of one class, ExportError where images are no examples."""
+    require_classes(contract)
+    for images, which in ((calibration, "calibration"), (held_out, "held_out")):
+        if not isinstance(images, Sequence) or not all(isinstance(each, Example) for each in images):
+            raise ExportError(f"{which} takes a list of edgeport_runtime.evaluate.Example(source=…, truth=…), got {_kind(images)}")
 
 
 def _kind(images: Any) -> str:
