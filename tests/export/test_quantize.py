@@ -14,11 +14,12 @@ from torch.nn import functional as F
 from edgeport_export.calibration import calibrate, fed
 from edgeport_export.quantization import calibration_sample
 from edgeport_export.quantize import candidates, observed_values, preprocess, quantize, sources
+from edgeport_export.sweep import measured_cost
 from edgeport_export.targets import TARGETS
 from edgeport_export.trace import finish, trace
 from edgeport_export.workshop import Workshop, _sqnr_db
 from edgeport_models import AttentionNet, network
-from edgeport_runtime import Contract, Output, SessionOptions
+from edgeport_runtime import Contract, Output, Range, SessionOptions
 from edgeport_runtime.device import open_session
 from edgeport_runtime.evaluate import Example
 
@@ -143,6 +144,25 @@ def test_products_in_float64_stay_so_and_answers_in_float64_are_measured(tiny: M
         shop.probes = list(fed(contract, examples))
         shop.limits = calibrate(shop.prepared, observed_values(shop.prepared, VNNI), contract, examples).limits("minmax")
         assert 20 < shop.sqnr_db(shop.possible) < 100
+
+
+class Branching(nn.Module):
+    """Asks its values, not its sizes, while it runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        return self.head(torch.cond(x.mean() > 0, lambda each: each.relu(), lambda each: each * 2, (x,)).mean((2, 3)))
+
+
+def test_a_graph_that_branches_while_it_runs_is_costed_and_left_in_float(class_contract: Contract) -> None:
+    contract = replace(class_contract, axes={**class_contract.axes, "batch": Range(low=1, high=1)})
+    assert measured_cost(Branching().eval(), contract)({"batch": 1, "height": 16, "width": 16}) > 0
+    possible, never = candidates(preprocess(trace(Branching().eval(), contract).model), VNNI)
+    assert possible == [] and len(never) == 2 and all("branches or loops while it runs" in reason for reason in never.values())
 
 
 def test_the_root_logger_is_left_as_it_was(tiny: ModuleType, class_contract: Contract) -> None:
