@@ -1,5 +1,6 @@
 """Rewrites against PyTorch in float64, at sizes the graph was not traced at."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -178,16 +179,31 @@ def test_attention_of_any_rank(lead: tuple[int, ...], options: dict[str, Any]) -
     np.testing.assert_allclose(session.run(None, {"a": query.numpy(), "b": key.numpy(), "c": value.numpy()})[0], expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("boolean", [True, False])
-def test_attention_with_a_mask(boolean: bool) -> None:
+@pytest.mark.parametrize("lead", [(2,), (2, 3)])
+@pytest.mark.parametrize("kind", ["boolean", "added", "forbidding"])
+def test_attention_with_a_mask(lead: tuple[int, ...], kind: str) -> None:
+    """The third of five queries may look at nothing, where the mask can say so."""
     generator = torch.Generator().manual_seed(1)
-    query, key, value = (torch.randn((2, length, 8), generator=generator) for length in (5, 7, 7))
-    mask = torch.rand((5, 7), generator=generator)
-    mask = mask > 0.3 if boolean else mask
+    query, key, value = (torch.randn((*lead, length, 8), generator=generator) for length in (5, 7, 7))
+    numbers = torch.rand((5, 7), generator=generator)
+    allowed = (numbers > 0.3) & (torch.arange(5) != 2)[:, None]
+    mask = {"boolean": allowed, "added": numbers, "forbidding": torch.where(allowed, numbers, -math.inf)}[kind]
     session = exported(Attention(), (query, key, value, mask), None)
-    expected = F.scaled_dot_product_attention(query.double(), key.double(), value.double(), attn_mask=mask if boolean else mask.double()).numpy()
+    exact = F.scaled_dot_product_attention(query.double(), key.double(), value.double(), attn_mask=mask if kind == "boolean" else mask.double())
+    assert (exact[..., 2, :] == 0).all() == (kind != "added")
     got = session.run(None, {"a": query.numpy(), "b": key.numpy(), "c": value.numpy(), "d": mask.numpy()})[0]
-    np.testing.assert_allclose(got, expected, atol=1e-6)
+    np.testing.assert_allclose(got, exact.numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("lead", [(), (2,)])
+@pytest.mark.parametrize(("heads", "shared"), [(6, 2), (4, 1), (3, 3)])
+def test_attention_whose_heads_share_keys_and_values(lead: tuple[int, ...], heads: int, shared: int) -> None:
+    generator = torch.Generator().manual_seed(2)
+    query, key, value = (torch.randn((*lead, *size, 8), generator=generator) for size in ((heads, 5), (shared, 7), (shared, 7)))
+    session = exported(Attention(enable_gqa=True), (query, key, value), None)
+    spread = [each.double().repeat_interleave(heads // shared, dim=-3) for each in (key, value)]
+    expected = F.scaled_dot_product_attention(query.double(), *spread).numpy()
+    np.testing.assert_allclose(session.run(None, {"a": query.numpy(), "b": key.numpy(), "c": value.numpy()})[0], expected, atol=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore:.*shares the same shape constraints")

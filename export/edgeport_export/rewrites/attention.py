@@ -1,9 +1,11 @@
-"""Scaled-dot-product attention of any rank.
+"""Scaled-dot-product attention of any rank, written out: softmax(scale · query · keyᵀ + mask) · value.
 
-The exporter's translation (onnxscript 0.7.2) refuses anything but four axes, while PyTorch takes (…, length, channels):
+The exporter's translation (onnxscript 0.7.2) refuses anything but four axes, while PyTorch takes (…, length, channels), and gives other numbers
+than PyTorch where a mask forbids a query everything: the mean of the values, or NaN.
 
-1. Four axes: the exporter's own translation.
-2. Otherwise softmax(scale · query · keyᵀ + mask) · value, written out; the scale is applied to the query, which is the smaller product.
+1. The scale is applied to the query, which is the smaller product.
+2. Key and value heads that several query heads share (`enable_gqa`) are repeated, each one for the query heads that follow one another.
+3. A query that its mask forbids everything gives zeros, as in PyTorch since 2.5, and not softmax's 0 / 0.
 """
 
 import math
@@ -12,7 +14,6 @@ from typing import Any
 import onnxscript
 import torch
 from onnx_ir import DataType
-from onnxscript.function_libs.torch_lib.ops.nn import aten_scaled_dot_product_attention
 
 BOOL = DataType.BOOL
 op: Any = onnxscript.opset20  # its annotations know only constants, not the values of a graph
@@ -28,22 +29,40 @@ def scaled_dot_product_attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Any:
-    """aten::scaled_dot_product_attention on (…, length, channels)."""
-    if len(query.shape) == 4:
-        return aten_scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
+    """aten::scaled_dot_product_attention on (…, length, channels). Dropout is none of a trained network's."""
+    rank = len(key.shape)
+    if enable_gqa:
+        key, value = (_repeated(each, query.shape[-3]) for each in (key, value))
     factor = scale if scale is not None else 1 / math.sqrt(query.shape[-1])
-    scaled = op.Mul(query, op.CastLike(op.Constant(value_float=factor), query))
-    last, order = len(key.shape) - 1, list(range(len(key.shape)))
-    scores = op.MatMul(scaled, op.Transpose(key, perm=[*order[:-2], last, last - 1]))  # (…, L, S)
+    scaled = op.Mul(query, _like(factor, query))
+    scores = op.MatMul(scaled, op.Transpose(key, perm=[*range(rank - 2), rank - 1, rank - 2]))  # (…, L, S)
     if is_causal:
-        lower = op.Trilu(op.Expand(op.Constant(value_float=1.0), op.Shape(scores, start=-2)), upper=0)
-        attn_mask = op.Cast(lower, to=9)  # bool
-    if attn_mask is not None:
-        bias = attn_mask
-        if is_causal or attn_mask.dtype == BOOL:
-            bias = op.Where(attn_mask, op.CastLike(op.Constant(value_float=0.0), scores), op.CastLike(op.Constant(value_float=-math.inf), scores))
-        scores = op.Add(scores, bias)
-    return op.MatMul(op.Softmax(scores, axis=-1), value)
+        allowed = op.Cast(op.Trilu(op.Expand(op.Constant(value_float=1.0), op.Shape(scores, start=-2)), upper=0), to=BOOL)
+        return op.MatMul(op.Softmax(op.Add(scores, _bias(allowed, scores)), axis=-1), value)
+    if attn_mask is None:
+        return op.MatMul(op.Softmax(scores, axis=-1), value)
+    bias = _bias(attn_mask, scores) if attn_mask.dtype == BOOL else attn_mask
+    out = op.MatMul(op.Softmax(op.Add(scores, bias), axis=-1), value)
+    forbidden = op.Equal(op.ReduceMax(bias, op.Constant(value_ints=[-1]), keepdims=1), _like(-math.inf, bias))  # (…, L, 1)
+    return op.Where(forbidden, _like(0.0, out), out)
+
+
+def _repeated(heads: Any, count: int) -> Any:
+    """(…, few heads, length, channels) -> (…, count, length, channels). Rule 2."""
+    *lead, few, _, channels = heads.shape
+    if few == count:
+        return heads
+    axis = op.Constant(value_ints=[-3])
+    spread = op.Expand(op.Unsqueeze(heads, axis), op.Constant(value_ints=[count // few, 1, 1]))  # (…, few, count / few, length, channels)
+    return op.Reshape(spread, op.Constant(value_ints=[*(0 for _ in lead), count, -1, channels]))
+
+
+def _bias(allowed: Any, scores: Any) -> Any:
+    return op.Where(allowed, _like(0.0, scores), _like(-math.inf, scores))
+
+
+def _like(number: float, value: Any) -> Any:
+    return op.CastLike(op.Constant(value_float=number), value)
 
 
 TRANSLATIONS = {torch.ops.aten.scaled_dot_product_attention.default: scaled_dot_product_attention}
