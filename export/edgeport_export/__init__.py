@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .contracts import ImageTask, image_contract, parse_axes
     from .errors import AxisError, ExportError, NetworkFailure, OutputError, ParityError, PreflightError
+    from .options import ExportOptions
     from .parity import Parity, measure_parity
-    from .pipeline import ExportOptions, export_bundle
+    from .pipeline import export_bundle
     from .source import Source, load_factory, load_source
     from .verification import Verification, verify
 
@@ -26,7 +27,7 @@ _ROOMS = {
     "PreflightError": "errors",
     "Parity": "parity",
     "measure_parity": "parity",
-    "ExportOptions": "pipeline",
+    "ExportOptions": "options",
     "export_bundle": "pipeline",
     "Source": "source",
     "load_factory": "source",

@@ -117,7 +117,7 @@ def export(
 ) -> None:
     """Make a bundle from a network: fp32 and int8, compared with PyTorch, with golden cases and evidence."""
     from .export_job import ExportJob, Said, run_export
-    from .pipeline import ExportOptions
+    from .options import ExportOptions
 
     told = {"mean": mean, "std": std, "resize": resize, "interpolation": interpolation, "transforms": transforms}
     said = Said(contract=contract, task=task, size_px=_size(size), grey=grey, labels=labels, **told)
@@ -224,7 +224,7 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """Time the variants, and PyTorch beside them: one process per engine, one awake at a time."""
-    from .race import Contender, race
+    from .race import Contender, disturbance, race
 
     if against not in ("", "torch") or batch < 1 or rounds < 1 or threads < 0:
         raise InputError("expected --against torch (or nothing), --batch and --rounds of at least 1, --threads of at least 0")
@@ -250,6 +250,8 @@ def bench(
         for name, heat in sorted(heats.items(), key=lambda each: each[1].median_ms)
     ]
     console.table(["engine", f"ms per batch of {batch}", "ms per image", "time over the best"], rows, opened.manifest.name)
+    if busy := disturbance(heats.values()):
+        console.say(busy)
 
 
 def _size(text: str) -> tuple[int, int] | None:

@@ -24,7 +24,7 @@ from edgeport_runtime.images import decode
 from . import console
 from .errors import ParityError
 from .export_job import ExportJob, run_export
-from .race import Contender, Heat, race
+from .race import Contender, Heat, disturbance, race
 from .source import load_examples, load_source
 from .training_job import TrainingJob, run_training
 from .verification import verify
@@ -140,6 +140,8 @@ def _table(outcomes: Sequence[Outcome]) -> None:
         [_row(outcome) for outcome in outcomes],
         f"held-out quality without torch; ms per image in batches of {BATCH}, PyTorch's faster of eager and channels-last",
     )
+    if busy := disturbance(heat for outcome in outcomes for heat in outcome.heats.values()):
+        console.say(busy)
 
 
 def _row(outcome: Outcome) -> list[str]:

@@ -12,7 +12,8 @@ from edgeport_runtime import Bundle, Contract, ContractError, InputError, Pixels
 from edgeport_runtime.contract import Interpolation, Resize, Task
 
 from .contracts import DEFAULT_BATCH, ImageTask, parse_axes, pixels_of_weights, read_contract, read_labels, with_axes
-from .pipeline import ExportOptions, export_bundle
+from .options import ExportOptions
+from .pipeline import export_bundle
 from .plan import read_plan
 from .progress import Watch
 from .source import Source, is_factory, load_examples, load_factory, load_source

@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib.metadata
-import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -25,14 +24,13 @@ from .compatibility import lowest_onnxruntime
 from .contracts import require_classes
 from .errors import ExportError, NoIntegerProducts, ParityError
 from .golden import golden_inputs, write_golden
+from .options import ExportOptions
 from .parity import Parity, full_sweep, measure_parity, remedy
-from .plan import Plan
 from .preflight import preflight, prepared
 from .progress import Watch, counting, unwatched
 from .quality import METRIC_TASKS, Judgement, Jury, load_metric
-from .quantization import Budget, Int8, calibration_sample, make_int8, unfit
+from .quantization import Int8, calibration_sample, make_int8, unfit
 from .race import Contender, Heat, race
-from .targets import Target, target
 from .trace import Traced, finish, trace
 from .verdict import pays, verdict
 from .wrap import Reference
@@ -40,52 +38,6 @@ from .write import repair, require_free, staged
 
 FILES = {"fp32": "model.onnx", "int8": "model.int8.onnx", "fp16": "model.fp16.onnx"}
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "pillow")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportOptions:
-    """What to make, and what int8 may cost.
-
-    `precisions`: "fp32" always, "int8" where there is calibration data, "fp16" for CUDA. `insist`: keep int8 where it does not beat fp32, too.
-    `calibration_images`: at most that many are used. `max_drop`: points of accuracy, dB of PSNR or units of `metric` that int8 may lose.
-    `metric`: my.module:function of your own, larger is better. `sqnr_floor_db`: how near int8 must stay to fp32 where no metric applies.
-    `target`: the kind of CPU that int8 is made for; empty: the plan's, or this machine's. `race_batch`: batch size at which speed is measured.
-    `plan`: an int8 plan to replay instead of searching for one. `planning_seconds`: that the search may take.
-    """
-
-    precisions: tuple[str, ...] = ("fp32", "int8")
-    insist: bool = False
-    calibration_images: int = 128
-    max_drop: float = 0.5
-    metric: str = ""
-    sqnr_floor_db: float = 30.0
-    target: str = ""
-    race_batch: int = 8
-    plan: Plan | None = None
-    planning_seconds: float = 120.0
-
-    def __post_init__(self) -> None:
-        unknown = sorted(set(self.precisions) - set(FILES))
-        if unknown or "fp32" not in self.precisions:
-            raise ExportError(f"precisions must include fp32 and be among {', '.join(FILES)}, got {', '.join(self.precisions)}")
-        if not self.max_drop >= 0:
-            raise ExportError(f"max_drop must be at least 0, got {self.max_drop}")
-        if not math.isfinite(self.sqnr_floor_db):
-            raise ExportError(f"sqnr_floor_db must be a number of dB, got {self.sqnr_floor_db}")
-        if self.calibration_images < 1 or self.race_batch < 1 or not self.planning_seconds >= 0:
-            raise ExportError("calibration_images and race_batch must be at least 1, planning_seconds at least 0")
-        if self.plan is not None and "int8" not in self.precisions:
-            raise ExportError("a plan was given, but int8 is not among the precisions")
-        target(self.target)
-
-    @property
-    def cpu(self) -> Target:
-        """The target by name; where none is named, that of the plan, or this machine's."""
-        return target(self.target or (self.plan.target if self.plan is not None else ""))
-
-    @property
-    def budget(self) -> Budget:
-        return Budget(max_drop=self.max_drop, sqnr_floor_db=self.sqnr_floor_db, seconds=self.planning_seconds)
 
 
 @dataclass(kw_only=True)

@@ -8,15 +8,16 @@ import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from .errors import ExportError
 
 ROUND_SECONDS = 0.25
+BUSY = 0.2  # of their time that threads wait for a processor: 0.08 on a quiet machine with two, 0.35 and more beside one program that computes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +41,14 @@ class Heat:
     """Milliseconds per call of one engine: the median over rounds of each round's median, and every round.
 
     `load_ms`: from the file to a session. `peak_bytes`: the most memory its process held, Python and inputs included.
+    `waited`: share of its threads' time, 0 to 1, in which they waited for processors that other programs held (Linux; elsewhere 0).
     """
 
     median_ms: float
     rounds_ms: tuple[float, ...]
     load_ms: float = 0.0
     peak_bytes: int = 0
+    waited: float = 0.0
 
     @property
     def quiet_ms(self) -> float:
@@ -58,11 +61,22 @@ def race(contenders: Mapping[str, Contender], *, batch: int, size_px: tuple[int,
     with ExitStack() as stack:
         lanes = {name: _start(stack, contender, batch, size_px) for name, contender in contenders.items()}
         ready = {name: _require_ready(name, lane) for name, lane in lanes.items()}  # all are asleep before the first turn
-        spent: dict[str, list[float]] = {name: [] for name in lanes}
+        turns: dict[str, list[_Turn]] = {name: [] for name in lanes}
         for _ in range(rounds):
             for name, lane in lanes.items():
-                spent[name].append(_turn(name, lane))
-    return {name: Heat(median_ms=statistics.median(times), rounds_ms=tuple(times), **ready[name]) for name, times in spent.items()}
+                turns[name].append(_turn(name, lane))
+    return {name: _heat(turns[name], ready[name]) for name in lanes}
+
+
+def _heat(turns: list["_Turn"], ready: Mapping[str, Any]) -> Heat:
+    times = tuple(each.ms for each in turns)
+    return Heat(median_ms=statistics.median(times), rounds_ms=times, waited=round(statistics.median(each.waited for each in turns), 3), **ready)
+
+
+def disturbance(heats: Iterable[Heat]) -> str:
+    """That other programs held the processors while this was measured; empty where they hardly did."""
+    waited = max((heat.waited for heat in heats), default=0.0)
+    return f"the machine was busy: threads waited for a processor {waited:.0%} of their time, so measure again when it is quiet" if waited > BUSY else ""
 
 
 class Stopwatch:
@@ -94,7 +108,7 @@ class Stopwatch:
         for lane in self._lanes:
             _require_ready("a candidate", lane)
         turns = [[_turn("a candidate", lane) for lane in self._lanes] for _ in range(self.rounds)]
-        return min(turn[0] for turn in turns), min(turn[1] for turn in turns)
+        return min(turn[0].ms for turn in turns), min(turn[1].ms for turn in turns)
 
 
 def _order(contender: Contender, batch: int, size_px: tuple[int, int] | None) -> str:
@@ -123,12 +137,17 @@ def _send(process: "subprocess.Popen[str]", line: str) -> None:
     _pipe(process.stdin).flush()
 
 
-def _turn(name: str, process: "subprocess.Popen[str]") -> float:
+class _Turn(NamedTuple):
+    ms: float
+    waited: float
+
+
+def _turn(name: str, process: "subprocess.Popen[str]") -> _Turn:
     _send(process, "go")
     line = _pipe(process.stdout).readline()
     if not line:
         raise ExportError(f"{name} stopped while it was timed; is there enough memory for batch and size?")
-    return float(line)
+    return _Turn(**json.loads(line))
 
 
 def _end(process: "subprocess.Popen[str]") -> None:

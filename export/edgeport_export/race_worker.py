@@ -1,6 +1,7 @@
 """The process of one engine in a race: reads its order, warms up, then times one round for every line it is sent.
 
-A line that is an order itself makes it change over to that engine. It answers "ready" with what loading took and the memory it holds.
+A line that is an order itself makes it change over to that engine. It answers "ready" with what loading took and the memory it holds; a round
+with its time and with the share of it that the engine's threads waited for a processor.
 
 Run as a file, not as a module, so that an onnxruntime lane never imports torch.
 """
@@ -26,7 +27,17 @@ def main(order: dict[str, Any]) -> None:
             order = json.loads(line)
             call = _ready(order)
         else:
-            print(measure_calls(call, seconds=order["seconds"], warm_up=1).median_ms, flush=True)
+            before = processor_seconds()
+            median_ms = measure_calls(call, seconds=order["seconds"], warm_up=1).median_ms
+            ran, waited = (after - first for after, first in zip(processor_seconds(), before, strict=True))
+            print(json.dumps({"ms": median_ms, "waited": waited / (ran + waited) if waited else 0.0}), flush=True)
+
+
+def processor_seconds(tasks: Path = Path("/proc/self/task")) -> tuple[float, float]:
+    """What all threads of this process have run, and what they have waited for a processor that others held. Zeros where the system does not tell."""
+    told = [path.read_text().split() for path in tasks.glob("*/schedstat")]
+    ran, waited = (sum(int(each[index]) for each in told if len(each) == 3) / 1e9 for index in (0, 1))
+    return ran, waited
 
 
 def _ready(order: dict[str, Any]) -> Callable[[], Any]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from .plan import Plan
 from .quality import Judgement, blind, trusted, unit
 from .quantization import LEAST_IMAGES, WORTH_IT, Budget
-from .race import Heat
+from .race import Heat, disturbance
 
 
 def pays(plan: Plan, heats: Mapping[int, Mapping[str, Heat]], judgement: Judgement | None, budget: Budget) -> bool:
@@ -65,7 +65,8 @@ def _speed(plan: Plan, heats: Mapping[int, Mapping[str, Heat]]) -> list[str]:
     fp32, int8 = (heats[plan.batch if plan.batch in heats else min(heats)][name] for name in ("fp32", "int8"))
     said.append(f"loads in {int8.load_ms:.0f} ms against {fp32.load_ms:.0f}")
     said.append(f"its process held at most {int8.peak_bytes / 2**20:.0f} MiB against {fp32.peak_bytes / 2**20:.0f}")
-    return said
+    busy = disturbance(heat for each in heats.values() for heat in each.values())
+    return [*said, busy] if busy else said
 
 
 def _quality(plan: Plan, judgement: Judgement | None, budget: Budget) -> list[str]:

@@ -375,15 +375,6 @@ def test_an_existing_bundle_is_kept_unless_forced(tiny: ModuleType, class_contra
     assert json.loads((out / "manifest.json").read_text())["name"] == "tiny"
 
 
-def test_options_are_checked() -> None:
-    with pytest.raises(ExportError, match="must include fp32"):
-        ExportOptions(precisions=("int8",))
-    with pytest.raises(ExportError, match="among fp32, int8, fp16"):
-        ExportOptions(precisions=("fp32", "int4"))
-    with pytest.raises(ExportError, match="max_drop must be at least 0"):
-        ExportOptions(max_drop=-1)
-
-
 def test_a_generator(tiny: ModuleType, image_contract: Contract, tmp_path: Path) -> None:
     torch.manual_seed(0)
     pairs = [Example(source=e.source, truth=e.source) for e in tiny.brightness_examples(8, seed=2)]

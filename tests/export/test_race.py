@@ -1,9 +1,13 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from edgeport_export import ExportError
-from edgeport_export.race import Contender, Heat, race
+from edgeport_export.race import Contender, Heat, disturbance, race
+from edgeport_export.race_worker import processor_seconds
+from edgeport_runtime.device import usable_threads
 
 STORED = Path(__file__).parents[1] / "fixtures" / "format1" / "classifier"
 
@@ -32,6 +36,30 @@ def test_a_stopwatch_times_one_pair_after_another() -> None:
         assert all(0 < each < 1000 for each in (*first, *second))
         with pytest.raises(ExportError, match=r"a candidate could not be timed: .*gone\.onnx"):
             clock.compare(fp32, STORED / "gone.onnx")
+
+
+def test_threads_that_wait_for_a_processor_are_told_of(tmp_path: Path) -> None:
+    (tmp_path / "7").mkdir()
+    (tmp_path / "8").mkdir()
+    (tmp_path / "7" / "schedstat").write_text("3000000000 500000000 20\n")  # ns that it ran, ns that it waited, turns
+    (tmp_path / "8" / "schedstat").write_text("1000000000 500000000 20\n")
+    assert processor_seconds(tmp_path) == (4.0, 1.0)
+    assert processor_seconds(tmp_path / "none") == (0.0, 0.0)
+    quiet, busy = (Heat(median_ms=1.0, rounds_ms=(1.0,), waited=share) for share in (0.19, 0.41))
+    assert disturbance([]) == disturbance([quiet]) == ""
+    assert disturbance([quiet, busy]).startswith("the machine was busy: threads waited for a processor 41% of their time")
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="only Linux tells how long threads wait")
+def test_a_race_beside_programs_that_compute_is_told_of() -> None:
+    lane = {"onnx": Contender(kind="onnx", path=str(STORED / "model.onnx"))}
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * usable_threads())]
+    try:
+        assert disturbance(race(lane, batch=2, rounds=3).values())
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
 
 
 def test_the_quiet_time_is_the_lower_quartile_of_the_rounds() -> None:

@@ -107,5 +107,11 @@ def test_it_is_taken_only_where_it_pays_and_the_reason_is_said(plan: Plan, judge
     assert words.startswith("int8 is taken: ") if not said else said in words
 
 
+def test_a_busy_machine_is_told_of() -> None:
+    busy = {**HEATS, 1: {"fp32": Heat(median_ms=0.9, rounds_ms=(0.9,), waited=0.5), "int8": Heat(median_ms=0.6, rounds_ms=(0.6,))}}
+    assert "the machine was busy: threads waited for a processor 50% of their time" in verdict(PLAN, busy, SIZES, None, Budget())
+    assert "busy" not in verdict(PLAN, HEATS, SIZES, None, Budget())
+
+
 def test_a_machine_of_another_kind_says_that_it_did_not_measure() -> None:
     assert "its speed was not measured, because this machine is no x86-vnni" in verdict(replace(PLAN, speedup=None), {}, SIZES, None, Budget())
