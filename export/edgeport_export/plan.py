@@ -13,6 +13,7 @@ from edgeport_runtime.bundle import MANIFEST
 from .errors import ExportError
 
 SEAL = "sha256"
+LATER = {"agreement"}  # fields that plans made before them do without
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +32,9 @@ class Plan:
 
     `integer`: names of the products that run as integers. `kept_float`: name -> reason. `integer_share`: of all multiplications at the
     contract's size, 0..1. `limits`: value -> lowest and highest that does not clip. `graph_sha256`: of the float graph that it was made for.
-    `sqnr_db`: of the outputs at the contract's size; `sqnr_elsewhere`: at other sizes, as "heightxwidth".
-    `speedup`: fp32's time over int8's, at `batch`; None where the target's CPU was not at hand. `pays`: int8 is to be taken.
+    `sqnr_db`: of the outputs at the contract's size; `sqnr_elsewhere`: at other sizes, as "heightxwidth". `agreement`: of outputs of integers, the
+    share of entries that are fp32's. `speedup`: fp32's time over int8's, at `batch`; None where the target's CPU was not at hand.
+    `auto`: the precision that is taken, and the reason.
     """
 
     target: str
@@ -52,6 +54,7 @@ class Plan:
     speedup: float | None
     sqnr_elsewhere: Mapping[str, float] = field(default_factory=dict)
     findings: Mapping[str, Finding] = field(default_factory=dict)
+    agreement: Mapping[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """With a hash over all of it, because what it says was measured, and holds for nothing else."""
@@ -68,7 +71,7 @@ def plan_from_dict(data: Any) -> Plan:
     if not isinstance(data, Mapping):
         raise ExportError(f"this is no int8 plan of edgeport: expected an object of JSON, got {type(data).__name__}")
     names = {each.name for each in fields(Plan)}
-    missing, strange = sorted(names - set(data)), sorted(set(data) - names - {SEAL})
+    missing, strange = sorted(names - LATER - set(data)), sorted(set(data) - names - {SEAL})
     if missing or strange:
         raise ExportError(f"this is no int8 plan of edgeport: missing {', '.join(missing) or 'nothing'}, unknown {', '.join(strange) or 'nothing'}")
     data = dict(data)

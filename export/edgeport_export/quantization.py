@@ -146,7 +146,7 @@ def _planned(
     clipped = clipping(shop.prepared, limits, shop.contract, unseen) if unseen else []
     audit = {"clipped": [asdict(each) for each in clipped], "clipping_images": len(unseen), "limits": outcome.method}
     plan = _plan(shop, outcome, calibrated, batch)
-    return replace(plan, sqnr_elsewhere=_elsewhere(shop, plan, probed)), audit
+    return replace(plan, sqnr_elsewhere=_elsewhere(shop, plan, probed), agreement=_shares(shop.agreement(plan.integer))), audit
 
 
 def _parts(examples: Sequence[Example], jury: Jury | None) -> tuple[list[Example], list[Example]]:
@@ -179,6 +179,10 @@ def _elsewhere(shop: Workshop, plan: Plan, examples: Sequence[Example]) -> dict[
             probes = list(fed(contract, examples, (size["height"], size["width"])))
             found[f"{size['height']}x{size['width']}"] = _rounded(shop.sqnr_db_at(plan.integer, probes))
     return found
+
+
+def _shares(agreement: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(share, 6) for name, share in agreement.items()}
 
 
 def _rounded(decibels: float) -> float:

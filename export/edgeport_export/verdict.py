@@ -72,6 +72,7 @@ def _speed(plan: Plan, heats: Mapping[int, Mapping[str, Heat]]) -> list[str]:
 def _quality(plan: Plan, judgement: Judgement | None, budget: Budget) -> list[str]:
     elsewhere = ", ".join(f"{decibels:.1f} at {size}" for size, decibels in plan.sqnr_elsewhere.items())
     near = f"its outputs are {plan.sqnr_db:.1f} dB from fp32's{f' ({elsewhere})' if elsewhere else ''}, calibrated with {plan.calibration_images} images"
+    near += "".join(f", {_share(share)} of the entries of {name} are fp32's" for name, share in plan.agreement.items())
     asked = f"at least {budget.sqnr_floor_db:g} dB asked for{'' if plan.sqnr_db >= budget.sqnr_floor_db else ': missed'}"
     if judgement is None:
         return [f"{near} ({asked}; there were no held-out images to judge it on)"]
@@ -79,6 +80,10 @@ def _quality(plan: Plan, judgement: Judgement | None, budget: Budget) -> list[st
     why = f"one image weighs more than {budget.max_drop:g} points" if blind(torch, budget.max_drop) else "the metric looks at the first output alone"
     floor = "" if trusted(torch, judgement.outputs, budget.max_drop) else f" ({asked}, because {why})"
     return [f"{near}{floor}", f"{int8} on {int8.count} held-out images against PyTorch's {torch}"]
+
+
+def _share(share: float) -> str:
+    return "all" if share == 1 else f"{min(share, 0.999):.1%}"
 
 
 def _why_not(plan: Plan, heats: Mapping[int, Mapping[str, Heat]], judgement: Judgement | None, budget: Budget) -> str:

@@ -2,7 +2,7 @@
 
 import hashlib
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -84,23 +84,40 @@ class Workshop:
         """The same on other probes."""
         return self._distance(integer, probes, _outputs(self.prepared, probes, self.target))
 
+    def agreement(self, integer: Iterable[str]) -> dict[str, float]:
+        """Of every output of integers, such as the classes behind an argmax: the share of its entries, 0 to 1, that are the float graph's on the probes."""
+        names = [each.name for each in self.contract.outputs if each.kind != "pixels" and not each.dtype.startswith("float")]
+        if not names:
+            return {}
+        expected, got = (_outputs(model, self.probes, self.target, names) for model in (self.prepared, self.variant(integer)))
+        return {name: _agreement([each[name] for each in expected], [each[name] for each in got]) for name in names}
+
     def _distance(self, integer: Iterable[str], probes: list[Arrays], expected: list[Arrays]) -> float:
         got = _outputs(self.variant(integer), probes, self.target)
         return min(_sqnr_db([each[name] for each in expected], [each[name] for each in got]) for name in expected[0])
 
 
-def _outputs(model: onnx.ModelProto, probes: list[Arrays], target: Target) -> list[Arrays]:
+def _outputs(model: onnx.ModelProto, probes: list[Arrays], target: Target, names: Sequence[str] = ()) -> list[Arrays]:
+    """The outputs of these names for each probe; without names, all of floats."""
     session: Any = open_session(model.SerializeToString(), target.session)
-    names = [each.name for each in model.graph.output if each.type.tensor_type.elem_type in FLOATS]
+    names = names or [each.name for each in model.graph.output if each.type.tensor_type.elem_type in FLOATS]
     return [dict(zip(names, session.run(names, arrays), strict=True)) for arrays in probes]
+
+
+def _agreement(expected: list[NDArray[Any]], got: list[NDArray[Any]]) -> float:
+    """An image whose output has another size, as boxes above a threshold have, agrees nowhere."""
+    same = sum(int(np.count_nonzero(a == b)) for a, b in zip(expected, got, strict=True) if a.shape == b.shape)
+    return same / max(1, sum(each.size for each in expected))
 
 
 def _sqnr_db(expected: list[NDArray[Any]], got: list[NDArray[Any]]) -> float:
     """The signal is what differs from image to image: what an output always holds, such as the bias of a depth in metres, would hide any error.
 
     Each list: (N, …), images along the first axis. Of sizes that only one image has, it is what differs from the output's mean. An error that is
-    no number is the largest there is.
+    no number is the largest there is, and so is an output of another size.
     """
+    if any(a.shape != b.shape for a, b in zip(expected, got, strict=True)):
+        return float("-inf")
     sizes: dict[tuple[int, ...], list[NDArray[np.float64]]] = {}
     for each in expected:
         sizes.setdefault(each.shape[1:], []).append(each.astype(np.float64))

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import re
 import shutil
@@ -14,7 +15,7 @@ import torch
 
 from edgeport_export import ExportError, ExportOptions, OutputError, ParityError, export_bundle, pipeline, quantization
 from edgeport_export.pipeline import processor
-from edgeport_export.plan import read_plan
+from edgeport_export.plan import plan_from_dict, read_plan
 from edgeport_export.race import Heat
 from edgeport_export.targets import target
 from edgeport_runtime import Bundle, Contract, Output, load
@@ -121,6 +122,12 @@ def test_a_replayed_plan_gives_the_same_bytes_whatever_the_clock_says(
     assert not (tmp_path / "third").exists()
 
 
+def test_a_plan_of_before_a_field_came_is_read(made: Path) -> None:
+    body = {name: value for name, value in read_plan(made).to_dict().items() if name not in ("agreement", "sha256")}
+    sealed = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    assert plan_from_dict({**body, "sha256": sealed}) == read_plan(made)
+
+
 @pytest.mark.parametrize("text", ["", "[]", '{"target": "x86"}', "no json"])
 def test_a_file_that_is_no_plan_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_text(text)
@@ -175,6 +182,29 @@ def test_what_int8_cannot_be_made_for_is_said_before_anything_is_made(class_cont
     assert Bundle(out).manifest.auto["precision"] == "fp32" and said in Bundle(out).manifest.auto["reason"]
     two = replace(contract, inputs=(*contract.inputs, replace(contract.inputs[0], name="more")))
     assert "one image input" in quantization.unfit(two) and not quantization.unfit(class_contract)
+
+
+def test_outputs_of_integers_are_compared_too(tiny: ModuleType, class_contract: Contract, tmp_path: Path) -> None:
+    class Both(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.layers = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(16, 4, 1))
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            scores = self.layers(x)
+            return scores, scores.argmax(1)
+
+    scores = Output(name="scores", dtype="float32", shape=("batch", 4, "height", "width"), kind="tensor")
+    classes = Output(name="classes", dtype="int64", shape=("batch", "height", "width"), kind="tensor")
+    contract = replace(class_contract, task="tensors", labels=(), outputs=(scores, classes))
+    images = tiny.brightness_examples(8, seed=2)  # of so few, every one is looked at
+    out = export_bundle(Both(), contract, tmp_path / "b", name="b", calibration=images, options=ExportOptions(insist=True, sqnr_floor_db=-99.0))
+    pixels = np.stack([each.source for each in images])
+    fp32, int8 = (load(out, precision=each).raw(pixels)["classes"] for each in ("fp32", "int8"))
+    plan = read_plan(out)
+    assert plan.agreement == {"classes": round(float((fp32 == int8).mean()), 6)} and 0.5 < plan.agreement["classes"] < 1
+    assert f"calibrated with 8 images, {plan.agreement['classes']:.1%} of the entries of classes are fp32's (at least" in plan.verdict
 
 
 def test_another_kind_of_cpu_is_planned_by_rule_and_not_taken_here(tiny: ModuleType, class_contract: Contract, tmp_path: Path) -> None:

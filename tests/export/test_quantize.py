@@ -17,7 +17,7 @@ from edgeport_export.quantize import candidates, observed_values, preprocess, qu
 from edgeport_export.sweep import measured_cost
 from edgeport_export.targets import TARGETS
 from edgeport_export.trace import finish, trace
-from edgeport_export.workshop import Workshop, _sqnr_db
+from edgeport_export.workshop import Workshop, _agreement, _sqnr_db
 from edgeport_models import AttentionNet, network
 from edgeport_runtime import Contract, Output, Range, SessionOptions
 from edgeport_runtime.device import open_session
@@ -94,6 +94,12 @@ def test_what_an_output_always_holds_hides_no_error() -> None:
     assert abs(_sqnr_db([exact[:1], exact[1:]], [exact[:1] + 0.5, exact[1:] + 0.5]) - 10 * np.log10(2)) < 1e-9  # however they come in batches
     alone = [np.array([[1.0, 3.0]]), np.array([[0.0, 2.0, 4.0]])]  # of two sizes, each of one image
     assert abs(_sqnr_db(alone, [each + 1 for each in alone]) - 10 * np.log10((2 + 8) / 5)) < 1e-9
+
+
+def test_outputs_of_another_size_are_as_far_off_as_can_be() -> None:
+    assert _sqnr_db([np.ones((1, 3))], [np.ones((1, 2))]) == -np.inf
+    classes = [np.array([[1, 2, 3]]), np.array([[4, 5, 6]])]
+    assert _agreement(classes, [np.array([[1, 2, 0]]), np.array([[4, 5]])]) == 2 / 6 and _agreement(classes, classes) == 1.0
 
 
 def test_an_error_that_is_no_number_is_the_largest() -> None:

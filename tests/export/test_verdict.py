@@ -107,6 +107,12 @@ def test_it_is_taken_only_where_it_pays_and_the_reason_is_said(plan: Plan, judge
     assert words.startswith("int8 is taken: ") if not said else said in words
 
 
+def test_outputs_of_integers_are_in_the_sentence() -> None:
+    plan = replace(PLAN, agreement={"classes": 0.99996, "count": 1.0, "mask": 0.875})
+    said = "calibrated with 8 images, 99.9% of the entries of classes are fp32's, all of the entries of count are fp32's, 87.5% of the entries of mask are"
+    assert said in verdict(plan, HEATS, SIZES, None, Budget())
+
+
 def test_a_busy_machine_is_told_of() -> None:
     busy = {**HEATS, 1: {"fp32": Heat(median_ms=0.9, rounds_ms=(0.9,), waited=0.5), "int8": Heat(median_ms=0.6, rounds_ms=(0.6,))}}
     assert "the machine was busy: threads waited for a processor 50% of their time" in verdict(PLAN, busy, SIZES, None, Budget())
