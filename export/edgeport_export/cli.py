@@ -217,7 +217,7 @@ def bench(
     against: Annotated[str, typer.Option(help="torch: PyTorch eager, channels-last and compiled.")] = "",
     checkpoint: Annotated[Path | None, typer.Option(help="What PyTorch runs; needed with --against torch.")] = None,
     model: Annotated[str, typer.Option(help="my.package:factory, where the bundle was made from one.")] = "",
-    batch: int = 16,
+    batch: Annotated[int, typer.Option(help="0: 16, or the largest that the contract allows.")] = 0,
     size: Annotated[str, typer.Option(help="HEIGHTxWIDTH in pixels; the contract's size if left out.")] = "",
     threads: Annotated[int, typer.Option(help="0: what CPU affinity and cgroup quota allow.")] = 0,
     rounds: int = 7,
@@ -226,10 +226,11 @@ def bench(
     """Time the variants, and PyTorch beside them: one process per engine, one awake at a time."""
     from .race import Contender, disturbance, race
 
-    if against not in ("", "torch") or batch < 1 or rounds < 1 or threads < 0:
-        raise InputError("expected --against torch (or nothing), --batch and --rounds of at least 1, --threads of at least 0")
+    if against not in ("", "torch") or batch < 0 or rounds < 1 or threads < 0:
+        raise InputError("expected --against torch (or nothing), --rounds of at least 1, --batch and --threads of at least 0")
     size_px = _size(size)
     opened = Bundle(bundle)
+    batch = batch or min(16, opened.manifest.contract.largest_batch)
     engines = {f"edgeport {v.precision}": Contender(kind="onnx", path=str(opened.folder / v.file), threads=threads) for v in opened.manifest.variants}
     if against == "torch":
         from .export_job import source_of_bundle

@@ -17,6 +17,11 @@ from .askers import Askers, module_of
 from .errors import AxisError, ExportError
 from .wrap import first_line
 
+REMEDIES = {  # for modules that look at their mask's values unless they are told
+    "TransformerEncoder": "call it with is_causal=False, or True where its mask is the causal one",
+    "TransformerDecoder": "call it with tgt_is_causal=False, or True where its mask is the causal one",
+}
+
 
 def failure(error: BaseException, contract: Contract, askers: Askers) -> ExportError:
     """The exporter's error as one of ours, without the advice on how to file a bug."""
@@ -30,9 +35,10 @@ def failure(error: BaseException, contract: Contract, askers: Askers) -> ExportE
         return _bound([(str(contract.inputs[int(index)].shape[int(axis)]), int(size)) for size, index, axis in fixed], askers)
     place = f" in {askers.failed_in}" if askers.failed_in else ""
     if "data-dependent" in str(error):
-        remedy = "compute both ways and choose with torch.where"
+        remedy = next((words for kind, words in REMEDIES.items() if askers.failed_in.endswith(f"({kind})")), "compute both ways and choose with torch.where")
         return ExportError(f"the network branches on values it computes{place}, and a graph takes one way only: {remedy} ({_reason(error)})")
-    return ExportError(f"PyTorch could not export the network{place}: {_reason(error)}")
+    what = askers.failed_in if askers.failed_in.startswith("the network") else f"the network{place}"
+    return ExportError(f"PyTorch could not export {what}: {_reason(error)}")
 
 
 def _bound(axes: list[tuple[str, int]], askers: Askers) -> AxisError:

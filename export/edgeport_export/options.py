@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from numbers import Integral, Real
+from typing import Any
 
 from .errors import ExportError
 from .plan import Plan
@@ -10,6 +11,7 @@ from .quantization import Budget
 from .targets import Target, target
 
 PRECISIONS = ("fp32", "int8", "fp16")
+TEXTS = {"metric": "the name of a function as my.module:function", "target": "the name of a kind of CPU, or empty"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,23 +37,30 @@ class ExportOptions:
     planning_seconds: float = 120.0
 
     def __post_init__(self) -> None:
-        if not set(self.precisions) <= set(PRECISIONS) or "fp32" not in self.precisions:
+        precisions = self.precisions if isinstance(self.precisions, tuple | list) else ()
+        if "fp32" not in precisions or not all(each in PRECISIONS for each in precisions):
             raise ExportError(f"precisions must include fp32 and be among {', '.join(PRECISIONS)}, got {self.precisions!r}")
-        for name, least in (("max_drop", 0.0), ("planning_seconds", 0.0), ("sqnr_floor_db", -math.inf)):
-            given = getattr(self, name)
-            if not isinstance(given, Real) or not least <= float(given) or (name == "sqnr_floor_db" and math.isinf(given)):
-                raise ExportError(f"{name} must be a number{f' of at least {least:g}' if math.isfinite(least) else ' of dB'}, got {given!r}")
-        for name in ("calibration_images", "race_batch"):
-            given = getattr(self, name)
-            if not isinstance(given, Integral) or int(given) < 1:
-                raise ExportError(f"{name} must be a whole number of at least 1, got {given!r}")
-        if not isinstance(self.metric, str):
-            raise ExportError(f"metric must name a function as my.module:function, got {self.metric!r}")
+        self._require_numbers()
+        if not isinstance(self.insist, bool):
+            raise ExportError(f"insist must be True or False, got {self.insist!r}")
+        for name in ("metric", "target"):
+            if not isinstance(getattr(self, name), str):
+                raise ExportError(f"{name} must be {TEXTS[name]}, got {getattr(self, name)!r}")
         if self.plan is not None and not isinstance(self.plan, Plan):
             raise ExportError(f"plan must be a Plan, as edgeport_export.plan.read_plan(path) gives it, got {type(self.plan).__name__}")
         if self.plan is not None and "int8" not in self.precisions:
             raise ExportError("a plan was given, but int8 is not among the precisions")
         target(self.target)
+
+    def _require_numbers(self) -> None:
+        for name, least in (("max_drop", 0.0), ("planning_seconds", 0.0), ("sqnr_floor_db", -math.inf)):
+            given = _number(getattr(self, name))
+            if not least <= given or (name == "sqnr_floor_db" and math.isinf(given)):
+                raise ExportError(f"{name} must be a number{f' of at least {least:g}' if math.isfinite(least) else ' of dB'}, got {getattr(self, name)!r}")
+        for name in ("calibration_images", "race_batch"):
+            given = getattr(self, name)
+            if not isinstance(given, Integral) or isinstance(given, bool) or int(given) < 1:
+                raise ExportError(f"{name} must be a whole number of at least 1, got {given!r}")
 
     @property
     def cpu(self) -> Target:
@@ -61,3 +70,11 @@ class ExportOptions:
     @property
     def budget(self) -> Budget:
         return Budget(max_drop=self.max_drop, sqnr_floor_db=self.sqnr_floor_db, seconds=self.planning_seconds)
+
+
+def _number(given: Any) -> float:
+    """NaN, which is in no range, for what is no number."""
+    try:
+        return float(given) if isinstance(given, Real) and not isinstance(given, bool) else math.nan
+    except OverflowError:  # an integer of hundreds of digits
+        return math.nan

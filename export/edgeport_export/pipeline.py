@@ -37,6 +37,7 @@ from .wrap import Reference
 from .write import repair, require_free, staged
 
 FILES = {"fp32": "model.onnx", "int8": "model.int8.onnx", "fp16": "model.fp16.onnx"}
+KINDS: Mapping[str, tuple[type, ...]] = {"network": (nn.Module,), "contract": (Contract,), "out": (str, Path), "name": (str,), "options": (ExportOptions,)}
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "pillow")
 
 
@@ -70,8 +71,9 @@ def export_bundle(
     `calibration`: images for int8. `held_out`: images with their truth, on which quality is judged; both in the contract's task.
     Raises OutputError where `out` exists, ParityError where fp32 disagrees with PyTorch, ExportError and its kin otherwise.
     """
-    options, out = options or ExportOptions(), Path(out)
-    _require_sense(contract, calibration, held_out)
+    options = options if options is not None else ExportOptions()
+    _require_sense(network, contract, out, name, options, calibration, held_out)
+    out = Path(out)
     repair(out)
     require_free(out, force=force)
     wants_int8 = "int8" in options.precisions and bool(calibration or options.insist or options.plan is not None)
@@ -87,13 +89,12 @@ def export_bundle(
     traced = trace(network, contract)
     fp32 = finish(traced.model, contract)
     made = _Made(models={"fp32": fp32}, parity=_require_parity(network, contract, traced.branches, fp32, watch))
+    half = {"fp16": _half(network, contract, watch)} if "fp16" in options.precisions else {}  # before int8, which takes minutes
     if wants_int8 and refusal:
         made.auto = {"precision": "fp32", "reason": refusal}
     elif wants_int8:
         _add_int8(made, traced, contract, calibration, jury, options, watch)
-    if "fp16" in options.precisions:
-        watch("tracing fp16", 0, 1)
-        made.models["fp16"] = finish(trace(network, contract, torch.float16).model, contract)
+    made.models |= half
     engines = {precision: Engine(model, contract, options.cpu.session) for precision, model in made.models.items()}
     _judge(made, engines, jury, options.max_drop, watch)
     _decide(made, options)
@@ -112,12 +113,29 @@ def export_bundle(
     return out
 
 
-def _require_sense(contract: Contract, calibration: Any, held_out: Any) -> None:
-    """Raises ContractError for a classifier of one class, ExportError where images are no examples."""
+def _half(network: nn.Module, contract: Contract, watch: Watch) -> bytes:
+    """The fp16 variant. Raises ExportError, which says that it is fp16 alone that fails."""
+    watch("tracing fp16", 0, 1)
+    try:
+        return finish(trace(network, contract, torch.float16).model, contract)
+    except ExportError as error:
+        raise ExportError(f"fp32 was made, but fp16 cannot be, so no bundle was written; leave fp16 out with --precision: {error}") from error
+
+
+def _require_sense(network: Any, contract: Any, out: Any, name: Any, options: Any, calibration: Any, held_out: Any) -> None:
+    """Raises ContractError for a classifier of one class, ExportError where something is of another kind, or images are no examples."""
+    given = {"network": network, "contract": contract, "out": out, "name": name, "options": options}
+    for which, kinds in KINDS.items():
+        if not isinstance(given[which], kinds):
+            raise ExportError(f"{which} must be {' or '.join(_kind_name(each) for each in kinds)}, got {type(given[which]).__name__}")
     require_classes(contract)
     for images, which in ((calibration, "calibration"), (held_out, "held_out")):
         if not isinstance(images, Sequence) or not all(isinstance(each, Example) for each in images):
             raise ExportError(f"{which} takes a list of edgeport_runtime.evaluate.Example(source=…, truth=…), got {_kind(images)}")
+
+
+def _kind_name(kind: type) -> str:
+    return {nn.Module: "a torch.nn.Module", Contract: "an edgeport_runtime.Contract", ExportOptions: "an ExportOptions"}.get(kind, f"a {kind.__name__}")
 
 
 def _kind(images: Any) -> str:

@@ -13,7 +13,7 @@ from edgeport_runtime.bundle import MANIFEST
 from .errors import ExportError
 
 SEAL = "sha256"
-LATER = {"agreement"}  # fields that plans made before them do without
+LATER = {"agreement", "probes", "unseen"}  # fields that plans made before them do without
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Plan:
     contract's size, 0..1. `limits`: value -> lowest and highest that does not clip. `graph_sha256`: of the float graph that it was made for.
     `sqnr_db`: of the outputs at the contract's size; `sqnr_elsewhere`: at other sizes, as "heightxwidth". `agreement`: of outputs of integers, the
     share of entries that are fp32's. `speedup`: fp32's time over int8's, at `batch`; None where the target's CPU was not at hand.
-    `auto`: the precision that is taken, and the reason.
+    `auto`: the precision that is taken, and the reason. `probes`: images that errors were measured on; `unseen`: none of them was calibrated with.
     """
 
     target: str
@@ -55,6 +55,8 @@ class Plan:
     sqnr_elsewhere: Mapping[str, float] = field(default_factory=dict)
     findings: Mapping[str, Finding] = field(default_factory=dict)
     agreement: Mapping[str, float] = field(default_factory=dict)
+    probes: int = 0
+    unseen: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """With a hash over all of it, because what it says was measured, and holds for nothing else."""

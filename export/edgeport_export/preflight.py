@@ -195,16 +195,26 @@ def _memory(reference: Reference, contract: Contract) -> Iterator[str]:
 
 
 def _randomness(reference: Reference, contract: Contract) -> Iterator[str]:
-    """Two runs of one input must agree bit for bit; where they do not, name the first module whose output differs."""
+    """Two runs of one input must agree bit for bit, and in numbers; where they do not, name the first module whose output differs or has NaN."""
     arrays = _at_own_size(contract, batch=2)
     first, second = (_traced_outputs(reference, arrays) for _ in range(2))
     for (name, a), (_, b) in zip(first, second, strict=False):
-        if any(not torch.equal(x, y) for x, y in zip(a, b, strict=False)):
+        if any(not _same(x, y) for x, y in zip(a, b, strict=False)):
             yield (
                 f"two runs of the same input differ, first in {name}: something random is active at inference (F.dropout without training=self.training?), "
                 "or it keeps something from one call to the next; make it depend on self.training"
             )
             return
+    nowhere = [name for name, outputs in first if any(bool(each.isnan().any()) for each in outputs)]
+    if nowhere and any(np.isnan(each).any() for each in reference.run(arrays).values()):
+        yield (
+            f"the network gives NaN at an ordinary input, first in {nowhere[0]}, so nothing can be compared there "
+            "(nn.MultiheadAttention does so where a boolean mask forbids a query everything; a mask of floats, -inf where forbidden, gives zeros)"
+        )
+
+
+def _same(x: Tensor, y: Tensor) -> bool:
+    return torch.equal(x, y) or (x.shape == y.shape and x.is_floating_point() and torch.allclose(x, y, rtol=0.0, atol=0.0, equal_nan=True))
 
 
 def _traced_outputs(reference: Reference, arrays: Arrays) -> list[tuple[str, list[Tensor]]]:

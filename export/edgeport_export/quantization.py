@@ -33,6 +33,7 @@ LEAST_IMAGES = 8  # of calibration, under which int8 is not taken by itself: one
 AUDITED = 32  # held-out images whose activations are looked at for clipping
 REASONS = 3  # that are named where nothing can run as integers
 HELD_BACK = 5  # of so many calibration images one is held back for that and for the probes, where there are no held-out ones
+LEAST_HELD = 4  # of which there must be so many
 FURTHEST = 2  # times its own size at which errors are measured, too, where the contract promises such sizes
 RACE_ROUNDS = 11  # of the race that decides: five were not enough on a shared machine to tell 1.00 from 1.15
 PLANNING_BATCH_MS = 80.0  # the search times batches that fp32 takes about this long for
@@ -137,23 +138,25 @@ def _planned(
         raise ExportError("int8 needs calibration images, and there are none: name data with --calibration, or leave int8 out with --precision fp32")
     seen, unseen = _parts(examples, jury)
     calibrated = calibrate(shop.prepared, observed_values(shop.prepared, shop.target), shop.contract, seen, counting(watch, "calibrating int8", len(seen)))
-    probed = _spread(unseen if jury is None and unseen else seen, PROBES)
+    fresh = jury is None and bool(unseen)
+    probed = _spread(unseen if fresh else seen, PROBES)
     shop.probes = list(fed(shop.contract, probed))
     clock = stack.enter_context(Stopwatch(batch=_planning_batch(shop, batch))) if shop.target.here else None
     outcome = search(shop, calibrated, clock, lambda names: _keeps(shop, names, jury, budget), seconds=budget.seconds, watch=watch)
     limits = {name: pair for name, pair in shop.limits.items() if np.isfinite(pair).all()}
     watch("auditing what clips", 0, 1)
     clipped = clipping(shop.prepared, limits, shop.contract, unseen) if unseen else []
-    audit = {"clipped": [asdict(each) for each in clipped], "clipping_images": len(unseen), "limits": outcome.method}
+    audit = {"clipped": [asdict(each) for each in clipped] if unseen else None, "clipping_images": len(unseen), "limits": outcome.method}
     plan = _plan(shop, outcome, calibrated, batch)
-    return replace(plan, sqnr_elsewhere=_elsewhere(shop, plan, probed), agreement=_shares(shop.agreement(plan.integer))), audit
+    elsewhere, agreement = _elsewhere(shop, plan, probed), _shares(shop.agreement(plan.integer))
+    return replace(plan, sqnr_elsewhere=elsewhere, agreement=agreement, probes=len(probed), unseen=fresh), audit
 
 
 def _parts(examples: Sequence[Example], jury: Jury | None) -> tuple[list[Example], list[Example]]:
     """Images to calibrate with, and images to look at afterwards: the jury's, or one of HELD_BACK where there are enough."""
     if jury is not None:
         return list(examples), _spread(jury.examples, AUDITED)
-    if len(examples) < HELD_BACK * LEAST_IMAGES:
+    if len(examples) < HELD_BACK * LEAST_HELD:
         return list(examples), []
     kept = [each for index, each in enumerate(examples) if index % HELD_BACK]
     return kept, _spread(examples[::HELD_BACK], AUDITED)

@@ -5,6 +5,7 @@ and what is quoted are medians over rounds, and ratios between engines of one ra
 """
 
 import json
+import re
 import statistics
 import subprocess
 import sys
@@ -41,7 +42,8 @@ class Heat:
     """Milliseconds per call of one engine: the median over rounds of each round's median, and every round.
 
     `load_ms`: from the file to a session. `peak_bytes`: the most memory its process held, Python and inputs included.
-    `waited`: share of its threads' time, 0 to 1, in which they waited for processors that other programs held (Linux; elsewhere 0).
+    `waited`: share of its threads' time, 0 to 1, in which they waited for processors that other programs held (Linux; elsewhere, and where more
+    threads were asked for than there are processors, 0).
     """
 
     median_ms: float
@@ -128,7 +130,8 @@ def _require_ready(name: str, process: "subprocess.Popen[str]") -> dict[str, Any
     line = _pipe(process.stdout).readline()
     if not line.startswith("{"):
         words = [line for line in _pipe(process.stderr).read().strip().splitlines() if line.strip()]
-        raise ExportError(f"{name} could not be timed: {words[-1] if words else 'its process ended without a word'}")
+        said = re.sub(r"^[\w.]+Error: ", "", words[-1]) if words else "its process ended without a word"
+        raise ExportError(f"{name} could not be timed: {said}")
     return {key: value for key, value in json.loads(line).items() if key != "ready"}
 
 

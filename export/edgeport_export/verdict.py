@@ -66,12 +66,12 @@ def _speed(plan: Plan, heats: Mapping[int, Mapping[str, Heat]]) -> list[str]:
     said.append(f"loads in {int8.load_ms:.0f} ms against {fp32.load_ms:.0f}")
     said.append(f"its process held at most {int8.peak_bytes / 2**20:.0f} MiB against {fp32.peak_bytes / 2**20:.0f}")
     busy = disturbance(heat for each in heats.values() for heat in each.values())
-    return [*said, busy] if busy else said
+    return [busy, *said] if busy else said
 
 
 def _quality(plan: Plan, judgement: Judgement | None, budget: Budget) -> list[str]:
     elsewhere = ", ".join(f"{decibels:.1f} at {size}" for size, decibels in plan.sqnr_elsewhere.items())
-    near = f"its outputs are {plan.sqnr_db:.1f} dB from fp32's{f' ({elsewhere})' if elsewhere else ''}, calibrated with {plan.calibration_images} images"
+    near = f"its outputs are {plan.sqnr_db:.1f} dB from fp32's{f' ({elsewhere})' if elsewhere else ''}{_probed(plan)}"
     near += "".join(f", {_share(share)} of the entries of {name} are fp32's" for name, share in plan.agreement.items())
     asked = f"at least {budget.sqnr_floor_db:g} dB asked for{'' if plan.sqnr_db >= budget.sqnr_floor_db else ': missed'}"
     if judgement is None:
@@ -80,6 +80,12 @@ def _quality(plan: Plan, judgement: Judgement | None, budget: Budget) -> list[st
     why = f"one image weighs more than {budget.max_drop:g} points" if blind(torch, budget.max_drop) else "the metric looks at the first output alone"
     floor = "" if trusted(torch, judgement.outputs, budget.max_drop) else f" ({asked}, because {why})"
     return [f"{near}{floor}", f"{int8} on {int8.count} held-out images against PyTorch's {torch}"]
+
+
+def _probed(plan: Plan) -> str:
+    if not plan.probes:  # plans of before do not say
+        return f", calibrated with {plan.calibration_images} images"
+    return f" on {plan.probes} images {'beside' if plan.unseen else 'of'} the {plan.calibration_images} that it was calibrated with"
 
 
 def _share(share: float) -> str:

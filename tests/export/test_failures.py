@@ -46,6 +46,21 @@ def around(middle: nn.Module) -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), middle, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
 
 
+class Encoded(nn.Module):
+    """Four tokens through nn.TransformerEncoder with a mask; `told`: whether it is causal."""
+
+    def __init__(self, **told: bool) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(3, 1, dim_feedforward=8, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.told = told
+        self.register_buffer("mask", torch.eye(4) == 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = F.adaptive_avg_pool2d(x, 2).flatten(2).transpose(1, 2)
+        return self.encoder(tokens, mask=self.mask, **self.told).transpose(1, 2)[..., None]
+
+
 def depthwise(x: Tensor) -> Tensor:
     batch, channels, height, width = x.shape
     maps = x.reshape(1, batch * channels, height, width)
@@ -61,6 +76,7 @@ def in_bfloat16(x: Tensor) -> Tensor:
     ("middle", "error", "said"),
     [
         (Middle(lambda x: x * 2 if x.sum() > 0 else x), ExportError, r"branches on values it computes in 1 \(Middle\), .* torch\.where"),
+        (Encoded(), ExportError, r"branches on values it computes in 1\.encoder \(TransformerEncoder\), .*: call it with is_causal=False, or True where"),
         (nn.AdaptiveMaxPool2d((7, None)), AxisError, r"bound to its width in 1 \(AdaptiveMaxPool2d\): .* leave width out of --dynamic"),
         (Middle(lambda x: x * (x.data_ptr() > 0)), ExportError, r"PyTorch could not export the network in 1 \(Middle\): "),
         (
@@ -97,6 +113,10 @@ def test_what_torch_cannot_export_is_said_in_one_sentence(
         trace(around(middle), class_contract)
     assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")  # torch prints graphs that it cannot finish
+
+
+def test_the_remedy_for_a_masked_encoder_is_one(class_contract: Contract) -> None:
+    trace(around(Encoded(is_causal=False)), class_contract)
 
 
 def doubled_unless_square(x: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ def test_every_engine_runs_in_a_process_of_its_own(checkpoint: Path) -> None:
 def test_an_engine_that_does_not_start_says_why() -> None:
     with pytest.raises(ExportError, match=r"lost could not be timed: .*there\.onnx: the model cannot be read"):
         race({"lost": Contender(kind="onnx", path="there.onnx")}, batch=1)
-    with pytest.raises(ExportError, match=r"cannot run at batch 99"):
+    with pytest.raises(ExportError, match=r"big could not be timed: cannot run at batch 99"):
         race({"big": Contender(kind="onnx", path=str(STORED / "model.onnx"))}, batch=99)
 
 
@@ -53,6 +53,8 @@ def test_threads_that_wait_for_a_processor_are_told_of(tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="only Linux tells how long threads wait")
 def test_a_race_beside_programs_that_compute_is_told_of() -> None:
     lane = {"onnx": Contender(kind="onnx", path=str(STORED / "model.onnx"))}
+    crowd = {"onnx": Contender(kind="onnx", path=str(STORED / "model.onnx"), threads=2 * usable_threads())}
+    assert not disturbance(race(crowd, batch=2, rounds=1).values())  # they wait for one another
     others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * usable_threads())]
     try:
         assert disturbance(race(lane, batch=2, rounds=3).values())

@@ -207,6 +207,18 @@ def test_attention_whose_heads_share_keys_and_values(lead: tuple[int, ...], head
 
 
 @pytest.mark.filterwarnings("ignore:.*shares the same shape constraints")
+@pytest.mark.parametrize("options", [{}, {"scale": 0.2}, {"enable_gqa": True}])
+def test_attention_over_channels_whose_number_is_not_known(options: dict[str, Any]) -> None:
+    """As XCiT and Restormer do it: the positions of a map stand where channels stand elsewhere."""
+    torch.manual_seed(3)
+    shape = {0: "batch", 3: "positions"}
+    session = exported(Attention(**options), tuple(torch.randn(2, 4, 6, 8) for _ in range(3)), (shape,) * 3)  # type: ignore[arg-type]
+    query, key, value = (torch.randn(3, 4, 6, 50) for _ in range(3))
+    expected = F.scaled_dot_product_attention(query.double(), key.double(), value.double(), **options).numpy()
+    np.testing.assert_allclose(session.run(None, {"a": query.numpy(), "b": key.numpy(), "c": value.numpy()})[0], expected, atol=2e-6)
+
+
+@pytest.mark.filterwarnings("ignore:.*shares the same shape constraints")
 def test_attention_at_another_length_than_traced() -> None:
     shape = {0: "batch", 1: "length"}
     session = exported(Attention(), tuple(torch.randn(2, 6, 8) for _ in range(3)), (shape,) * 3)  # type: ignore[arg-type]

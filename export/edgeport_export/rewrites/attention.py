@@ -33,8 +33,7 @@ def scaled_dot_product_attention(
     rank = len(key.shape)
     if enable_gqa:
         key, value = (_repeated(each, query.shape[-3]) for each in (key, value))
-    factor = scale if scale is not None else 1 / math.sqrt(query.shape[-1])
-    scaled = op.Mul(query, _like(factor, query))
+    scaled = op.Mul(query, _scale(query) if scale is None else _like(scale, query))
     scores = op.MatMul(scaled, op.Transpose(key, perm=[*range(rank - 2), rank - 1, rank - 2]))  # (…, L, S)
     if is_causal:
         allowed = op.Cast(op.Trilu(op.Expand(op.Constant(value_float=1.0), op.Shape(scores, start=-2)), upper=0), to=BOOL)
@@ -47,14 +46,23 @@ def scaled_dot_product_attention(
     return op.Where(forbidden, _like(0.0, out), out)
 
 
+def _scale(query: Any) -> Any:
+    """1 / sqrt(channels); computed as the graph runs where attention goes over channels, and the positions of a map take their place."""
+    channels = query.shape[-1]
+    if isinstance(channels, int):
+        return _like(1 / math.sqrt(channels), query)
+    return op.CastLike(op.Reciprocal(op.Sqrt(op.Cast(op.Shape(query, start=-1), to=DataType.FLOAT))), query)
+
+
 def _repeated(heads: Any, count: int) -> Any:
     """(…, few heads, length, channels) -> (…, count, length, channels). Rule 2."""
-    *lead, few, _, channels = heads.shape
+    few = heads.shape[-3]
     if few == count:
         return heads
     axis = op.Constant(value_ints=[-3])
     spread = op.Expand(op.Unsqueeze(heads, axis), op.Constant(value_ints=[count // few, 1, 1]))  # (…, few, count / few, length, channels)
-    return op.Reshape(spread, op.Constant(value_ints=[*(0 for _ in lead), count, -1, channels]))
+    sizes = [op.Shape(heads, end=-3), op.Constant(value_ints=[count]), op.Shape(heads, start=-2)]
+    return op.Reshape(spread, op.Concat(*sizes, axis=0))
 
 
 def _bias(allowed: Any, scores: Any) -> Any:
