@@ -30,7 +30,8 @@ warnings.filterwarnings("ignore")
 
 CALIBRATION_IMAGES, PEERS_IMAGES = 32, 16
 ROUND_SECONDS = 0.3
-OTHER_IMAGES_DB = 0.5  # edgeport's and the peers' distances are not measured on quite the same images
+TRIES, DISAGREEMENT = 3, 0.05  # of a race, and of two lanes of one file, in which a busy neighbour shows
+SEEN_DB = 0.5  # what plain U8S8 may owe to having been calibrated with some of the images that edgeport holds back
 SQNR_FLOOR_DB = 25.0  # that edgeport's int8 keeps, or as near to fp32 as plain U8S8 where that is further: random weights in deep networks
 PLAIN_FP32 = ("ORT fp32, dynamic", "ORT fp32, fixed size")
 PLAIN_U8S8 = "ORT quantize_static U8S8"
@@ -44,6 +45,7 @@ def prepare(name: str, folder: Path) -> None:
     from subjects import SUBJECTS, Plain, pictures
 
     from edgeport_export import ExportOptions, export_bundle
+    from edgeport_export.quantization import HELD_BACK, PROBES
     from edgeport_runtime.evaluate import Example
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -59,7 +61,9 @@ def prepare(name: str, folder: Path) -> None:
         program.save(folder / f"{file}.onnx", external_data=False)
     _quantize(folder, images[:PEERS_IMAGES])
     examples = [Example(source=image, truth=0) for image in images]
-    options = ExportOptions(insist=True, sqnr_floor_db=min(SQNR_FLOOR_DB, _plain_db(folder, images[:PEERS_IMAGES]) - OTHER_IMAGES_DB))
+    # on the very images that edgeport will measure itself on: of networks with random weights, other images may be 5 dB away
+    floor_db = min(SQNR_FLOOR_DB, _plain_db(folder, images[::HELD_BACK][:PROBES]) - SEEN_DB)
+    options = ExportOptions(insist=True, sqnr_floor_db=floor_db)
     export_bundle(subject.network, subject.contract, folder / "bundle", name=name, calibration=examples, options=options, force=True)
 
 
@@ -155,6 +159,22 @@ def race(entries: dict[str, tuple[str, dict[str, Any]]], rounds: int) -> tuple[d
     return times, failed
 
 
+def settled(entries: dict[str, tuple[str, dict[str, Any]]], rounds: int) -> tuple[dict[str, list[float]], dict[str, str]]:
+    """A race, run again where the lanes of one file disagree: edgeport's `auto` is one of its variants. The race in which they agree best is kept."""
+    tries: list[tuple[float, dict[str, list[float]], dict[str, str]]] = []
+    while len(tries) < TRIES and (not tries or tries[-1][0] > DISAGREEMENT):
+        times, failed = race(entries, rounds)
+        tries.append((_disagreement(times), times, failed))
+    return min(tries, key=lambda each: each[0])[1:]
+
+
+def _disagreement(times: dict[str, list[float]]) -> float:
+    """By how much one file seems slower than itself."""
+    auto = next(label for label in times if label.startswith("edgeport auto"))
+    pair = [statistics.median(times[label]) for label in (auto, f"edgeport {auto.split('(')[1].rstrip(')')}")]
+    return max(pair) / min(pair) - 1
+
+
 def sqnr_db(entries: dict[str, tuple[str, dict[str, Any]]], labels: Sequence[str]) -> dict[str, float]:
     """How far each engine's output is from edgeport's fp32, in dB of signal over error; None where they are equal."""
     truth = np.load(entries["edgeport fp32"][1]["answer"]).astype(np.float64)
@@ -237,6 +257,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("bench"))
     parser.add_argument("--results", type=Path, default=Path("bench/results.jsonl"))
     parser.add_argument("--table", type=Path, default=Path("docs/bench.md"))
+    parser.add_argument("--again", action="store_true", help="Race what --folder holds, and make nothing anew.")
     parser.add_argument("--prepare", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.prepare:
@@ -246,11 +267,11 @@ def main() -> None:
     rows = [json.loads(line) for line in given.results.read_text().splitlines()] if given.results.exists() else []
     for name in given.only:
         left = [batch for batch in given.batch if not any(row["name"] == name and row["batch"] == batch for row in rows)]
-        if left:
+        if left and not given.again:
             subprocess.run([sys.executable, __file__, "--prepare", name, "--folder", str(given.folder)], check=True)
         for batch in left:
             entries = lanes(name, given.folder / name, batch, given.threads, given.peers)
-            times, failed = race(entries, given.rounds)
+            times, failed = settled(entries, given.rounds)
             distances = sqnr_db(entries, list(times))
             side = {**OWN, **OTHERS}[name]
             told = {"name": name, "side": side, "batch": batch, "threads": given.threads, "peers": _peers(given.peers)}
