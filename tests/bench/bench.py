@@ -5,8 +5,9 @@ ratios. Pixels to output, uint8 (N, H, W, 3) in. Peers: PyTorch eager, channels-
 fixed-size; plain `quantize_static` with its defaults and with U8 activations, S8 weights per channel; OpenVINO f32, and OpenVINO + NNCF int8, which
 live in an environment of their own (`--peers` names its Python; left out, they are not raced). edgeport runs what `precision="auto"` takes,
 and each of its variants beside it; its int8 keeps 25 dB from fp32, or within half a dB as many as plain U8S8 where that has fewer (random weights).
+One of these lanes runs the same file as `auto`: where the two disagree by more than 5 %, a neighbour was busy, and the race is run again.
 
-    python tests/bench/bench.py [--only NAME …] [--batch 1 16] [--rounds 5] [--peers .venv-peers/bin/python] [--results FILE]
+    python tests/bench/bench.py [--only NAME …] [--batch 1 16] [--rounds 5] [--peers .venv-peers/bin/python] [--results FILE] [--again]
 """
 
 import argparse
