@@ -116,7 +116,8 @@ def test_what_torch_cannot_export_is_said_in_one_sentence(
 
 
 def test_the_remedy_for_a_masked_encoder_is_one(class_contract: Contract) -> None:
-    trace(around(Encoded(is_causal=False)), class_contract)
+    model = trace(around(Encoded(is_causal=False)), class_contract).model
+    assert [node.op_type for node in model.graph.node].count("Softmax") == 2  # one for each layer
 
 
 def doubled_unless_square(x: Tensor) -> Tensor:
