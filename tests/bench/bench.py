@@ -5,7 +5,7 @@ ratios. Pixels to output, uint8 (N, H, W, 3) in. Peers: PyTorch eager, channels-
 fixed-size; plain `quantize_static` with its defaults and with U8 activations, S8 weights per channel; OpenVINO f32, and OpenVINO + NNCF int8, which
 live in an environment of their own (`--peers` names its Python; left out, they are not raced). edgeport runs what `precision="auto"` takes,
 and each of its variants beside it; its int8 keeps 25 dB from fp32, or within half a dB as many as plain U8S8 where that has fewer (random weights).
-One of these lanes runs the same file as `auto`: where the two disagree by more than 5 %, a neighbour was busy, and the race is run again.
+One of these lanes runs the same file as `auto`: where the two disagree by more than 5 %, the machine was unsteady, and the race is run again.
 
     python tests/bench/bench.py [--only NAME …] [--batch 1 16] [--rounds 5] [--peers .venv-peers/bin/python] [--results FILE] [--again]
 """
@@ -31,7 +31,7 @@ warnings.filterwarnings("ignore")
 
 CALIBRATION_IMAGES, PEERS_IMAGES = 32, 16
 ROUND_SECONDS = 0.3
-TRIES, DISAGREEMENT = 3, 0.05  # of a race, and of two lanes of one file, in which a busy neighbour shows
+TRIES, DISAGREEMENT = 3, 0.05  # of a race, and of two lanes of one file, which shows an unsteady machine
 SEEN_DB = 0.5  # what plain U8S8 may owe to having been calibrated with some of the images that edgeport holds back
 SQNR_FLOOR_DB = 25.0  # that edgeport's int8 keeps, or as near to fp32 as plain U8S8 where that is further: random weights in deep networks
 PLAIN_FP32 = ("ORT fp32, dynamic", "ORT fp32, fixed size")
