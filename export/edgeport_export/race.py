@@ -19,6 +19,7 @@ from .errors import ExportError
 
 ROUND_SECONDS = 0.25
 BUSY = 0.2  # of their time that threads wait for a processor: 0.08 on a quiet machine with two, 0.35 and more beside one program that computes
+UNSTEADY = 1.3  # upper over lower quartile of one engine's rounds: mostly below 1.1, and 1.4 to 1.7 where a rented machine's slow phase fell into them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,11 @@ class Heat:
         """The lower quartile of the rounds, for decisions: on a shared machine others only ever add time, sometimes to half of all rounds."""
         return sorted(self.rounds_ms)[len(self.rounds_ms) // 4]
 
+    @property
+    def swing(self) -> float:
+        """The upper quartile of the rounds over the lower one."""
+        return sorted(self.rounds_ms)[3 * len(self.rounds_ms) // 4] / self.quiet_ms
+
 
 def race(contenders: Mapping[str, Contender], *, batch: int, size_px: tuple[int, int] | None = None, rounds: int = 5) -> dict[str, Heat]:
     """Time every contender on the same random inputs. Raises ExportError, with its last words, where one does not start."""
@@ -76,9 +82,15 @@ def _heat(turns: list["_Turn"], ready: Mapping[str, Any]) -> Heat:
 
 
 def disturbance(heats: Iterable[Heat]) -> str:
-    """That other programs held the processors while this was measured; empty where they hardly did."""
-    waited = max((heat.waited for heat in heats), default=0.0)
-    return f"the machine was busy: threads waited for a processor {waited:.0%} of their time, so measure again when it is quiet" if waited > BUSY else ""
+    """That other programs held the processors while this was measured, or that its rounds differ; empty where neither is so by much.
+
+    A rented machine may slow down for seconds on end while nothing on it waits: then rounds differ.
+    """
+    raced = list(heats)
+    waited, swing = max((heat.waited for heat in raced), default=0.0), max((heat.swing for heat in raced), default=1.0)
+    if waited > BUSY:
+        return f"the machine was busy: threads waited for a processor {waited:.0%} of their time, so measure again when it is quiet"
+    return f"the machine was unsteady: some rounds of one engine took {swing:.1f} times as long as others, so measure again" if swing > UNSTEADY else ""
 
 
 class Stopwatch:

@@ -5,7 +5,8 @@ ratios. Pixels to output, uint8 (N, H, W, 3) in. Peers: PyTorch eager, channels-
 fixed-size; plain `quantize_static` with its defaults and with U8 activations, S8 weights per channel; OpenVINO f32, and OpenVINO + NNCF int8, which
 live in an environment of their own (`--peers` names its Python; left out, they are not raced). edgeport runs what `precision="auto"` takes,
 and each of its variants beside it; its int8 keeps 25 dB from fp32, or within half a dB as many as plain U8S8 where that has fewer (random weights).
-One of these lanes runs the same file as `auto`: where the two disagree by more than 5 %, the machine was unsteady, and the race is run again.
+A fixed matrix product is timed before and after every turn: one in which it took 15 % longer than at its fastest is taken again (`yardstick.py`).
+One of the lanes runs the same file as `auto`: what they differ by is what these figures are good for.
 
     python tests/bench/bench.py [--only NAME …] [--batch 1 16] [--rounds 5] [--peers .venv-peers/bin/python] [--results FILE] [--again]
 """
@@ -27,11 +28,12 @@ from unittest import mock
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
+from yardstick import Yardstick
+
 warnings.filterwarnings("ignore")
 
 CALIBRATION_IMAGES, PEERS_IMAGES = 32, 16
 ROUND_SECONDS = 0.3
-TRIES, DISAGREEMENT = 3, 0.05  # of a race, and of two lanes of one file, which shows an unsteady machine
 SEEN_DB = 0.5  # what plain U8S8 may owe to having been calibrated with some of the images that edgeport holds back
 SQNR_FLOOR_DB = 25.0  # that edgeport's int8 keeps, or as near to fp32 as plain U8S8 where that is further: random weights in deep networks
 PLAIN_FP32 = ("ORT fp32, dynamic", "ORT fp32, fixed size")
@@ -134,8 +136,8 @@ def _edgeport(folder: Path) -> dict[str, str]:
     return {f"edgeport auto ({manifest['auto']['precision']})": "auto", **{f"edgeport {each['precision']}": each["precision"] for each in manifest["variants"]}}
 
 
-def race(entries: dict[str, tuple[str, dict[str, Any]]], rounds: int) -> tuple[dict[str, list[float]], dict[str, str]]:
-    """Milliseconds per call of every engine, round by round; and the last words of those that did not start."""
+def race(entries: dict[str, tuple[str, dict[str, Any]]], rounds: int, yardstick: Yardstick) -> tuple[dict[str, list[float]], dict[str, str], int]:
+    """Milliseconds per call of every engine, round by round; the last words of those that did not start; and how many turns were never steady."""
     running: dict[str, subprocess.Popen[str]] = {}
     failed: dict[str, str] = {}
     for label, (python, order) in entries.items():
@@ -149,31 +151,22 @@ def race(entries: dict[str, tuple[str, dict[str, Any]]], rounds: int) -> tuple[d
         else:
             failed[label] = (process.stderr.read().strip().splitlines() or ["without a word"])[-1]  # type: ignore[union-attr]
     times: dict[str, list[float]] = {label: [] for label in running}
+    unsteady = 0
     for _ in range(rounds):
         for label, process in running.items():
-            process.stdin.write("go\n")  # type: ignore[union-attr]
-            process.stdin.flush()  # type: ignore[union-attr]
-            times[label].append(float(process.stdout.readline()))  # type: ignore[union-attr]
+            measured, steady = yardstick.steady(lambda process=process: _turn(process))  # type: ignore[misc]
+            times[label].append(measured)
+            unsteady += not steady
     for process in running.values():
         process.kill()
         process.wait()
-    return times, failed
+    return times, failed, unsteady
 
 
-def settled(entries: dict[str, tuple[str, dict[str, Any]]], rounds: int) -> tuple[dict[str, list[float]], dict[str, str]]:
-    """A race, run again where the lanes of one file disagree: edgeport's `auto` is one of its variants. The race in which they agree best is kept."""
-    tries: list[tuple[float, dict[str, list[float]], dict[str, str]]] = []
-    while len(tries) < TRIES and (not tries or tries[-1][0] > DISAGREEMENT):
-        times, failed = race(entries, rounds)
-        tries.append((_disagreement(times), times, failed))
-    return min(tries, key=lambda each: each[0])[1:]
-
-
-def _disagreement(times: dict[str, list[float]]) -> float:
-    """By how much one file seems slower than itself."""
-    auto = next(label for label in times if label.startswith("edgeport auto"))
-    pair = [statistics.median(times[label]) for label in (auto, f"edgeport {auto.split('(')[1].rstrip(')')}")]
-    return max(pair) / min(pair) - 1
+def _turn(process: subprocess.Popen[str]) -> float:
+    process.stdin.write("go\n")  # type: ignore[union-attr]
+    process.stdin.flush()  # type: ignore[union-attr]
+    return float(process.stdout.readline())  # type: ignore[union-attr]
 
 
 def sqnr_db(entries: dict[str, tuple[str, dict[str, Any]]], labels: Sequence[str]) -> dict[str, float]:
@@ -209,6 +202,8 @@ def table(rows: list[dict[str, Any]]) -> str:
             times = row["times"][label]
             lines.append(f"| {label} | {value:.3f} | {value / auto:.2f} | {min(times):.3f} to {max(times):.3f} | {_decibels(row['sqnr_db'].get(label))} |")
         lines += [f"| {label} | did not start: {words[:120]} | | | |" for label, words in row["failed"].items()]
+        if row["unsteady"]:
+            lines += ["", f"{row['unsteady']} of these turns found no steady machine."]
     return "\n".join(lines) + "\n"
 
 
@@ -266,17 +261,18 @@ def main() -> None:
         return
     given.results.parent.mkdir(parents=True, exist_ok=True)
     rows = [json.loads(line) for line in given.results.read_text().splitlines()] if given.results.exists() else []
+    yardstick = Yardstick()
     for name in given.only:
         left = [batch for batch in given.batch if not any(row["name"] == name and row["batch"] == batch for row in rows)]
         if left and not given.again:
             subprocess.run([sys.executable, __file__, "--prepare", name, "--folder", str(given.folder)], check=True)
         for batch in left:
             entries = lanes(name, given.folder / name, batch, given.threads, given.peers)
-            times, failed = settled(entries, given.rounds)
+            times, failed, unsteady = race(entries, given.rounds, yardstick)
             distances = sqnr_db(entries, list(times))
             side = {**OWN, **OTHERS}[name]
             told = {"name": name, "side": side, "batch": batch, "threads": given.threads, "peers": _peers(given.peers)}
-            rows.append({**told, "times": times, "sqnr_db": distances, "failed": failed})
+            rows.append({**told, "times": times, "unsteady": unsteady, "sqnr_db": distances, "failed": failed})
             with given.results.open("a") as file:
                 file.write(json.dumps(rows[-1]) + "\n")
             median = {label: round(statistics.median(each), 3) for label, each in times.items()}

@@ -50,6 +50,13 @@ def test_threads_that_wait_for_a_processor_are_told_of(tmp_path: Path) -> None:
     assert disturbance([quiet, busy]).startswith("the machine was busy: threads waited for a processor 41% of their time")
 
 
+def test_rounds_that_differ_are_told_of_and_one_outlier_is_not() -> None:
+    steady, unsteady = (Heat(median_ms=2.0, rounds_ms=rounds) for rounds in ((2.0, 2.1, 2.0, 9.0, 2.5), (2.0, 3.1, 2.1, 3.4, 2.0)))
+    assert (steady.swing, unsteady.swing) == (pytest.approx(1.25), pytest.approx(1.55))
+    assert disturbance([steady]) == ""
+    assert disturbance([steady, unsteady]) == "the machine was unsteady: some rounds of one engine took 1.6 times as long as others, so measure again"
+
+
 @pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="only Linux tells how long threads wait")
 def test_a_race_beside_programs_that_compute_is_told_of() -> None:
     lane = {"onnx": Contender(kind="onnx", path=str(STORED / "model.onnx"))}
