@@ -7,11 +7,12 @@ Static Q/DQ with int8 weights per channel. By rule:
    product costs less than making integers of two activations.
 2. Relu, Clip, MaxPool, Add and their like are quantised where every product that they follow is, because left float they break the
    fusion of their neighbours; before the first product (normalisation) and after the network they stay float. So are the mean over a map
-   (`rewrites/global_pool.py`), Sigmoid, and Mul by something computed (a gate); Mul by constants is not, whose small ones would become zero,
-   nor is a Clip between limits on one side of zero.
+   (`rewrites/global_pool.py`), Sigmoid, HardSigmoid (`rewrites/hard_sigmoid.py`), nearest upsampling (`rewrites/nearest_upsampling.py`), and Mul by
+   something computed (a gate); Mul by constants is not, whose small ones would become zero, nor is a Clip between limits on one side of zero.
 3. The first convolution reads uint8 pixels (`rewrites/pixel_convolution.py`), after a depthwise one on the picture has become part of it
-   (`rewrites/separable_fusion.py`). Few filters are padded (`rewrites/channel_padding.py`), very few compute four positions at a time
-   (`rewrites/position_blocks.py`), and maps that become sequences keep the integer kernels' layout (`rewrites/positions_last.py`).
+   (`rewrites/separable_fusion.py`). A transposed convolution becomes an ordinary one (`rewrites/transposed_convolution.py`). Few filters are
+   padded (`rewrites/channel_padding.py`), very few compute four positions at a time (`rewrites/position_blocks.py`), and maps that become
+   sequences keep the integer kernels' layout (`rewrites/positions_last.py`).
 4. A linear layer between float operators gives floats, to which its bias is added and its Relu applied (`rewrites/float_linear.py`).
 5. The last Q/DQ pair before an output is removed: it would round the answer and save nothing. Who asks for a value's shape asks its integers:
    onnxruntime would dequantise all of it for that.
@@ -40,20 +41,23 @@ from .rewrites.channel_padding import channel_padding
 from .rewrites.constants import drop_unread
 from .rewrites.float_linear import float_followers, give_floats
 from .rewrites.global_pool import global_pool, is_global_pool
+from .rewrites.hard_sigmoid import drop_factors, hard_sigmoid, has_steps
+from .rewrites.nearest_upsampling import nearest_upsampling, repeats
 from .rewrites.pixel_convolution import REAL, pixel_convolution
 from .rewrites.position_blocks import position_blocks
 from .rewrites.positions_last import positions_last
 from .rewrites.separable_fusion import separable_fusion
+from .rewrites.transposed_convolution import refusal, transposed_convolution
 from .targets import Target
 from .trace import WRAPPER
 
 # Elementwise and pooling operators that fuse with a quantised neighbour; see rule 2.
-FOLLOWERS = ("Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool", "Add", "Concat", "LeakyRelu", "Mul", "Sigmoid")
+FOLLOWERS = ("Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool", "Add", "Concat", "LeakyRelu", "Mul", "Sigmoid", "HardSigmoid", "Resize")
 TWO_ACTIVATIONS = "a product of two activations, which costs more as integers than it saves"
 
 
 def preprocess(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Shapes inferred and constants folded, as the quantizer wants them. Names of nodes survive."""
+    """Shapes inferred and constants folded, as the quantizer wants them. Names of nodes survive, and every node has one."""
     with tempfile.TemporaryDirectory() as folder:
         source, prepared = Path(folder) / "traced.onnx", Path(folder) / "prepared.onnx"
         onnx.save(model, source)  # handed over as a file: given a ModelProto, the library moves the caller's weights to external data
@@ -63,7 +67,10 @@ def preprocess(model: onnx.ModelProto) -> onnx.ModelProto:
             quant_pre_process(source, prepared, skip_symbolic_shape=True)  # symbolic inference fails on Attention (PR #21330)
         finally:
             logging.getLogger().setLevel(level)
-        return onnx.load(prepared)
+        made = onnx.load(prepared)
+    for node in made.graph.node:  # onnxruntime puts the parts of functions (HardSwish) in their place without a name, and plans go by names
+        node.name = node.name or f"{node.output[0]}/{node.op_type}"
+    return made
 
 
 def candidates(model: onnx.ModelProto, target: Target) -> tuple[list[str], dict[str, str]]:
@@ -93,8 +100,10 @@ def _refusal(graph: onnx.GraphProto, node: onnx.NodeProto, constants: set[str], 
         return TWO_ACTIVATIONS
     if node.input[1] not in constants and target.activations != QuantType.QUInt8:
         return "attention's product was not measured on this target"
-    if node.op_type == "ConvTranspose":
-        return "onnxruntime has no integer kernel for a transposed convolution"
+    if node.op_type == "ConvTranspose" and (lacking := refusal(graph, node)):
+        return f"onnxruntime has no integer kernel for {lacking}"
+    if node.op_type == "ConvTranspose" and target.activations != QuantType.QUInt8:
+        return "a transposed convolution was not measured on this target"
     return "outside the network" if node.name.startswith(WRAPPER) else ""
 
 
@@ -112,7 +121,7 @@ def sources(model: onnx.ModelProto) -> dict[str, frozenset[str]]:
     for node in model.graph.node:
         if node.name in products:
             of_value[node.output[0]] = frozenset([node.name])
-        elif node.op_type in LAYOUT:
+        elif node.op_type in LAYOUT or (node.op_type == "Slice" and node.name.startswith(WRAPPER)):  # what a rewrite cuts off its own result
             of_value[node.output[0]] = of_value.get(node.input[0])
         elif _follows(model.graph, node, constants):
             fed = [of_value.get(each) for each in node.input if each and each not in constants]
@@ -128,7 +137,9 @@ def _follows(graph: onnx.GraphProto, node: onnx.NodeProto, constants: set[str]) 
     """Rule 2, as far as the node itself goes."""
     if node.name.startswith(WRAPPER) or (node.op_type == "Mul" and constants & set(node.input)):
         return False
-    if node.op_type == "Clip" and not _holds_zero(graph, node):
+    if (node.op_type == "Clip" and not _holds_zero(graph, node)) or (node.op_type == "HardSigmoid" and not has_steps(graph, node)):
+        return False
+    if node.op_type == "Resize" and repeats(graph, node) is None:
         return False
     return node.op_type in FOLLOWERS or is_global_pool(graph, node)
 
@@ -166,6 +177,8 @@ def quantize(model: onnx.ModelProto, contract: Contract, integer: set[str], limi
     followers = {name for name, products in sources(model).items() if products <= integer}
     followers -= float_followers(graph.graph, integer, followers)
     ranges |= {pooled: ranges[value] for pooled, value in global_pool(graph, followers).items()}
+    ranges |= {grown: ranges[value] for grown, value in nearest_upsampling(graph, followers).items()}
+    ranges |= hard_sigmoid(graph, followers)
     names = sorted(integer & left | followers)
     quantizer = QDQQuantizer(
         graph,
@@ -185,6 +198,7 @@ def quantize(model: onnx.ModelProto, contract: Contract, integer: set[str], limi
     if target.narrow_weights:
         onnx.helper.set_model_props(made, {NARROW_KEY: "1"})
     keep_steps(made)
+    drop_factors(made)
     give_floats(made.graph, set(names))
     drop_last_pairs(made)
     ask_integers_for_shapes(made)
@@ -204,7 +218,7 @@ def _shape_for_kernels(graph: onnx.ModelProto, contract: Contract, integer: set[
             ranges[REAL] = pixels
     attention_product(graph, integer, ranges)
     positions_last(graph, integer)
-    for wide, value in {**position_blocks(graph, integer), **channel_padding(graph, integer)}.items():
+    for wide, value in {**transposed_convolution(graph, integer), **position_blocks(graph, integer), **channel_padding(graph, integer)}.items():
         ranges[wide] = ranges[value]
     for node in graph.graph.node:
         if node.op_type in LAYOUT and node.input[0] in ranges:  # what a rewrite moved about has the range of what it moved

@@ -1,18 +1,28 @@
 """Small networks that export in a second or two, and one trained checkpoint."""
 
 import importlib.util
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import onnx
+import onnxruntime
 import pytest
+import torch
+from torch import nn
 
+from edgeport_export.calibration import calibrate
 from edgeport_export.progress import unwatched
+from edgeport_export.quantize import candidates, observed_values, preprocess, quantize
 from edgeport_export.race import Heat
+from edgeport_export.targets import TARGETS
+from edgeport_export.trace import finish, trace
 from edgeport_export.training_job import TrainingJob, run_training
-from edgeport_runtime import Contract, Pixels
+from edgeport_runtime import Contract, Pixels, SessionOptions
 from edgeport_runtime.contract import classification, image_axes, image_to_image
+from edgeport_runtime.device import open_session
 
 STORED = Path(__file__).parents[1] / "fixtures"
 
@@ -35,6 +45,27 @@ def class_contract() -> Contract:
 @pytest.fixture(scope="session")
 def image_contract() -> Contract:
     return image_to_image(Pixels(height=16, width=16, resize="keep"), image_axes(smallest_px=4, largest_px=64, largest_batch=8))
+
+
+@pytest.fixture
+def integer_kernels(tiny: ModuleType, class_contract: Contract, tmp_path: Path) -> "Callable[[type[nn.Module]], Counter[str]]":
+    """How often which operator runs once every product of a classifier is an integer one, after it was seen to stay near fp32."""
+
+    def kinds(network: type[nn.Module]) -> "Counter[str]":
+        torch.manual_seed(0)
+        prepared, vnni = preprocess(trace(network().eval(), class_contract).model), TARGETS["x86-vnni"]
+        limits = calibrate(prepared, observed_values(prepared, vnni), class_contract, tiny.brightness_examples(24, seed=5)).limits("minmax")
+        made = quantize(prepared, class_contract, set(candidates(prepared, vnni)[0]), limits, vnni)
+        models = finish(prepared, class_contract), finish(made, class_contract)
+        pixels = np.random.default_rng(0).integers(0, 256, (2, 16, 24, 3), dtype=np.uint8)
+        exact, near = (np.asarray(open_session(model, SessionOptions()).run(None, {"pixels": pixels})[0]) for model in models)
+        assert not np.array_equal(exact, near) and np.abs(exact - near).max() < 0.05 * np.ptp(exact)
+        settings = onnxruntime.SessionOptions()
+        settings.optimized_model_filepath, settings.log_severity_level = str(tmp_path / "optimised.onnx"), 3
+        onnxruntime.InferenceSession(models[1], settings, providers=["CPUExecutionProvider"])
+        return Counter(node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node)
+
+    return kinds
 
 
 @pytest.fixture(scope="session")

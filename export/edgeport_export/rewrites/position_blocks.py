@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from .constants import drop_unread
+from .nodes import attributes
 
 FILTERS = 16  # that the kernel works in
 BLOCKS = ".blocks"  # suffix of a value before its positions are put in place
@@ -37,15 +38,11 @@ def position_blocks(model: onnx.ModelProto, names: set[str]) -> dict[str, str]:
     return found
 
 
-def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    return {each.name: helper.get_attribute_value(each) for each in node.attribute}
-
-
 def _applies(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> bool:
     """Rule 1."""
     if node.op_type != "Conv" or not all(name in constants for name in node.input[1:] if name):
         return False
-    said, (filters, *_, height, width) = _attributes(node), constants[node.input[1]].dims
+    said, (filters, *_, height, width) = attributes(node), constants[node.input[1]].dims
     plain = said.get("group", 1) == 1 and said.get("auto_pad", b"NOTSET") == b"NOTSET"
     still = all(each == 1 for key in ("strides", "dilations") for each in said.get(key, [1, 1]))
     return len(constants[node.input[1]].dims) == 4 and plain and still and 4 * filters <= FILTERS and min(height, width) > 1
@@ -66,7 +63,7 @@ def _rewrite(graph: onnx.GraphProto, node: onnx.NodeProto, constants: dict[str, 
         bias = np.concatenate([np.tile(numpy_helper.to_array(constants[node.input[2]]), 4), np.zeros(FILTERS - 4 * filters, weight.dtype)])
         graph.initializer.append(numpy_helper.from_array(bias, node.input[2] + BLOCKS))
         inputs.append(node.input[2] + BLOCKS)
-    top, left, bottom, right = _attributes(node).get("pads", [0, 0, 0, 0])
+    top, left, bottom, right = attributes(node).get("pads", [0, 0, 0, 0])
     graph.node.remove(node)
     made = helper.make_node(
         "Conv", inputs, [out + BLOCKS], name=node.name, kernel_shape=wide.shape[2:], strides=[2, 2], pads=[top, left, bottom + 1, right + 1]
