@@ -31,7 +31,7 @@ class Positions(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.positions = nn.Parameter(torch.randn(1, 3, 4, 4))
+        self.positions = nn.Parameter(torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(0)))  # made while tests are collected
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.avg_pool2d(x, 4)
