@@ -9,13 +9,13 @@ Static Q/DQ with int8 weights per channel. By rule:
    fusion of their neighbours; before the first product (normalisation) and after the network they stay float. So are the mean over a map
    (`rewrites/global_pool.py`), Sigmoid, HardSigmoid (`rewrites/hard_sigmoid.py`), nearest upsampling (`rewrites/nearest_upsampling.py`), and Mul by
    something computed (a gate); Mul by constants is not, whose small ones would become zero, nor is a Clip between limits on one side of zero.
-3. The first convolution reads uint8 pixels (`rewrites/pixel_convolution.py`), after a depthwise one on the picture has become part of it
-   (`rewrites/separable_fusion.py`). A transposed convolution becomes an ordinary one (`rewrites/transposed_convolution.py`). Few filters are
-   padded (`rewrites/channel_padding.py`), very few compute four positions at a time (`rewrites/position_blocks.py`), and maps that become
-   sequences keep the integer kernels' layout (`rewrites/positions_last.py`).
+3. The first convolution reads uint8 pixels (`rewrites/pixel_convolution.py`), in pairs where it moves on by two (`rewrites/column_pairs.py`),
+   after a depthwise one on the picture has become part of it (`rewrites/separable_fusion.py`). A transposed convolution becomes an ordinary one
+   (`rewrites/transposed_convolution.py`). Few filters are padded (`rewrites/channel_padding.py`), very few compute a square of positions at a time
+   (`rewrites/position_blocks.py`), and maps that become sequences keep the integer kernels' layout (`rewrites/positions_last.py`).
 4. A linear layer between float operators gives floats, to which its bias is added and its Relu applied (`rewrites/float_linear.py`).
-5. The last Q/DQ pair before an output is removed: it would round the answer and save nothing. Who asks for a value's shape asks its integers:
-   onnxruntime would dequantise all of it for that.
+5. An answer of pixels behind Tanh or Sigmoid is looked up (`rewrites/pixel_table.py`). The last Q/DQ pair before another output is removed: it
+   would round the answer and save nothing. Who asks for a value's shape asks its integers: onnxruntime would dequantise all of it for that.
 """
 
 import logging
@@ -38,12 +38,14 @@ from .calibration import Limits
 from .multiplications import PRODUCTS, RECURRENT
 from .rewrites.attention_product import LAYOUT, attention_parts, attention_product, keep_steps
 from .rewrites.channel_padding import channel_padding
+from .rewrites.column_pairs import column_pairs
 from .rewrites.constants import drop_unread
 from .rewrites.float_linear import float_followers, give_floats
 from .rewrites.global_pool import global_pool, is_global_pool
 from .rewrites.hard_sigmoid import drop_factors, hard_sigmoid, has_steps
 from .rewrites.nearest_upsampling import nearest_upsampling, repeats
 from .rewrites.pixel_convolution import REAL, pixel_convolution
+from .rewrites.pixel_table import pixel_table
 from .rewrites.position_blocks import position_blocks
 from .rewrites.positions_last import positions_last
 from .rewrites.separable_fusion import separable_fusion
@@ -200,6 +202,7 @@ def quantize(model: onnx.ModelProto, contract: Contract, integer: set[str], limi
     keep_steps(made)
     drop_factors(made)
     give_floats(made.graph, set(names))
+    pixel_table(made, contract)
     drop_last_pairs(made)
     ask_integers_for_shapes(made)
     return made
@@ -216,6 +219,7 @@ def _shape_for_kernels(graph: onnx.ModelProto, contract: Contract, integer: set[
         pixels = pixel_convolution(graph, first.name, first.pixels)
         if pixels is not None:
             ranges[REAL] = pixels
+            column_pairs(graph, contract)
     attention_product(graph, integer, ranges)
     positions_last(graph, integer)
     for wide, value in {**transposed_convolution(graph, integer), **position_blocks(graph, integer), **channel_padding(graph, integer)}.items():

@@ -26,6 +26,7 @@ from .failures import failure, untranslated
 from .offers import frozen_numbers
 from .patches import second_attempt, second_may_help, symbolic_linspace
 from .rewrites import TRANSLATIONS
+from .rewrites.constants import drop_unread_values
 from .rewrites.precise_mean import precise_mean
 from .rewrites.precise_reduction import precise_reduction
 from .rewrites.transposed_product import transposed_product
@@ -222,9 +223,10 @@ def finish(model: onnx.ModelProto, contract: Contract) -> bytes:
     """A variant's bytes: only the contract's outputs, and the contract itself in the metadata."""
     final = onnx.ModelProto()
     final.CopyFrom(model)
-    kept = [value for value in final.graph.output if not value.name.endswith(LEVELS)]
-    del final.graph.output[:]
-    final.graph.output.extend(kept)
+    levels = [value for value in final.graph.output if value.name.endswith(LEVELS)]
+    for value in levels:
+        final.graph.output.remove(value)
+        drop_unread_values(final.graph, value.name)  # int8 may look its pixels up, and not compute these at all
     precise_mean(final, contract)
     said = {each.key: each.value for each in final.metadata_props if each.key == NARROW_KEY}
     onnx.helper.set_model_props(final, {METADATA_KEY: contract.to_json(), **said})

@@ -14,7 +14,7 @@ from edgeport_export.quantize import preprocess
 from edgeport_export.rewrites.channel_padding import BLOCK, channel_padding
 from edgeport_export.rewrites.global_pool import global_pool
 from edgeport_export.rewrites.pixel_convolution import REAL, pixel_convolution
-from edgeport_export.rewrites.position_blocks import FILTERS, position_blocks
+from edgeport_export.rewrites.position_blocks import position_blocks
 from edgeport_export.rewrites.separable_fusion import separable_fusion
 from edgeport_export.rewrites.transposed_product import transposed_product
 from edgeport_export.trace import trace
@@ -137,6 +137,7 @@ NARROW = {
     "1 filter, no bias": nn.Conv2d(8, 1, 3, padding=1, bias=False),
     "5x2, uneven": nn.Conv2d(8, 4, (5, 2), padding=(2, 1)),
     "no padding": nn.Conv2d(8, 2, 3),
+    "4 filters": nn.Conv2d(8, 4, 3, padding=1),
 }
 
 
@@ -150,13 +151,14 @@ def narrow(last: nn.Module) -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize("name", NARROW)
-def test_four_positions_at_a_time_are_the_same_numbers_at_every_size(name: str) -> None:
+def test_a_square_of_positions_at_a_time_is_the_same_numbers_at_every_size(name: str) -> None:
     before = narrow(NARROW[name])
+    filters = NARROW[name].out_channels
     last = [node.name for node in before.graph.node if node.op_type == "Conv"][-1]
     made = copy(before)
     assert list(position_blocks(made, {last})) == [f"{value}.blocks" for value in position_blocks(copy(before), {last}).values()]
     wide = next(node for node in made.graph.node if node.name == last)
-    assert next(each.dims[0] for each in made.graph.initializer if each.name == wide.input[1]) == FILTERS
+    assert next(each.dims[0] for each in made.graph.initializer if each.name == wide.input[1]) == (16 if filters == 4 else 16 * filters)
     generator = np.random.default_rng(0)
     for batch, height, width in ((1, 16, 16), (2, 17, 12), (1, 9, 31), (3, 7, 8)):
         image = generator.integers(0, 256, (batch, height, width, 3), dtype=np.uint8)

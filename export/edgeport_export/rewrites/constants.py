@@ -1,4 +1,4 @@
-"""Constants that a rewrite leaves without a reader."""
+"""Constants and values that a rewrite leaves without a reader."""
 
 import onnx
 
@@ -8,3 +8,16 @@ def drop_unread(graph: onnx.GraphProto) -> None:
     used = {name for node in graph.node for name in node.input} | {each.name for each in graph.output}
     for unused in [each for each in graph.initializer if each.name not in used]:
         graph.initializer.remove(unused)
+
+
+def drop_unread_values(graph: onnx.GraphProto, name: str) -> None:
+    """Remove the node that makes the value `name`, if nothing reads what it makes, and then those that only it read; and their constants."""
+    left = [name]
+    while left:
+        value = left.pop()
+        node = next((each for each in graph.node if value in each.output), None)
+        used = {name for each in graph.node for name in each.input} | {each.name for each in graph.output}
+        if node is not None and not used & set(node.output):
+            graph.node.remove(node)
+            left.extend(node.input)
+    drop_unread(graph)

@@ -24,7 +24,10 @@ from edgeport_runtime import Pixels
 
 from .constants import drop_unread
 
-REAL = "edgeport.pixels.real"  # the dequantised pixels that the convolution reads
+PREFIX = "edgeport.pixels."
+REAL = PREFIX + "real"  # the dequantised pixels that the convolution reads
+ZERO = PREFIX + "zero"  # what stands for zero among them
+CHANNELS_LAST = PREFIX + "nhwc"  # four channels
 _CHAIN = ("Mul", "Sub", "Cast", "Transpose")  # from the convolution's input back to the pixels
 
 
@@ -44,7 +47,7 @@ def pixel_convolution(model: onnx.ModelProto, name: str, pixels: Pixels) -> tupl
     zero, step = _zero_and_step(mean, scale)
     scaled = weights * (scale / step)[None, :, None, None]
     inside = (weights * (scale * (zero - mean))[None, :, None, None]).sum(axis=1, keepdims=True) / (step * (255 - zero))
-    prefix = "edgeport.pixels."
+    prefix = PREFIX
     channels = len(mean)
     graph.initializer.extend(
         [
