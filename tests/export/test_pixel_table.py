@@ -92,6 +92,17 @@ def test_other_endings_stay_as_they_are(image_contract: Contract, changes: dict[
     assert pixel_table(model, described) == 0 and model.SerializeToString(deterministic=True) == before
 
 
+def test_what_the_network_subtracts_itself_is_not_taken_for_the_way_to_levels(image_contract: Contract) -> None:
+    model = ending("Sigmoid", 0.0, 1.0)
+    scaling = next(node for node in model.graph.node if node.name == "edgeport/Mul")
+    own = helper.make_node("Sub", ["value", "tenth"], ["shifted"], name="Sub")
+    model.graph.node.insert(list(model.graph.node).index(scaling), own)
+    next(node for node in model.graph.node if node.name == "edgeport/Mul").input[0] = "shifted"
+    model.graph.initializer.append(numpy_helper.from_array(np.array(0.1, np.float32), "tenth"))
+    described = replace(image_contract, outputs=(replace(image_contract.outputs[0], range=(0.0, 1.0)),))
+    assert pixel_table(model, described) == 0
+
+
 @pytest.mark.parametrize("filters", ["3x3", "1x1", "upsampled"])
 @pytest.mark.parametrize(("last", "limits"), [(nn.Tanh(), (-1.0, 1.0)), (nn.Sigmoid(), (0.0, 1.0))], ids=["tanh", "sigmoid"])
 def test_whole_generators_end_in_one_operator(image_contract: Contract, tmp_path: Path, last: nn.Module, limits: tuple[float, float], filters: str) -> None:

@@ -96,6 +96,8 @@ def _before(graph: onnx.GraphProto, value: str, kinds: tuple[str, ...]) -> list[
             left.pop(0)
         if node.op_type != left[0] if left else kinds or node.op_type not in MOVES:
             break
+        if kinds and "Linear" not in node.op_type and not node.name.startswith("edgeport/"):  # a Sub of the network's own counts
+            break
         left = left[1:]
         found.append(node)
         value = node.input[0]
