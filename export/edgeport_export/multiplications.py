@@ -13,6 +13,8 @@ from edgeport_runtime import SessionOptions
 from edgeport_runtime.device import onnxruntime, open_session
 from edgeport_runtime.engine import Arrays
 
+from .rewrites.nodes import every_node
+
 RECURRENT = ("GRU", "LSTM", "RNN")
 PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", *RECURRENT)
 INTEGER_PRODUCTS = ("QLinearConv", "ConvInteger", "QGemm", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul")
@@ -74,7 +76,7 @@ def integer_nodes(model: bytes) -> set[str]:
         ort.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
         optimised: Any = onnx.load(path)
     # fused nodes carry their name with a token behind it: "layer1.0.conv1/Conv_token_4"
-    return {node.name.split("_token_")[0] for node in optimised.graph.node if node.op_type in INTEGER_PRODUCTS}
+    return {node.name.split("_token_")[0] for node in every_node(optimised.graph) if node.op_type in INTEGER_PRODUCTS}
 
 
 def share(counts: Mapping[str, int], names: set[str]) -> float:

@@ -23,6 +23,7 @@ from .progress import Watch, counting
 from .quality import Jury, drop, trusted
 from .quantize import observed_values
 from .race import Contender, Heat, Stopwatch, race
+from .rewrites.nodes import every_node
 from .targets import Target
 from .trace import finish
 from .workshop import Names, Workshop
@@ -211,7 +212,7 @@ def _keeps(shop: Workshop, names: Names, jury: Jury | None, budget: Budget) -> b
 def _plan(shop: Workshop, outcome: Outcome, calibrated: Calibration, batch: int) -> Plan:
     integer = outcome.integer or outcome.fastest  # where the budget left nothing, the plan is what somebody gets who insists
     made = shop.file(integer).read_bytes()
-    absorbed = integer - {node.name for node in onnx.load_from_string(made).graph.node}  # by the convolution behind it, which is one of them
+    absorbed = integer - {node.name for node in every_node(onnx.load_from_string(made).graph)}  # by the convolution behind it, which is one of them
     running = integer_nodes(made) & set(shop.multiplications) | absorbed
     reasons = {**shop.never, **outcome.reasons}
     unseen = "onnxruntime has no integer kernel for it here"

@@ -9,10 +9,11 @@ Static Q/DQ with int8 weights per channel. By rule:
    fusion of their neighbours; before the first product (normalisation) and after the network they stay float. So are the mean over a map
    (`rewrites/global_pool.py`), Sigmoid, HardSigmoid (`rewrites/hard_sigmoid.py`), nearest upsampling (`rewrites/nearest_upsampling.py`), and Mul by
    something computed (a gate); Mul by constants is not, whose small ones would become zero, nor is a Clip between limits on one side of zero.
-3. The first convolution reads uint8 pixels (`rewrites/pixel_convolution.py`), in pairs where it moves on by two (`rewrites/column_pairs.py`),
-   after a depthwise one on the picture has become part of it (`rewrites/separable_fusion.py`). A transposed convolution becomes an ordinary one
-   (`rewrites/transposed_convolution.py`). Few filters are padded (`rewrites/channel_padding.py`), very few compute a square of positions at a time
-   (`rewrites/position_blocks.py`), and maps that become sequences keep the integer kernels' layout (`rewrites/positions_last.py`).
+3. The first convolution reads uint8 pixels (`rewrites/pixel_convolution.py`), four at a time where it moves on by two or by patches
+   (`rewrites/column_quads.py`, and for widths of every kind `rewrites/width_branches.py`), after a depthwise one on the picture has become part of
+   it (`rewrites/separable_fusion.py`). A transposed convolution becomes an ordinary one (`rewrites/transposed_convolution.py`). Few filters are
+   padded (`rewrites/channel_padding.py`), very few compute a square of positions at a time (`rewrites/position_blocks.py`), and maps that become
+   sequences keep the integer kernels' layout (`rewrites/positions_last.py`).
 4. A linear layer between float operators gives floats, to which its bias is added and its Relu applied (`rewrites/float_linear.py`).
 5. An answer of pixels behind Tanh or Sigmoid is looked up (`rewrites/pixel_table.py`). The last Q/DQ pair before another output is removed: it
    would round the answer and save nothing. Who asks for a value's shape asks its integers: onnxruntime would dequantise all of it for that.
@@ -38,7 +39,7 @@ from .calibration import Limits
 from .multiplications import PRODUCTS, RECURRENT
 from .rewrites.attention_product import LAYOUT, attention_parts, attention_product, keep_steps
 from .rewrites.channel_padding import channel_padding
-from .rewrites.column_pairs import column_pairs
+from .rewrites.column_quads import Geometry, column_quads
 from .rewrites.constants import drop_unread
 from .rewrites.float_linear import float_followers, give_floats
 from .rewrites.global_pool import global_pool, is_global_pool
@@ -50,6 +51,7 @@ from .rewrites.position_blocks import position_blocks
 from .rewrites.positions_last import positions_last
 from .rewrites.separable_fusion import separable_fusion
 from .rewrites.transposed_convolution import refusal, transposed_convolution
+from .rewrites.width_branches import width_branches
 from .targets import Target
 from .trace import WRAPPER
 
@@ -173,8 +175,7 @@ def quantize(model: onnx.ModelProto, contract: Contract, integer: set[str], limi
     graph = onnx.ModelProto()
     graph.CopyFrom(model)
     ranges = dict(limits)
-    if target.activations == QuantType.QUInt8:
-        _shape_for_kernels(graph, contract, integer, ranges)
+    quads = _shape_for_kernels(graph, contract, integer, ranges) if target.activations == QuantType.QUInt8 else None
     left = {node.name for node in graph.graph.node}
     followers = {name for name, products in sources(model).items() if products <= integer}
     followers -= float_followers(graph.graph, integer, followers)
@@ -192,7 +193,7 @@ def quantize(model: onnx.ModelProto, contract: Contract, integer: set[str], limi
         nodes_to_quantize=names,
         nodes_to_exclude=[],
         op_types_to_quantize=[*PRODUCTS, *FOLLOWERS],
-        extra_options={},
+        extra_options={"ForceQuantizeNoInputCheck": True},  # a pool behind layout would stay float, because its input comes from no integer node
     )
     quantizer.quantize_model()
     quantizer.model.topological_sort()
@@ -205,21 +206,24 @@ def quantize(model: onnx.ModelProto, contract: Contract, integer: set[str], limi
     pixel_table(made, contract)
     drop_last_pairs(made)
     ask_integers_for_shapes(made)
+    if quads is not None:
+        width_branches(made, contract, quads)
     return made
 
 
-def _shape_for_kernels(graph: onnx.ModelProto, contract: Contract, integer: set[str], ranges: Limits) -> None:
-    """Rule 3."""
-    first = contract.inputs[0]
+def _shape_for_kernels(graph: onnx.ModelProto, contract: Contract, integer: set[str], ranges: Limits) -> Geometry | None:
+    """Rule 3. How the first convolution reads pixels in fours, if it does."""
+    first, quads = contract.inputs[0], None
     stem = [node.name for node in graph.graph.node if node.op_type == "Conv"][:2]
     if set(stem) <= integer:
         separable_fusion(graph)
     convolution = next((node.name for node in graph.graph.node if node.op_type == "Conv"), "")
     if first.pixels is not None and convolution in integer:
-        pixels = pixel_convolution(graph, first.name, first.pixels)
-        if pixels is not None:
+        quads = column_quads(graph, contract)
+        if quads is not None:
+            ranges |= {REAL: quads.pixels, **{made: ranges[value] for made, value in quads.aliases.items()}}
+        elif (pixels := pixel_convolution(graph, first.name, first.pixels)) is not None:
             ranges[REAL] = pixels
-            column_pairs(graph, contract)
     attention_product(graph, integer, ranges)
     positions_last(graph, integer)
     for wide, value in {**transposed_convolution(graph, integer), **position_blocks(graph, integer), **channel_padding(graph, integer)}.items():
@@ -227,6 +231,7 @@ def _shape_for_kernels(graph: onnx.ModelProto, contract: Contract, integer: set[
     for node in graph.graph.node:
         if node.op_type in LAYOUT and node.input[0] in ranges:  # what a rewrite moved about has the range of what it moved
             ranges.setdefault(node.output[0], ranges[node.input[0]])
+    return None if quads is None else quads.geometry
 
 
 def ask_integers_for_shapes(model: onnx.ModelProto) -> None:

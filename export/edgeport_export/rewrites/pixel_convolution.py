@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from edgeport_runtime import Pixels
@@ -26,8 +27,6 @@ from .constants import drop_unread
 
 PREFIX = "edgeport.pixels."
 REAL = PREFIX + "real"  # the dequantised pixels that the convolution reads
-ZERO = PREFIX + "zero"  # what stands for zero among them
-CHANNELS_LAST = PREFIX + "nhwc"  # four channels
 _CHAIN = ("Mul", "Sub", "Cast", "Transpose")  # from the convolution's input back to the pixels
 
 
@@ -37,14 +36,14 @@ def pixel_convolution(model: onnx.ModelProto, name: str, pixels: Pixels) -> tupl
     Returns the range of the dequantised pixels, or None where rule 1 does not hold, and then nothing is changed.
     """
     graph = model.graph
-    found = _first_convolution(graph, name)
+    found = first_convolution(graph, name)
     if found is None:
         return None
     chain, convolution = found
     constants = {each.name: each for each in graph.initializer}
     weights = numpy_helper.to_array(constants[convolution.input[1]]).astype(np.float64)
-    mean, scale = 255 * np.array(pixels.mean), 1 / (255 * np.array(pixels.std))
-    zero, step = _zero_and_step(mean, scale)
+    mean, scale = 255 * np.array(pixels.mean), scales(pixels)
+    zero, step = zero_and_step(pixels)
     scaled = weights * (scale / step)[None, :, None, None]
     inside = (weights * (scale * (zero - mean))[None, :, None, None]).sum(axis=1, keepdims=True) / (step * (255 - zero))
     prefix = PREFIX
@@ -69,7 +68,7 @@ def pixel_convolution(model: onnx.ModelProto, name: str, pixels: Pixels) -> tupl
     return float(-zero * step), float((255 - zero) * step)
 
 
-def _first_convolution(graph: onnx.GraphProto, name: str) -> tuple[list[onnx.NodeProto], onnx.NodeProto] | None:
+def first_convolution(graph: onnx.GraphProto, name: str) -> tuple[list[onnx.NodeProto], onnx.NodeProto] | None:
     """Rule 1: the normalising nodes, last one first, and the convolution; None where there is another pattern."""
     producers = {out: node for node in graph.node for out in node.output}
     readers: dict[str, list[onnx.NodeProto]] = {}
@@ -95,9 +94,14 @@ def _attribute(node: onnx.NodeProto, name: str, default: int) -> int:
     return next((int(each.i) for each in node.attribute if each.name == name), default)
 
 
-def _zero_and_step(mean: np.ndarray, scale: np.ndarray) -> tuple[int, float]:
-    """Rule 2. Z below 255, or the fourth channel would be zero inside as well."""
-    return int(np.clip(round(float(mean.mean())), 0, 254)), float(np.float32(scale.mean()))
+def scales(pixels: Pixels) -> NDArray[np.float64]:
+    """Rule 2: k_c, by which a level counts."""
+    return 1 / (255 * np.array(pixels.std))
+
+
+def zero_and_step(pixels: Pixels) -> tuple[int, float]:
+    """Rule 2: Z and s. Z below 255, or the fourth channel would be zero inside as well."""
+    return int(np.clip(round(255 * float(np.mean(pixels.mean))), 0, 254)), float(np.float32(scales(pixels).mean()))
 
 
 def _nodes(name: str, prefix: str) -> list[onnx.NodeProto]:

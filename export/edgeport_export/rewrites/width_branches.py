@@ -1,0 +1,99 @@
+"""Widths of both kinds behind one input: multiples of 4 as they come, the others filled up and cut off.
+
+To cut off what is too much behind a filled picture (`column_quads`, rule 4) all the rest is copied, and where the width is a multiple of 4 there
+is nothing too much. So that such pictures do not pay for it, the first convolution stands in both branches of an If; its constants stand there
+once.
+
+1. Applies to a graph with its Q/DQ pairs, where `column_quads` has left the widths to this: the contract has both kinds.
+2. A branch gives what the convolution gave, channels last. The view that takes positions apart comes behind both, where it costs nothing, and
+   changes nothing of what was taken apart already.
+"""
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from edgeport_runtime import Contract
+
+from .column_quads import APART, BEHIND, PREFIX, WIDE, Geometry, cut_off, fill_up, levels, remainders
+from .constants import drop_unread_values
+from .nodes import Chain
+
+WHOLE, RAGGED = PREFIX + "whole.", PREFIX + "ragged."  # what the values of a branch begin with
+
+
+def width_branches(model: onnx.ModelProto, contract: Contract, shape: Geometry) -> None:
+    """Rewrite `model` in place where rule 1 applies. `shape`: of its first convolution."""
+    graph, first = model.graph, contract.inputs[0]
+    level = None if first.pixels is None else levels(first.pixels)
+    if level is None or 0 not in remainders(contract) or len(remainders(contract)) == 1:
+        return
+    turn = next(node for node in graph.node if BEHIND in node.output)
+    view = next(node for node in graph.node if BEHIND in node.input)
+    last = next(node for node in graph.node if turn.input[0] in node.output)
+    integers = last.op_type == "DequantizeLinear"
+    value = last.input[0] if integers else turn.input[0]
+    body = _ancestors(graph, value)
+    kind = TensorProto.UINT8 if integers else TensorProto.FLOAT
+
+    whole, ragged = Chain(graph, WHOLE), Chain(graph, RAGGED)
+    _copy(whole, body, {}, value)
+    _copy(ragged, body, {first.name: fill_up(ragged, first.name, level)}, value)
+    cut_off(ragged, first.name, ragged.add("Reshape", [RAGGED + BEHIND, APART], "map"), shape)
+    made = Chain(graph, PREFIX)
+    remainder = made.add("Mod", [made.add("Shape", [first.name], "across", start=2, end=3), made.constant("by", [WIDE])], "remainder")
+    condition = made.add("Equal", [remainder, made.constant("nothing", [0])], "is_whole")
+    branches = {"then_branch": _branch(whole, "whole", kind), "else_branch": _branch(ragged, "ragged", kind)}
+    made.add("If", [condition], "either", **branches)
+    apart = made.add("Reshape", [PREFIX + "either", APART], "positions")
+    turned = next(node for node in graph.node if view.output[0] in node.input)
+    gone = {name for node in (*body, turn, view, turned, *([last] if integers else [])) for name in node.output}
+    if integers:
+        moved = made.add("Transpose", [apart], "integers", perm=[0, 3, 1, 2])
+        gone |= _read_integers(graph, turned.output[0], last, moved)
+        made.add("DequantizeLinear", [moved, *last.input[1:]], to=turned.output[0])
+    else:
+        made.add("Transpose", [apart], to=turned.output[0], perm=[0, 3, 1, 2])
+    left = [node for node in graph.node if not gone & set(node.output)]
+    del graph.node[:]
+    graph.node.extend([*made.nodes, *left])
+    drop_unread_values(graph, turned.output[0])
+
+
+def _ancestors(graph: onnx.GraphProto, value: str) -> list[onnx.NodeProto]:
+    """The nodes that `value` is made by, in the graph's order."""
+    wanted, found = {value}, []
+    for node in reversed(graph.node):
+        if wanted & set(node.output):
+            found.append(node)
+            wanted |= set(node.input)
+    return found[::-1]
+
+
+def _copy(branch: Chain, body: list[onnx.NodeProto], renamed: dict[str, str], value: str) -> None:
+    """The body under names of the branch's own, and `value` channels last. The nodes keep their names: plans and messages go by them."""
+    names = {**renamed, **{name: branch.prefix + name for node in body for name in node.output}}
+    for node in body:
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        copy.input[:] = [names.get(each, each) for each in node.input]
+        copy.output[:] = [names[each] for each in node.output]
+        branch.nodes.append(copy)
+    branch.add("Transpose", [names[value]], BEHIND, perm=[0, 2, 3, 1])
+
+
+def _read_integers(graph: onnx.GraphProto, value: str, last: onnx.NodeProto, integers: str) -> set[str]:
+    """Who rounds `value` just as it was rounded in the branches reads the `integers` themselves: onnxruntime sees no pair there to leave out.
+    Returns the outputs of the nodes that are not needed any more. `last`: what dequantised them."""
+    constants = {each.name: numpy_helper.to_array(each) for each in graph.initializer}
+    gone = set()
+    for node in [each for each in graph.node if each.op_type == "QuantizeLinear" and each.input[0] == value]:
+        if all(np.array_equal(constants[one], constants[other]) for one, other in zip(node.input[1:], last.input[1:], strict=True)):
+            for reader in graph.node:
+                reader.input[:] = [integers if name == node.output[0] else name for name in reader.input]
+            gone.add(node.output[0])
+    return gone
+
+
+def _branch(chain: Chain, name: str, kind: int) -> onnx.GraphProto:
+    return helper.make_graph(chain.nodes, name, [], [helper.make_tensor_value_info(chain.nodes[-1].output[0], kind, [None] * 4)])
