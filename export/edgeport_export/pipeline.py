@@ -32,7 +32,7 @@ from .quality import METRIC_TASKS, Judgement, Jury, load_metric
 from .quantization import Int8, calibration_sample, make_int8, unfit
 from .race import Contender, Heat, race
 from .trace import Traced, finish, trace
-from .verdict import pays, verdict
+from .verdict import decide, takes_int8
 from .wrap import Reference
 from .write import repair, require_free, staged
 
@@ -199,16 +199,15 @@ def _decide(made: _Made, options: ExportOptions) -> None:
     plan = made.int8.plan
     if not plan.verdict:
         sizes = {precision: len(model) for precision, model in made.models.items()}
-        words = verdict(plan, made.heats, sizes, made.judgement, options.budget)
-        taken = "int8" if pays(plan, made.heats, made.judgement, options.budget) else "fp32"
-        plan = replace(plan, verdict=words, auto={"precision": taken, "reason": words})
-    elif plan.auto["precision"] == "int8" and made.judgement is not None and made.judgement.drop("int8") > options.max_drop:
+        taken = decide(plan, made.heats, sizes, made.judgement, options.budget)
+        plan = replace(plan, verdict=taken["reason"], auto=taken)
+    elif takes_int8(plan.auto) and made.judgement is not None and made.judgement.drop("int8") > options.max_drop:
         raise ExportError(f"the replayed plan does not keep the quality budget: int8 loses {made.judgement.drop('int8'):.3g}, {options.max_drop:g} allowed")
-    elif plan.auto["precision"] == "int8" and made.judgement is None and plan.sqnr_db < options.sqnr_floor_db:
+    elif takes_int8(plan.auto) and made.judgement is None and plan.sqnr_db < options.sqnr_floor_db:
         raise ExportError(f"the replayed plan does not keep the quality budget: {plan.sqnr_db:g} dB from fp32, {options.sqnr_floor_db:g} asked for")
     made.int8 = replace(made.int8, plan=plan)
     made.auto = plan.auto
-    if plan.auto["precision"] != "int8" and not options.insist and options.plan is None:
+    if not takes_int8(plan.auto) and not options.insist and options.plan is None:
         del made.models["int8"]
 
 

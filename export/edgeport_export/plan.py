@@ -34,7 +34,7 @@ class Plan:
     contract's size, 0..1. `limits`: value -> lowest and highest that does not clip. `graph_sha256`: of the float graph that it was made for.
     `sqnr_db`: of the outputs at the contract's size; `sqnr_elsewhere`: at other sizes, as "heightxwidth". `agreement`: of outputs of integers, the
     share of entries that are fp32's. `speedup`: fp32's time over int8's, at `batch`; None where the target's CPU was not at hand.
-    `auto`: the precision that is taken, and the reason. `probes`: images that errors were measured on; `unseen`: none of them was calibrated with.
+    `auto`: what `verdict.decide` says. `probes`: images that errors were measured on; `unseen`: none of them was calibrated with.
     """
 
     target: str

@@ -8,11 +8,25 @@ from .quantization import LEAST_IMAGES, WORTH_IT, Budget
 from .race import Heat, disturbance
 
 
-def pays(plan: Plan, heats: Mapping[int, Mapping[str, Heat]], judgement: Judgement | None, budget: Budget) -> bool:
-    """Whether int8 is faster than fp32 by enough, no slower on one image alone, and inside the budget."""
-    if plan.speedup is None or plan.speedup < WORTH_IT:
-        return False
+def decide(plan: Plan, heats: Mapping[int, Mapping[str, Heat]], sizes: Mapping[str, int], judgement: Judgement | None, budget: Budget) -> dict[str, str]:
+    """What `precision="auto"` takes, and why: "precision", "reason"; and where int8 pays in batches but not on one image alone, "in_batches" and
+    "from_batch", the smallest batch for which it was measured. See `pays`, `verdict`."""
+    words = verdict(plan, heats, sizes, judgement, budget)
+    if not pays(plan, judgement, budget):
+        return {"precision": "fp32", "reason": words}
     if _slower_alone(heats):
+        return {"precision": "fp32", "reason": words, "in_batches": "int8", "from_batch": str(plan.batch)}
+    return {"precision": "int8", "reason": words}
+
+
+def takes_int8(auto: Mapping[str, str]) -> bool:
+    """Whether "auto" takes int8, be it in batches alone."""
+    return "int8" in (auto["precision"], auto.get("in_batches"))
+
+
+def pays(plan: Plan, judgement: Judgement | None, budget: Budget) -> bool:
+    """Whether int8 is faster than fp32 by enough, in batches, and inside the budget."""
+    if plan.speedup is None or plan.speedup < WORTH_IT:
         return False
     if plan.calibration_images < LEAST_IMAGES or not _near_enough(plan, judgement, budget):
         return False
@@ -34,7 +48,10 @@ def verdict(plan: Plan, heats: Mapping[int, Mapping[str, Heat]], sizes: Mapping[
     """One paragraph: what runs as integers, speed, size, load time, memory, quality; and the decision."""
     said = [_integers(plan), *_speed(plan, heats), _file(sizes)]
     said += _quality(plan, judgement, budget)
-    return f"{'int8 is taken' if pays(plan, heats, judgement, budget) else _why_not(plan, heats, judgement, budget)}: {'; '.join(said)}"
+    taken = "int8 is taken"
+    if _slower_alone(heats):
+        taken += f" for batches of {plan.batch} and more, where `batch` asks for them, and fp32 for less, because int8 is slower on one image alone"
+    return f"{taken if pays(plan, judgement, budget) else _why_not(plan, judgement, budget)}: {'; '.join(said)}"
 
 
 def _file(sizes: Mapping[str, int]) -> str:
@@ -92,13 +109,11 @@ def _share(share: float) -> str:
     return "all" if share == 1 else f"{min(share, 0.999):.1%}"
 
 
-def _why_not(plan: Plan, heats: Mapping[int, Mapping[str, Heat]], judgement: Judgement | None, budget: Budget) -> str:
+def _why_not(plan: Plan, judgement: Judgement | None, budget: Budget) -> str:
     if plan.speedup is None:
         return "int8 is not taken by itself, because its speed could not be measured"
     if plan.speedup < WORTH_IT:
         return f"int8 is not taken, because it is not {WORTH_IT:g} times as fast as fp32"
-    if _slower_alone(heats):
-        return "int8 is not taken, because it is slower than fp32 on one image alone"
     if plan.calibration_images < LEAST_IMAGES:
         return f"int8 is not taken by itself, because it was calibrated with {plan.calibration_images} images, and {LEAST_IMAGES} are asked for"
     if judgement is not None and judgement.drop("int8") > budget.max_drop:

@@ -154,7 +154,9 @@ def _manifest(folder: Path) -> Manifest:
 def _require_whole(manifest: Manifest) -> None:
     """What the types cannot say: every case has a file for each input and output, and each variant's outputs. Raises ValueError."""
     precisions = [variant.precision for variant in manifest.variants]
-    if not precisions or len(set(precisions)) < len(precisions) or manifest.auto["precision"] not in precisions or not manifest.auto["reason"]:
+    taken = {manifest.auto[key] for key in ("precision", "in_batches") if key == "precision" or key in manifest.auto}
+    from_batch = int(manifest.auto["from_batch"]) if "in_batches" in manifest.auto else 2
+    if not precisions or len(set(precisions)) < len(precisions) or not taken <= set(precisions) or not manifest.auto["reason"] or from_batch < 2:
         raise ValueError(f"variants {precisions} with auto {dict(manifest.auto)}")
     counts = len(manifest.contract.inputs), len(manifest.contract.outputs)
     for case in manifest.golden:

@@ -51,6 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
             added.add_argument("--device", default="cpu", choices=sorted(PROVIDERS), help="where to run; never another one than asked")
             added.add_argument("--precision", default="auto", choices=PRECISIONS)
             added.add_argument("--threads", type=int, default=0, help="0: what CPU affinity and cgroup quota allow")
+            added.add_argument("--batch", type=int, default=1, help="images that most calls bring; --precision auto goes by it")
         return added
 
     info = command("info", _info, "what the bundle holds and promises", model=False)
@@ -63,7 +64,6 @@ def build_parser() -> argparse.ArgumentParser:
     quality = command("eval", _eval, "accuracy on a folder of class folders, or PSNR on folders `input` and `target`")
     quality.add_argument("data", help="folder:PATH")
     bench = command("bench", _bench, "milliseconds per call on this machine")
-    bench.add_argument("--batch", type=int, default=1)
     bench.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="pixels; the contract's size if left out")
     bench.add_argument("--seconds", type=float, default=2.0)
     command("doctor", _doctor, "what this machine can run, and what is wrong with it", model=False)
@@ -71,7 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _load(arguments: argparse.Namespace) -> Model:
-    return load(arguments.bundle, device=arguments.device, precision=arguments.precision, threads=arguments.threads)
+    return load(arguments.bundle, device=arguments.device, precision=arguments.precision, batch=arguments.batch, threads=arguments.threads)
 
 
 def _info(arguments: argparse.Namespace) -> int:
@@ -90,7 +90,8 @@ def _info(arguments: argparse.Namespace) -> int:
         _print("  labels  " + ", ".join(contract.labels[:10]) + (f" … {len(contract.labels)} in all" if len(contract.labels) > 10 else ""))
     for variant in manifest.variants:
         _print(f"  {variant.precision:7s} {variant.file}: {variant.bytes:,} bytes, opset {variant.opset}, onnxruntime {variant.onnxruntime} or newer")
-    _print(f"  auto    {manifest.auto['precision']}: {manifest.auto['reason']}")
+    batches = f", {manifest.auto['in_batches']} for batches of {manifest.auto['from_batch']} and more" if "in_batches" in manifest.auto else ""
+    _print(f"  auto    {manifest.auto['precision']}{batches}: {manifest.auto['reason']}")
     return _print(f"  golden  {len(manifest.golden)} cases")
 
 
@@ -148,8 +149,8 @@ def _eval(arguments: argparse.Namespace) -> int:
 
 def _bench(arguments: argparse.Namespace) -> int:
     model = _load(arguments)
-    if arguments.batch < 1 or not arguments.seconds > 0:
-        raise InputError("--batch must be at least 1 and --seconds above 0")
+    if not arguments.seconds > 0:
+        raise InputError("--seconds must be above 0")
     inputs = example_inputs(model.contract, batch=arguments.batch, size_px=tuple(arguments.size) if arguments.size else None)
     timing = measure_calls(lambda: model.raw(**inputs), seconds=arguments.seconds)
     if arguments.json:

@@ -149,8 +149,8 @@ def _prediction(probabilities: NDArray[np.float64], labels: Sequence[str], top: 
     return Prediction(label=ranked[0].label, score=ranked[0].score, top=ranked)
 
 
-def choose(bundle: Bundle, device: str, precision: str, machine: str) -> tuple[str, str]:
-    """The precision to run, and why. `machine`: as `platform.machine()` names it.
+def choose(bundle: Bundle, device: str, precision: str, machine: str, batch: int = 1) -> tuple[str, str]:
+    """The precision to run, and why. `machine`: as `platform.machine()` names it. `batch`: as many images as most calls bring.
 
     Raises InputError for an unknown precision, BundleError where the bundle lacks it.
     """
@@ -163,24 +163,29 @@ def choose(bundle: Bundle, device: str, precision: str, machine: str) -> tuple[s
         if any(variant.precision == "fp16" for variant in bundle.manifest.variants):
             return "fp16", "fp16 is the fast precision on CUDA, and its golden cases passed on this card"
         return "fp32", "the bundle has no fp16, and int8 graphs have no integer kernels on CUDA (microsoft/onnxruntime#12229)"
-    made_for = str(bundle.variant(auto["precision"]).plan.get("target", ""))
+    taken = auto["in_batches"] if "in_batches" in auto and batch >= int(auto["from_batch"]) else auto["precision"]
+    made_for = str(bundle.variant(taken).plan.get("target", ""))
     if made_for and machine.startswith(("arm", "aarch64")) != made_for.startswith("arm"):
         return "fp32", f"int8 was made for {made_for}, and this machine is {machine}, where its number formats are slow"
-    return bundle.variant(auto["precision"]).precision, auto["reason"]
+    return bundle.variant(taken).precision, auto["reason"]
 
 
-def load(path: str | Path, *, device: str = "cpu", precision: str = "auto", threads: int = 0, spinning: bool = True) -> Model:
+def load(path: str | Path, *, device: str = "cpu", precision: str = "auto", batch: int = 1, threads: int = 0, spinning: bool = True) -> Model:
     """Load a bundle, or a lone .onnx file that edgeport wrote.
 
     `device`: "cpu" or "cuda"; never another one than asked. `precision`: "auto", "fp32", "int8" or "fp16".
+    `batch`: as many images as most calls will bring. "auto" goes by it where int8 is faster in batches and slower on one image alone; what is
+    taken then runs every call, so that an image gives the same numbers alone and in company.
     `threads`, `spinning`: see SessionOptions. Raises BundleError, DeviceError or InputError.
     """
+    if batch < 1:
+        raise InputError(f"batch is how many images most calls bring, 1 at least, got {batch}")
     options = SessionOptions(device=device, threads=threads, spinning=spinning)
     path = Path(path)
     if path.suffix == ".onnx":
         return _load_file(path, options, precision)
     bundle = Bundle(path)
-    chosen, reason = choose(bundle, device, precision, platform.machine())
+    chosen, reason = choose(bundle, device, precision, platform.machine(), batch)
     model = _load_variant(bundle, chosen, reason, options)
     if chosen == "fp16" and precision == "auto" and not (report := model.check()):
         return _load_variant(bundle, "fp32", f"fp16 does not pass its golden cases on this card: {report}", options)

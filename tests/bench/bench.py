@@ -3,8 +3,9 @@
 Every engine has a process of its own and one is awake at a time; every round visits every engine, and the medians over rounds are quoted with their
 ratios. Pixels to output, uint8 (N, H, W, 3) in. Peers: PyTorch eager, channels-last and compiled; a plain `torch.onnx.export`, dynamic and
 fixed-size; plain `quantize_static` with its defaults and with U8 activations, S8 weights per channel; OpenVINO f32, and OpenVINO + NNCF int8, which
-live in an environment of their own (`--peers` names its Python; left out, they are not raced). edgeport runs what `precision="auto"` takes,
-and each of its variants beside it; its int8 keeps 25 dB from fp32, or within half a dB as many as plain U8S8 where that has fewer (random weights).
+live in an environment of their own (`--peers` names its Python; left out, they are not raced). edgeport runs what `precision="auto"` takes
+for that batch, and each of its variants beside it; its int8 keeps 25 dB from fp32, or within half a dB as many as plain U8S8 where that has
+fewer (random weights).
 A fixed matrix product is timed before and after every turn: one in which it took 15 % longer than at its fastest is taken again (`yardstick.py`).
 One of the lanes runs the same file as `auto`: what they differ by is what these figures are good for.
 
@@ -15,6 +16,7 @@ import argparse
 import json
 import math
 import os
+import platform
 import statistics
 import subprocess
 import sys
@@ -123,7 +125,7 @@ def lanes(name: str, folder: Path, batch: int, threads: int, peers: str) -> dict
         answer = folder / f"{kind}-{Path(path).stem}-{precision}-{batch}.npy"
         return {**basis, "kind": kind, "path": str(folder / path) if path else "", "precision": precision, "answer": str(answer)}
 
-    ours = {label: (sys.executable, order("edgeport", "bundle", precision)) for label, precision in _edgeport(folder).items()}
+    ours = {label: (sys.executable, order("edgeport", "bundle", precision)) for label, precision in _edgeport(folder, batch).items()}
     torch = {label: (sys.executable, order("torch", "", mode)) for label, mode in zip(TORCH, ("eager", "channels-last", "compile"), strict=True)}
     files = {PLAIN_FP32[0]: "dynamic", PLAIN_FP32[1]: f"fixed{batch}", "ORT quantize_static default": "s8s8", PLAIN_U8S8: "u8s8"}
     plain = {label: (sys.executable, order("onnxruntime", f"{file}.onnx")) for label, file in files.items() if (folder / f"{file}.onnx").exists()}
@@ -131,9 +133,13 @@ def lanes(name: str, folder: Path, batch: int, threads: int, peers: str) -> dict
     return {**ours, **torch, **plain, **others}
 
 
-def _edgeport(folder: Path) -> dict[str, str]:
-    manifest = json.loads((folder / "bundle" / "manifest.json").read_text())
-    return {f"edgeport auto ({manifest['auto']['precision']})": "auto", **{f"edgeport {each['precision']}": each["precision"] for each in manifest["variants"]}}
+def _edgeport(folder: Path, batch: int) -> dict[str, str]:
+    from edgeport_runtime import Bundle
+    from edgeport_runtime.model import choose
+
+    bundle = Bundle(folder / "bundle")
+    taken, _ = choose(bundle, "cpu", "auto", platform.machine(), batch)
+    return {f"edgeport auto ({taken})": "auto", **{f"edgeport {each.precision}": each.precision for each in bundle.manifest.variants}}
 
 
 def race(entries: dict[str, tuple[str, dict[str, Any]]], rounds: int, yardstick: Yardstick) -> tuple[dict[str, list[float]], dict[str, str], int]:

@@ -24,7 +24,7 @@ NNCF_IMAGES = 16
 def edgeport(order: dict[str, Any], pixels: np.ndarray) -> Callable[[], Any]:
     from edgeport_runtime import load
 
-    model = load(order["path"], precision=order["precision"], threads=order["threads"])
+    model = load(order["path"], precision=order["precision"], batch=order["batch"], threads=order["threads"])
     return lambda: model.raw(pixels)
 
 

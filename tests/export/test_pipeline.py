@@ -99,6 +99,21 @@ def test_int8_that_does_not_pay_is_left_out_unless_somebody_insists(
     assert load(tmp_path / "c", precision="int8").check()
 
 
+def test_int8_that_is_slower_on_one_image_alone_is_there_for_batches(
+    tiny: ModuleType, class_contract: Contract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def heats(_: object, *, batch: int, **__: object) -> dict[str, Heat]:
+        return {name: Heat(median_ms=ms, rounds_ms=(ms,)) for name, ms in (("fp32", 2.0), ("int8", 1.0 if batch > 1 else 3.0))}
+
+    monkeypatch.setattr(quantization, "race", heats)
+    path = make(tiny, class_contract, tmp_path / "b")
+    alone, together = load(path), load(path, batch=8)
+    assert (alone.precision, together.precision) == ("fp32", "int8") and alone.reason == together.reason
+    assert "0.67 times as fast as fp32 at batch 1 (3 against 2 ms)" in alone.reason and "for batches of 8 and more" in alone.reason
+    again = make(tiny, class_contract, tmp_path / "again", options=ExportOptions(plan=read_plan(path)))
+    assert promised(path) == promised(again) and "model.int8.onnx" in promised(again)
+
+
 def test_a_replayed_plan_gives_the_same_bytes_whatever_the_clock_says(
     tiny: ModuleType, class_contract: Contract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

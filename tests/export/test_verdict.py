@@ -8,7 +8,7 @@ from edgeport_export.plan import Finding, Plan
 from edgeport_export.quality import Judgement, blind
 from edgeport_export.quantization import Budget
 from edgeport_export.race import Heat
-from edgeport_export.verdict import pays, verdict
+from edgeport_export.verdict import decide, pays, takes_int8, verdict
 from edgeport_runtime import Quality
 
 PLAN = Plan(
@@ -39,19 +39,28 @@ HEATS = {
 SIZES = {"fp32": 4000, "int8": 1000}
 
 
-def test_what_is_slower_on_one_image_alone_is_not_taken() -> None:
-    slow = {**HEATS, 1: {"fp32": Heat(median_ms=0.6, rounds_ms=(0.6,)), "int8": Heat(median_ms=0.64, rounds_ms=(0.64,))}}
-    assert not pays(PLAN, slow, None, Budget())
-    said = verdict(PLAN, slow, {"fp32": 1000, "int8": 4000}, None, Budget())
-    assert said.startswith("int8 is not taken, because it is slower than fp32 on one image alone: ") and "the file is 4.00 times larger" in said
+def alone(fp32_ms: float, int8_ms: float) -> dict[int, dict[str, Heat]]:
+    return {**HEATS, 1: {"fp32": Heat(median_ms=fp32_ms, rounds_ms=(fp32_ms,)), "int8": Heat(median_ms=int8_ms, rounds_ms=(int8_ms,))}}
+
+
+def test_what_is_slower_on_one_image_alone_is_taken_for_batches() -> None:
+    sizes = {"fp32": 1000, "int8": 4000}
+    found = decide(PLAN, alone(0.6, 0.64), sizes, None, Budget())
+    assert (found["precision"], found["in_batches"], found["from_batch"]) == ("fp32", "int8", "8") and takes_int8(found)
+    words = "int8 is taken for batches of 8 and more, where `batch` asks for them, and fp32 for less, because int8 is slower on one image alone: "
+    assert found["reason"].startswith(words) and "the file is 4.00 times larger" in found["reason"]
+    within = decide(PLAN, alone(0.6, 0.625), sizes, None, Budget())  # 5 % may be noise
+    assert set(within) == {"precision", "reason"} and within["precision"] == "int8" and within["reason"].startswith("int8 is taken: ")
+    far = decide(replace(PLAN, sqnr_db=20.0), alone(0.6, 0.64), sizes, None, Budget())  # what loses too much is not taken in batches either
+    assert set(far) == {"precision", "reason"} and not takes_int8(far) and far["reason"].startswith("int8 is not taken, because its outputs are not")
 
 
 def test_outputs_that_the_metric_does_not_see_are_held_to_the_floor() -> None:
     far, several = replace(PLAN, sqnr_db=-0.5), replace(judged(0.0), outputs=2)
     budget = Budget(max_drop=2.0)  # that 50 images can tell
-    assert pays(far, HEATS, judged(0.0), budget) and not pays(far, HEATS, several, budget)
+    assert pays(far, judged(0.0), budget) and not pays(far, several, budget)
     assert "(at least 30 dB asked for: missed, because the metric looks at the first output alone)" in verdict(far, HEATS, SIZES, several, budget)
-    assert pays(far, HEATS, replace(judged(0.0, "my:own"), outputs=2), budget)  # which is given every output
+    assert pays(far, replace(judged(0.0, "my:own"), outputs=2), budget)  # which is given every output
 
 
 def test_a_convolution_of_the_network_itself_is_one_too() -> None:
@@ -99,7 +108,7 @@ def test_every_figure_is_in_the_sentence() -> None:
     ],
 )
 def test_it_is_taken_only_where_it_pays_and_the_reason_is_said(plan: Plan, judgement: Judgement | None, budget: Budget, said: str) -> None:
-    assert pays(plan, HEATS, judgement, budget) == (not said)
+    assert pays(plan, judgement, budget) == (not said)
     words = verdict(plan, HEATS, SIZES, judgement, budget)
     floor_counts = judgement is None or blind(judgement.qualities["torch"], budget.max_drop)
     assert (": missed" in words) == (floor_counts and plan.sqnr_db < budget.sqnr_floor_db)

@@ -97,7 +97,7 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
         (["predict", "{bundle}", "nowhere.png"], "nowhere.png: there is no such file"),
         (["predict", "{bundle}", "{bundle}/manifest.json"], "manifest.json: expected an image"),
         (["eval", "{bundle}", "folder:nowhere"], "nowhere: expected one folder of images per label"),
-        (["bench", "{bundle}", "--batch", "0"], "--batch must be at least 1"),
+        (["bench", "{bundle}", "--batch", "0"], "1 at least, got 0"),
         (["bench", "{bundle}", "--batch", "1000000000000"], "batch must be within 1..8"),
         (["bench", "{bundle}", "--size", "-1", "5"], "height must be within 4..64"),
         (["predict", "{bundle}", "nowhere.png", "--top", "0"], "a top of at least 1"),

@@ -1,3 +1,4 @@
+import json
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from PIL import Image
 
 from edgeport_runtime import Bundle, BundleError, FormatError, ImageError, InputError, Model, Prediction, SessionOptions, load
 from edgeport_runtime import model as model_room
+from edgeport_runtime.bundle import MANIFEST, sealed
 from edgeport_runtime.check import CheckReport
 from edgeport_runtime.engine import Engine
 from edgeport_runtime.model import batches, choose, softmax
@@ -132,6 +134,27 @@ def test_auto_by_device_machine_and_variants(
     bundle.manifest = replace(bundle.manifest, variants=variants, auto={"precision": "int8", "reason": "measured"})
     chosen, reason = choose(bundle, device, "auto", machine)
     assert chosen == expected and said in reason
+
+
+@pytest.mark.parametrize(("batch", "expected"), [(1, "fp32"), (7, "fp32"), (8, "int8"), (16, "int8")])
+def test_auto_goes_by_the_batch_where_int8_is_slower_alone(classifier: Path, batch: int, expected: str) -> None:
+    bundle = Bundle(classifier)
+    auto = {"precision": "fp32", "reason": "slower alone", "in_batches": "int8", "from_batch": "8"}
+    bundle.manifest = replace(bundle.manifest, auto=auto)
+    assert choose(bundle, "cpu", "auto", "x86_64", batch) == (expected, "slower alone")
+    assert choose(bundle, "cpu", "fp32", "x86_64", batch)[0] == "fp32" and choose(bundle, "cuda", "auto", "x86_64", batch)[0] == "fp32"
+
+
+def test_a_bundle_that_was_loaded_for_batches_runs_them_all_alike(altered: Path) -> None:
+    manifest = json.loads((altered / MANIFEST).read_text())
+    manifest["auto"] = {"precision": "fp32", "reason": "slower alone", "in_batches": "int8", "from_batch": "8"}
+    (altered / MANIFEST).write_text(json.dumps(sealed(manifest)))
+    alone, together = load(altered), load(altered, batch=8)
+    assert (alone.precision, together.precision, load(altered, precision="fp32", batch=8).precision) == ("fp32", "int8", "fp32")
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 16, 16, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(together.raw(pixels)["logits"], load(altered, precision="int8").raw(pixels)["logits"])
+    with pytest.raises(InputError, match="1 at least, got 0"):
+        load(altered, batch=0)
 
 
 def test_fp16_that_fails_its_golden_cases_on_the_card_is_not_taken(classifier: Path, monkeypatch: pytest.MonkeyPatch) -> None:
