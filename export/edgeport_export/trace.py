@@ -27,6 +27,7 @@ from .offers import frozen_numbers
 from .patches import second_attempt, second_may_help, symbolic_linspace
 from .rewrites import TRANSLATIONS
 from .rewrites.constants import drop_unread_values
+from .rewrites.known_shapes import known_shapes
 from .rewrites.precise_mean import precise_mean
 from .rewrites.precise_reduction import precise_reduction
 from .rewrites.transposed_product import transposed_product
@@ -67,6 +68,7 @@ def trace(network: nn.Module, contract: Contract, dtype: torch.dtype = torch.flo
     ClearMetadataAndDocStringPass()(model)
     model.graph.name, model.producer_name, model.producer_version = "edgeport", "edgeport", None
     proto: onnx.ModelProto = onnx_ir.to_proto(model)
+    known_shapes(proto)
     transposed_product(proto)
     precise_reduction(proto)
     require_versions(proto)
