@@ -178,18 +178,25 @@ def load(path: str | Path, *, device: str = "cpu", precision: str = "auto", batc
     taken then runs every call, so that an image gives the same numbers alone and in company.
     `threads`, `spinning`: see SessionOptions. Raises BundleError, DeviceError or InputError.
     """
-    if batch < 1:
-        raise InputError(f"batch is how many images most calls bring, 1 at least, got {batch}")
     options = SessionOptions(device=device, threads=threads, spinning=spinning)
     path = Path(path)
     if path.suffix == ".onnx":
-        return _load_file(path, options, precision)
+        model = _load_file(path, options, precision)
+        _require_batch(batch, model.contract)
+        return model
     bundle = Bundle(path)
+    _require_batch(batch, bundle.manifest.contract)
     chosen, reason = choose(bundle, device, precision, platform.machine(), batch)
     model = _load_variant(bundle, chosen, reason, options)
     if chosen == "fp16" and precision == "auto" and not (report := model.check()):
         return _load_variant(bundle, "fp32", f"fp16 does not pass its golden cases on this card: {report}", options)
     return model
+
+
+def _require_batch(batch: int, contract: Contract) -> None:
+    largest = contract.largest_batch
+    if not isinstance(batch, int | np.integer) or isinstance(batch, bool) or not 1 <= batch <= largest:
+        raise InputError(f"batch is how many images most calls bring, a whole number within 1..{largest}, got {batch!r}")
 
 
 def _load_variant(bundle: Bundle, chosen: str, reason: str, options: SessionOptions) -> Model:

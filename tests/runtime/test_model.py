@@ -153,8 +153,11 @@ def test_a_bundle_that_was_loaded_for_batches_runs_them_all_alike(altered: Path)
     assert (alone.precision, together.precision, load(altered, precision="fp32", batch=8).precision) == ("fp32", "int8", "fp32")
     pixels = np.random.default_rng(0).integers(0, 256, (1, 16, 16, 3), dtype=np.uint8)
     np.testing.assert_array_equal(together.raw(pixels)["logits"], load(altered, precision="int8").raw(pixels)["logits"])
-    with pytest.raises(InputError, match="1 at least, got 0"):
-        load(altered, batch=0)
+    for path in (altered, altered / "model.int8.onnx"):
+        assert load(path, batch=np.int64(8)).precision in ("int8", "as stored")  # type: ignore[arg-type]
+        for wrong in (0, -1, 9, "8", None, 2.0, float("nan"), True):
+            with pytest.raises(InputError, match=f"whole number within 1..8, got {wrong!r}"):
+                load(path, batch=wrong)  # type: ignore[arg-type]
 
 
 def test_fp16_that_fails_its_golden_cases_on_the_card_is_not_taken(classifier: Path, monkeypatch: pytest.MonkeyPatch) -> None:
