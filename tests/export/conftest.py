@@ -70,7 +70,9 @@ def integer_kernels(tiny: ModuleType, class_contract: Contract, tmp_path: Path) 
         settings = onnxruntime.SessionOptions()
         settings.optimized_model_filepath, settings.log_severity_level = str(tmp_path / "optimised.onnx"), 3
         onnxruntime.InferenceSession(models[1], settings, providers=["CPUExecutionProvider"])
-        return Counter(node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node)
+        nodes = list(onnx.load(tmp_path / "optimised.onnx").graph.node)
+        nodes += [each for node in nodes for branch in node.attribute if branch.name == "then_branch" for each in branch.g.node]
+        return Counter(node.op_type for node in nodes)
 
     return kinds
 
