@@ -36,6 +36,7 @@ REASONS = 3  # that are named where nothing can run as integers
 HELD_BACK = 5  # of so many calibration images one is held back for that and for the probes, where there are no held-out ones
 LEAST_HELD = 4  # of which there must be so many
 FURTHEST = 2  # times its own size at which errors are measured, too, where the contract promises such sizes
+RACES = 3  # where int8 loses: one process in three ran AttentionNet on one image in 0.25 ms all its life, the others in 0.16
 RACE_ROUNDS = 11  # of the race that decides: five were not enough on a shared machine to tell 1.00 from 1.15
 PLANNING_BATCH_MS = 80.0  # the search times batches that fp32 takes about this long for
 
@@ -237,8 +238,15 @@ def _plan(shop: Workshop, outcome: Outcome, calibrated: Calibration, batch: int)
 
 
 def _heats(shop: Workshop, model: bytes, batch: int) -> dict[str, Heat]:
+    """fp32 and int8 side by side; where int8 loses, again in new processes, and each one's faster heat counts."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "int8.onnx"
         path.write_bytes(model)
         lanes = {"fp32": Contender(kind="onnx", path=str(shop.file(frozenset()))), "int8": Contender(kind="onnx", path=str(path))}
-        return race(lanes, batch=batch, rounds=RACE_ROUNDS)
+        found = race(lanes, batch=batch, rounds=RACE_ROUNDS)
+        for _ in range(RACES - 1):
+            if found["int8"].quiet_ms <= found["fp32"].quiet_ms:
+                break
+            again = race(lanes, batch=batch, rounds=RACE_ROUNDS)
+            found = {name: min(heat, again[name], key=lambda each: each.quiet_ms) for name, heat in found.items()}
+        return found

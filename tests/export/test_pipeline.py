@@ -114,6 +114,18 @@ def test_int8_that_is_slower_on_one_image_alone_is_there_for_batches(
     assert promised(path) == promised(again) and "model.int8.onnx" in promised(again)
 
 
+def test_one_slow_process_decides_nothing(tiny: ModuleType, class_contract: Contract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = iter([(2.0, 3.0), (1.5, 1.0)])  # int8 lost on one image, and then did not
+
+    def heats(_: object, *, batch: int, **__: object) -> dict[str, Heat]:
+        fp32, int8 = next(alone) if batch == 1 else (2.0, 1.0)
+        return {name: Heat(median_ms=ms, rounds_ms=(ms,)) for name, ms in (("fp32", fp32), ("int8", int8))}
+
+    monkeypatch.setattr(quantization, "race", heats)
+    model = load(make(tiny, class_contract, tmp_path / "b"))
+    assert model.precision == "int8" and "1.50 times as fast as fp32 at batch 1 (1 against 1.5 ms)" in model.reason
+
+
 def test_a_replayed_plan_gives_the_same_bytes_whatever_the_clock_says(
     tiny: ModuleType, class_contract: Contract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
