@@ -1,12 +1,13 @@
 """Widths of both kinds behind one input: multiples of 4 as they come, the others filled up and cut off.
 
 To cut off what is too much behind a filled picture (`column_quads`, rule 4) all the rest is copied, and where the width is a multiple of 4 there
-is nothing too much. So that such pictures do not pay for it, the first convolution stands in both branches of an If; its constants stand there
-once.
+is nothing too much. So that such pictures do not pay for it, the first convolution stands in both branches of an If.
 
 1. Applies to a graph with its Q/DQ pairs, where `column_quads` has left the widths to this: the contract has both kinds.
 2. A branch gives what the convolution gave, channels last. The view that takes positions apart comes behind both, where it costs nothing, and
    changes nothing of what was taken apart already.
+3. Each branch has constants of its own: where a CPU's products saturate, onnxruntime makes other weights of those that it finds in the graph of
+   the convolution (`session.x64quantprecision`), and does not look for them outside. Found under qemu: ResNet18 was wrong on a Haswell.
 """
 
 import numpy as np
@@ -36,28 +37,29 @@ def width_branches(model: onnx.ModelProto, contract: Contract, shape: Geometry) 
     body = _ancestors(graph, value)
     kind = TensorProto.UINT8 if integers else TensorProto.FLOAT
 
-    whole, ragged = Chain(graph, WHOLE), Chain(graph, RAGGED)
-    _copy(whole, body, {}, value)
-    _copy(ragged, body, {first.name: fill_up(ragged, first.name, level)}, value)
-    cut_off(ragged, first.name, ragged.add("Reshape", [RAGGED + BEHIND, APART], "map"), shape)
+    whole, ragged = Chain(onnx.GraphProto(), WHOLE), Chain(onnx.GraphProto(), RAGGED)
+    _copy(whole, graph, body, {}, value)
+    _copy(ragged, graph, body, {first.name: fill_up(ragged, first.name, level)}, value)
+    apart = next(numpy_helper.to_array(each) for each in graph.initializer if each.name == APART)
+    cut_off(ragged, first.name, ragged.add("Reshape", [RAGGED + BEHIND, ragged.constant("apart", apart)], "map"), shape)
     made = Chain(graph, PREFIX)
     remainder = made.add("Mod", [made.add("Shape", [first.name], "across", start=2, end=3), made.constant("by", [WIDE])], "remainder")
     condition = made.add("Equal", [remainder, made.constant("nothing", [0])], "is_whole")
     branches = {"then_branch": _branch(whole, "whole", kind), "else_branch": _branch(ragged, "ragged", kind)}
     made.add("If", [condition], "either", **branches)
-    apart = made.add("Reshape", [PREFIX + "either", APART], "positions")
+    positions = made.add("Reshape", [PREFIX + "either", APART], "positions")
     turned = next(node for node in graph.node if view.output[0] in node.input)
     gone = {name for node in (*body, turn, view, turned, *([last] if integers else [])) for name in node.output}
     if integers:
-        moved = made.add("Transpose", [apart], "integers", perm=[0, 3, 1, 2])
+        moved = made.add("Transpose", [positions], "integers", perm=[0, 3, 1, 2])
         gone |= _read_integers(graph, turned.output[0], last, moved)
         made.add("DequantizeLinear", [moved, *last.input[1:]], to=turned.output[0])
     else:
-        made.add("Transpose", [apart], to=turned.output[0], perm=[0, 3, 1, 2])
+        made.add("Transpose", [positions], to=turned.output[0], perm=[0, 3, 1, 2])
     left = [node for node in graph.node if not gone & set(node.output)]
     del graph.node[:]
     graph.node.extend([*made.nodes, *left])
-    drop_unread_values(graph, turned.output[0])
+    drop_unread_values(graph, turned.output[0])  # and the constants that are the branches' now
 
 
 def _ancestors(graph: onnx.GraphProto, value: str) -> list[onnx.NodeProto]:
@@ -70,9 +72,11 @@ def _ancestors(graph: onnx.GraphProto, value: str) -> list[onnx.NodeProto]:
     return found[::-1]
 
 
-def _copy(branch: Chain, body: list[onnx.NodeProto], renamed: dict[str, str], value: str) -> None:
-    """The body under names of the branch's own, and `value` channels last. The nodes keep their names: plans and messages go by them."""
+def _copy(branch: Chain, graph: onnx.GraphProto, body: list[onnx.NodeProto], renamed: dict[str, str], value: str) -> None:
+    """The body with its constants under names of the branch's own, and `value` channels last. The nodes keep theirs: plans and messages go by them."""
     names = {**renamed, **{name: branch.prefix + name for node in body for name in node.output}}
+    read = {name for node in body for name in node.input}
+    names |= {each.name: branch.constant(each.name, numpy_helper.to_array(each)) for each in graph.initializer if each.name in read}
     for node in body:
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
@@ -96,4 +100,5 @@ def _read_integers(graph: onnx.GraphProto, value: str, last: onnx.NodeProto, int
 
 
 def _branch(chain: Chain, name: str, kind: int) -> onnx.GraphProto:
-    return helper.make_graph(chain.nodes, name, [], [helper.make_tensor_value_info(chain.nodes[-1].output[0], kind, [None] * 4)])
+    outputs = [helper.make_tensor_value_info(chain.nodes[-1].output[0], kind, [None] * 4)]
+    return helper.make_graph(chain.nodes, name, [], outputs, initializer=chain.graph.initializer)
