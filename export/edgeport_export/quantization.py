@@ -11,7 +11,8 @@ import numpy as np
 import onnx
 
 from edgeport_runtime import Contract
-from edgeport_runtime.engine import Engine
+from edgeport_runtime.device import usable_threads
+from edgeport_runtime.engine import Engine, divides
 from edgeport_runtime.evaluate import Example
 
 from .calibration import Calibration, calibrate, clipping, fed
@@ -22,7 +23,7 @@ from .planning import Outcome, search
 from .progress import Watch, counting
 from .quality import Jury, drop, trusted
 from .quantize import observed_values
-from .race import Contender, Heat, Stopwatch, race
+from .race import DATA_PARALLEL, Contender, Heat, Stopwatch, race
 from .rewrites.nodes import every_node
 from .targets import Target
 from .trace import finish
@@ -238,11 +239,14 @@ def _plan(shop: Workshop, outcome: Outcome, calibrated: Calibration, batch: int)
 
 
 def _heats(shop: Workshop, model: bytes, batch: int) -> dict[str, Heat]:
-    """fp32 and int8 side by side; where int8 loses, again in new processes, and each one's faster heat counts."""
+    """fp32 and int8 side by side, and where the batch divides each of them data-parallel; where int8 loses, again in new processes, and each one's
+    faster heat counts."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "int8.onnx"
         path.write_bytes(model)
         lanes = {"fp32": Contender(kind="onnx", path=str(shop.file(frozenset()))), "int8": Contender(kind="onnx", path=str(path))}
+        if divides(shop.contract, batch, usable_threads()):
+            lanes |= {name + DATA_PARALLEL: replace(each, data_parallel=True) for name, each in lanes.items()}
         found = race(lanes, batch=batch, rounds=RACE_ROUNDS)
         for _ in range(RACES - 1):
             if found["int8"].quiet_ms <= found["fp32"].quiet_ms:

@@ -15,7 +15,8 @@ Static Q/DQ with int8 weights per channel. By rule:
    padded (`rewrites/channel_padding.py`), very few compute a square of positions at a time (`rewrites/position_blocks.py`), and maps that become
    sequences keep the integer kernels' layout (`rewrites/positions_last.py`).
 4. A linear layer between float operators gives floats, to which its bias is added and its Relu applied (`rewrites/float_linear.py`).
-5. An answer of pixels behind Tanh or Sigmoid is looked up (`rewrites/pixel_table.py`). The last Q/DQ pair before another output is removed: it
+5. Small maps become the depth of one volume, so that all images of a batch are one run of positions (`rewrites/batch_as_depth.py`).
+6. An answer of pixels behind Tanh or Sigmoid is looked up (`rewrites/pixel_table.py`). The last Q/DQ pair before another output is removed: it
    would round the answer and save nothing. Who asks for a value's shape asks its integers: onnxruntime would dequantise all of it for that.
 """
 
@@ -38,6 +39,7 @@ from edgeport_runtime.contract import NARROW_KEY
 from .calibration import Limits
 from .multiplications import PRODUCTS, RECURRENT
 from .rewrites.attention_product import LAYOUT, attention_parts, attention_product, keep_steps
+from .rewrites.batch_as_depth import batch_as_depth
 from .rewrites.channel_padding import channel_padding
 from .rewrites.column_quads import Geometry, column_quads
 from .rewrites.constants import drop_unread
@@ -206,6 +208,8 @@ def quantize(model: onnx.ModelProto, contract: Contract, integer: set[str], limi
     pixel_table(made, contract)
     drop_last_pairs(made)
     ask_integers_for_shapes(made)
+    if target.activations == QuantType.QUInt8:  # its blocks were measured on x86
+        batch_as_depth(made, contract)
     if quads is not None:
         width_branches(made, contract, quads)
     return made
@@ -235,7 +239,7 @@ def _shape_for_kernels(graph: onnx.ModelProto, contract: Contract, integer: set[
 
 
 def ask_integers_for_shapes(model: onnx.ModelProto) -> None:
-    """Rule 5: Shape(DequantizeLinear(x)) becomes Shape(x)."""
+    """Rule 6: Shape(DequantizeLinear(x)) becomes Shape(x)."""
     integers = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
     for node in model.graph.node:
         if node.op_type == "Shape" and node.input[0] in integers:
@@ -248,7 +252,7 @@ def _tensors(limits: Mapping[str, tuple[float, float]]) -> TensorsData:
 
 
 def drop_last_pairs(model: onnx.ModelProto) -> None:
-    """Rule 5: DequantizeLinear(QuantizeLinear(x)) right before an output becomes x, under the output's name."""
+    """Rule 6: DequantizeLinear(QuantizeLinear(x)) right before an output becomes x, under the output's name."""
     graph = model.graph
     producers = {out: node for node in graph.node for out in node.output}
     readers = {out.name: [node for node in graph.node if out.name in node.input] for out in graph.output}

@@ -18,6 +18,7 @@ from typing import IO, Any, NamedTuple
 from .errors import ExportError
 
 ROUND_SECONDS = 0.25
+DATA_PARALLEL = " data-parallel"  # behind the precision in the name of a contender, where each thread runs images of its own
 BUSY = 0.2  # of their time that threads wait for a processor: 0.08 on a quiet machine with two, 0.35 and more beside one program that computes
 UNSTEADY = 1.3  # upper over lower quartile of one engine's rounds: mostly below 1.1, and 1.4 to 1.7 where a rented machine's slow phase fell into them
 
@@ -28,6 +29,7 @@ class Contender:
 
     `kind`: "onnx" (`path`: a model file of a bundle) or "torch" (`path`: a checkpoint; `target`: the my.package:factory that
     builds the network, with the contract of `bundle`, where the checkpoint does not say). `mode`: for torch "eager", "channels_last" or "compile".
+    `data_parallel`: of a model file, as in SessionOptions.
     """
 
     kind: str
@@ -36,6 +38,7 @@ class Contender:
     bundle: str = ""
     mode: str = "eager"
     threads: int = 0
+    data_parallel: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

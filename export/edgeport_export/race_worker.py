@@ -60,7 +60,7 @@ def _peak_bytes(status: Path = Path("/proc/self/status")) -> int:
 def _onnx_call(order: dict[str, Any]) -> tuple[Callable[[], Any], float]:
     onnxruntime()  # importing it is no part of loading a model
     start = time.perf_counter()
-    model = load(order["path"], threads=order["threads"])
+    model = load(order["path"], threads=order["threads"], data_parallel=order["data_parallel"])
     load_ms = (time.perf_counter() - start) * 1e3
     inputs = example_inputs(model.contract, batch=order["batch"], size_px=order["size_px"])
     return lambda: model.raw(**inputs), load_ms

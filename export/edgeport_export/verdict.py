@@ -5,18 +5,21 @@ from collections.abc import Mapping
 from .plan import Plan
 from .quality import Judgement, blind, trusted, unit
 from .quantization import LEAST_IMAGES, WORTH_IT, Budget
-from .race import Heat, disturbance
+from .race import DATA_PARALLEL, Heat, disturbance
+
+WORTH_APART = 1.02  # times as fast: below that the working set of a second image may cost on the next machine what this one gains
 
 
 def decide(plan: Plan, heats: Mapping[int, Mapping[str, Heat]], sizes: Mapping[str, int], judgement: Judgement | None, budget: Budget) -> dict[str, str]:
-    """What `precision="auto"` takes, and why: "precision", "reason"; and where int8 pays in batches but not on one image alone, "in_batches" and
-    "from_batch", the smallest batch for which it was measured. See `pays`, `verdict`."""
+    """What `precision="auto"` takes, and why: "precision", "reason"; where int8 pays in batches but not on one image alone, "in_batches" and
+    "from_batch"; where what batches take is faster data-parallel, "data_parallel_from". Both are the batch for which it was measured. See `pays`,
+    `verdict`."""
     words = verdict(plan, heats, sizes, judgement, budget)
-    if not pays(plan, judgement, budget):
-        return {"precision": "fp32", "reason": words}
-    if _slower_alone(heats):
-        return {"precision": "fp32", "reason": words, "in_batches": "int8", "from_batch": str(plan.batch)}
-    return {"precision": "int8", "reason": words}
+    in_batches = "int8" if pays(plan, judgement, budget) else "fp32"
+    apart = {"data_parallel_from": str(plan.batch)} if _gain_apart(plan, heats, in_batches) >= WORTH_APART else {}
+    if in_batches == "int8" and _slower_alone(heats):
+        return {"precision": "fp32", "reason": words, "in_batches": "int8", "from_batch": str(plan.batch), **apart}
+    return {"precision": in_batches, "reason": words, **apart}
 
 
 def takes_int8(auto: Mapping[str, str]) -> bool:
@@ -35,6 +38,13 @@ def pays(plan: Plan, judgement: Judgement | None, budget: Budget) -> bool:
 
 def _slower_alone(heats: Mapping[int, Mapping[str, Heat]]) -> bool:
     return 1 in heats and heats[1]["int8"].quiet_ms > WORTH_IT * heats[1]["fp32"].quiet_ms
+
+
+def _gain_apart(plan: Plan, heats: Mapping[int, Mapping[str, Heat]], precision: str) -> float:
+    """How many times as fast batches are where each thread runs images of its own; 1 where that was not measured."""
+    raced = heats.get(plan.batch, {})
+    apart = raced.get(precision + DATA_PARALLEL)
+    return raced[precision].quiet_ms / apart.quiet_ms if apart is not None else 1.0
 
 
 def _near_enough(plan: Plan, judgement: Judgement | None, budget: Budget) -> bool:
@@ -79,6 +89,9 @@ def _speed(plan: Plan, heats: Mapping[int, Mapping[str, Heat]]) -> list[str]:
         fp32, int8 = each["fp32"], each["int8"]
         ratio = fp32.quiet_ms / int8.quiet_ms
         said.append(f"{ratio:.2f} times as fast as fp32 at batch {batch} ({int8.quiet_ms:.3g} against {fp32.quiet_ms:.3g} ms)")
+    for name in ("int8", "fp32"):
+        if (gain := _gain_apart(plan, heats, name)) >= WORTH_APART:
+            said.append(f"{name} is {gain:.2f} times as fast again at batch {plan.batch} where each thread runs images of its own")
     fp32, int8 = (heats[plan.batch if plan.batch in heats else min(heats)][name] for name in ("fp32", "int8"))
     said.append(f"loads in {int8.load_ms:.0f} ms against {fp32.load_ms:.0f}")
     said.append(f"its process held at most {int8.peak_bytes / 2**20:.0f} MiB against {fp32.peak_bytes / 2**20:.0f}")

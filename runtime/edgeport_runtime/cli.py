@@ -52,6 +52,8 @@ def build_parser() -> argparse.ArgumentParser:
             added.add_argument("--precision", default="auto", choices=PRECISIONS)
             added.add_argument("--threads", type=int, default=0, help="0: what CPU affinity and cgroup quota allow")
             added.add_argument("--batch", type=int, default=1, help="images that most calls bring; --precision auto goes by it")
+            text = "whether each thread runs images of its own, instead of a part of each operator; left out: what was faster for such batches"
+            added.add_argument("--data-parallel", action=argparse.BooleanOptionalAction, default=None, help=text)
         return added
 
     info = command("info", _info, "what the bundle holds and promises", model=False)
@@ -71,7 +73,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _load(arguments: argparse.Namespace) -> Model:
-    return load(arguments.bundle, device=arguments.device, precision=arguments.precision, batch=arguments.batch, threads=arguments.threads)
+    options = {name: getattr(arguments, name) for name in ("device", "precision", "batch", "threads", "data_parallel")}
+    return load(arguments.bundle, **options)
 
 
 def _info(arguments: argparse.Namespace) -> int:
@@ -91,7 +94,8 @@ def _info(arguments: argparse.Namespace) -> int:
     for variant in manifest.variants:
         _print(f"  {variant.precision:7s} {variant.file}: {variant.bytes:,} bytes, opset {variant.opset}, onnxruntime {variant.onnxruntime} or newer")
     batches = f", {manifest.auto['in_batches']} for batches of {manifest.auto['from_batch']} and more" if "in_batches" in manifest.auto else ""
-    _print(f"  auto    {manifest.auto['precision']}{batches}: {manifest.auto['reason']}")
+    apart = f", data-parallel from {manifest.auto['data_parallel_from']} images" if "data_parallel_from" in manifest.auto else ""
+    _print(f"  auto    {manifest.auto['precision']}{batches}{apart}: {manifest.auto['reason']}")
     return _print(f"  golden  {len(manifest.golden)} cases")
 
 

@@ -22,6 +22,7 @@ class SessionOptions:
     `device`: "cpu" or "cuda", never anything else than asked.
     `threads`: of one operator; 0 takes what the CPU affinity and the cgroup quota allow.
     `spinning`: threads wait actively between operators: 10 to 30 % less latency, at the price of a busy CPU while others wait.
+    `data_parallel`: on a CPU, each thread runs images of its own where a batch divides evenly among the threads, instead of a part of each operator.
     `exact_int8`: on x86 CPUs whose int8 products saturate, take onnxruntime's slower exact ones; elsewhere it changes nothing.
     `tf32`: let CUDA round float32 products to 10 bits; off, because it costs parity (microsoft/onnxruntime#19288).
     """
@@ -29,6 +30,7 @@ class SessionOptions:
     device: str = "cpu"
     threads: int = 0
     spinning: bool = True
+    data_parallel: bool = False
     exact_int8: bool = False
     tf32: bool = False
 
@@ -37,6 +39,8 @@ class SessionOptions:
             raise InputError(f"device must be one of {list(PROVIDERS)}, got {self.device!r}")
         if not isinstance(self.threads, int) or self.threads < 0:
             raise InputError(f"threads must be 0 (what this machine allows) or more, got {self.threads!r}")
+        if self.data_parallel and self.device != "cpu":
+            raise InputError(f"data_parallel shares a batch among the threads of a CPU, so there is none on {self.device}: leave it out")
 
 
 def onnxruntime() -> ModuleType:

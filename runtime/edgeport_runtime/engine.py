@@ -1,28 +1,49 @@
-"""The engine: arrays in, arrays out, through one onnxruntime session."""
+"""The engine: arrays in, arrays out, through onnxruntime sessions that share each operator among threads, or the images of a batch."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from threading import Lock
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .contract import Contract
-from .device import SessionOptions, onnxruntime, open_session
-from .errors import BundleError, DeviceError
+from .contract import Contract, Input, Output
+from .device import SessionOptions, onnxruntime, open_session, usable_threads
+from .errors import BundleError, DeviceError, InputError
 
 Arrays = dict[str, NDArray[Any]]
 
 
 class Engine:
-    """Runs one variant. Safe to call from several threads at once; inputs are never written to."""
+    """Runs one variant. Safe to call from several threads at once; inputs are never written to.
+
+    With `options.data_parallel`, a batch that divides evenly among the threads is cut, and each thread runs its part alone, on one session of one
+    thread: nobody waits for the others after each operator, and those operators that onnxruntime runs on one thread cost nobody time. Other batches
+    run on a session that shares each operator, which is opened when the first of them comes.
+    """
 
     def __init__(self, model: bytes, contract: Contract, options: SessionOptions) -> None:
         self.contract = contract
         self.options = options
-        self.session = open_session(model, options)
         self._outputs = [each.name for each in contract.outputs]
-        graph = {each.name for each in self.session.get_inputs()}, {each.name for each in self.session.get_outputs()}
-        promised = {each.name for each in contract.inputs}, set(self._outputs)
+        self._threads = options.threads or usable_threads()
+        self._model, self._lock = b"", Lock()
+        self._shared: Any = None
+        self._own: Any = None
+        if options.data_parallel:
+            _require_rows(contract)
+            self._model = model
+            self._own = open_session(model, replace(options, threads=1))
+            self._crew = ThreadPoolExecutor(max(1, self._threads - 1), "edgeport")
+        else:
+            self._shared = open_session(model, options)
+        self._require_promised(self._own or self._shared)
+
+    def _require_promised(self, session: Any) -> None:
+        graph = {each.name for each in session.get_inputs()}, {each.name for each in session.get_outputs()}
+        promised = {each.name for each in self.contract.inputs}, set(self._outputs)
         if graph[0] != promised[0] or not promised[1] <= graph[1]:
             raise BundleError(
                 f"the contract promises {sorted(promised[0])} -> {sorted(promised[1])}, but the graph has {sorted(graph[0])} -> {sorted(graph[1])}"
@@ -31,9 +52,48 @@ class Engine:
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         """One run at the shapes given. Raises InputError outside the contract, DeviceError where the run itself fails."""
         self.contract.require_arrays(inputs)
+        arrays = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
+        if self._own is not None and divides(self.contract, len(next(iter(arrays.values()))), self._threads):
+            return dict(zip(self._outputs, self._run_apart(arrays), strict=True))
+        return dict(zip(self._outputs, self._run(self._sharing(), arrays), strict=True))
+
+    def _run_apart(self, arrays: Arrays) -> list[NDArray[Any]]:
+        """Each thread, this one included, runs as many images."""
+        first, *others = [dict(zip(arrays, cut, strict=True)) for cut in zip(*(np.split(each, self._threads) for each in arrays.values()), strict=True)]
+        running = [self._crew.submit(self._run, self._own, part) for part in others]
+        done = [self._run(self._own, first), *(each.result() for each in running)]
+        return [np.concatenate(parts) for parts in zip(*done, strict=True)]
+
+    def _sharing(self) -> Any:
+        with self._lock:
+            if self._shared is None:
+                self._shared, self._model = open_session(self._model, self.options), b""
+            return self._shared
+
+    def _run(self, session: Any, arrays: Arrays) -> Sequence[NDArray[Any]]:
         try:
-            values = self.session.run(self._outputs, {name: np.ascontiguousarray(array) for name, array in inputs.items()})
+            values: Sequence[NDArray[Any]] = session.run(self._outputs, arrays)
         except Exception as error:  # onnxruntime's exceptions derive from Exception directly
-            shapes = {name: array.shape for name, array in inputs.items()}
+            shapes = {name: array.shape for name, array in arrays.items()}
             raise DeviceError(f"onnxruntime {onnxruntime().__version__} failed on {self.options.device} at {shapes}: {str(error).splitlines()[0]}") from error
-        return dict(zip(self._outputs, values, strict=True))
+        return values
+
+
+def divides(contract: Contract, batch: int, threads: int) -> bool:
+    """Whether a batch can be cut into one part for each of several threads, all of a size that the contract promises."""
+    return threads > 1 and batch % threads == 0 and has_rows(contract) and batch // threads in contract.axes["batch"]
+
+
+def has_rows(contract: Contract) -> bool:
+    """Whether the first axis of all inputs and outputs is the batch: an export has compared images alone and in company there."""
+    return all(each.shape[:1] == ("batch",) for each in _ends(contract))
+
+
+def _ends(contract: Contract) -> tuple[Input | Output, ...]:
+    return *contract.inputs, *contract.outputs
+
+
+def _require_rows(contract: Contract) -> None:
+    if not has_rows(contract):
+        ends = ", ".join(f"{each.name} ({', '.join(map(str, each.shape))})" for each in _ends(contract))
+        raise InputError(f"data_parallel cuts along the first axis, which must be the batch of all inputs and outputs, but they are {ends}: leave it out")

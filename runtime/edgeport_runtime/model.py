@@ -13,8 +13,8 @@ from PIL import Image
 from .bundle import Bundle
 from .check import CheckReport, check
 from .contract import METADATA_KEY, NARROW_KEY, Contract
-from .device import SessionOptions, require_onnxruntime
-from .engine import Arrays, Engine
+from .device import SessionOptions, require_onnxruntime, usable_threads
+from .engine import Arrays, Engine, divides
 from .errors import BundleError, FormatError, InputError
 from .images import Pixel, Source, describe, prepare, require_size, stack
 from .probe import int8_products_are_exact
@@ -170,15 +170,35 @@ def choose(bundle: Bundle, device: str, precision: str, machine: str, batch: int
     return bundle.variant(taken).precision, auto["reason"]
 
 
-def load(path: str | Path, *, device: str = "cpu", precision: str = "auto", batch: int = 1, threads: int = 0, spinning: bool = True) -> Model:
+def goes_apart(bundle: Bundle, options: SessionOptions, precision: str, batch: int) -> bool:
+    """Whether batches of this size and precision were faster with images of its own for each thread when the bundle was made, and divide evenly here."""
+    auto = bundle.manifest.auto
+    if options.device != "cpu" or precision != auto.get("in_batches", auto["precision"]) or "data_parallel_from" not in auto:
+        return False
+    return batch >= int(auto["data_parallel_from"]) and divides(bundle.manifest.contract, batch, options.threads or usable_threads())
+
+
+def load(
+    path: str | Path,
+    *,
+    device: str = "cpu",
+    precision: str = "auto",
+    batch: int = 1,
+    threads: int = 0,
+    spinning: bool = True,
+    data_parallel: bool | None = None,
+) -> Model:
     """Load a bundle, or a lone .onnx file that edgeport wrote.
 
     `device`: "cpu" or "cuda"; never another one than asked. `precision`: "auto", "fp32", "int8" or "fp16".
     `batch`: as many images as most calls will bring. "auto" goes by it where int8 is faster in batches and slower on one image alone; what is
     taken then runs every call, so that an image gives the same numbers alone and in company.
+    `data_parallel`: see SessionOptions; None takes what was faster for such a `batch` when the bundle was made.
     `threads`, `spinning`: see SessionOptions. Raises BundleError, DeviceError or InputError.
     """
-    options = SessionOptions(device=device, threads=threads, spinning=spinning)
+    if data_parallel not in (None, True, False):
+        raise InputError(f"data_parallel must be True, False, or None for what was measured, got {data_parallel!r}")
+    options = SessionOptions(device=device, threads=threads, spinning=spinning, data_parallel=bool(data_parallel))
     path = Path(path)
     if path.suffix == ".onnx":
         model = _load_file(path, options, precision)
@@ -187,6 +207,8 @@ def load(path: str | Path, *, device: str = "cpu", precision: str = "auto", batc
     bundle = Bundle(path)
     _require_batch(batch, bundle.manifest.contract)
     chosen, reason = choose(bundle, device, precision, platform.machine(), batch)
+    if data_parallel is None:
+        options = replace(options, data_parallel=goes_apart(bundle, options, chosen, batch))
     model = _load_variant(bundle, chosen, reason, options)
     if chosen == "fp16" and precision == "auto" and not (report := model.check()):
         return _load_variant(bundle, "fp32", f"fp16 does not pass its golden cases on this card: {report}", options)

@@ -3,9 +3,9 @@
 Every engine has a process of its own and one is awake at a time; every round visits every engine, and the medians over rounds are quoted with their
 ratios. Pixels to output, uint8 (N, H, W, 3) in. Peers: PyTorch eager, channels-last and compiled; a plain `torch.onnx.export`, dynamic and
 fixed-size; plain `quantize_static` with its defaults and with U8 activations, S8 weights per channel; OpenVINO f32, and OpenVINO + NNCF int8, which
-live in an environment of their own (`--peers` names its Python; left out, they are not raced). edgeport runs what `precision="auto"` takes
-for that batch, and each of its variants beside it; its int8 keeps 25 dB from fp32, or within half a dB as many as plain U8S8 where that has
-fewer (random weights).
+live in an environment of their own (`--peers` names its Python; left out, they are not raced). edgeport runs what `load(path, batch=…)` takes for
+that batch, and each of its variants beside it; its speed was measured at 16 images when the bundle was made, and its int8 keeps 25 dB from fp32, or
+within half a dB as many as plain U8S8 where that has fewer (random weights).
 A fixed matrix product is timed before and after every turn: one in which it took 15 % longer than at its fastest is taken again (`yardstick.py`).
 One of the lanes runs the same file as `auto`: what they differ by is what these figures are good for.
 
@@ -35,6 +35,7 @@ from yardstick import Yardstick
 warnings.filterwarnings("ignore")
 
 CALIBRATION_IMAGES, PEERS_IMAGES = 32, 16
+BATCHES = (1, 16)
 ROUND_SECONDS = 0.3
 SEEN_DB = 0.5  # what plain U8S8 may owe to having been calibrated with some of the images that edgeport holds back
 SQNR_FLOOR_DB = 25.0  # that edgeport's int8 keeps, or as near to fp32 as plain U8S8 where that is further: random weights in deep networks
@@ -68,7 +69,7 @@ def prepare(name: str, folder: Path) -> None:
     examples = [Example(source=image, truth=0) for image in images]
     # on the very images that edgeport will measure itself on: of networks with random weights, other images may be 5 dB away
     floor_db = min(SQNR_FLOOR_DB, _plain_db(folder, images[::HELD_BACK][:PROBES]) - SEEN_DB)
-    options = ExportOptions(insist=True, sqnr_floor_db=floor_db)
+    options = ExportOptions(insist=True, sqnr_floor_db=floor_db, race_batch=max(BATCHES))
     export_bundle(subject.network, subject.contract, folder / "bundle", name=name, calibration=examples, options=options, force=True)
 
 
@@ -134,12 +135,13 @@ def lanes(name: str, folder: Path, batch: int, threads: int, peers: str) -> dict
 
 
 def _edgeport(folder: Path, batch: int) -> dict[str, str]:
-    from edgeport_runtime import Bundle
-    from edgeport_runtime.model import choose
+    from edgeport_runtime import Bundle, SessionOptions
+    from edgeport_runtime.model import choose, goes_apart
 
     bundle = Bundle(folder / "bundle")
     taken, _ = choose(bundle, "cpu", "auto", platform.machine(), batch)
-    return {f"edgeport auto ({taken})": "auto", **{f"edgeport {each.precision}": each.precision for each in bundle.manifest.variants}}
+    how = f"{taken}, data-parallel" if goes_apart(bundle, SessionOptions(), taken, batch) else taken
+    return {f"edgeport auto ({how})": "auto", **{f"edgeport {each.precision}": each.precision for each in bundle.manifest.variants}}
 
 
 def race(entries: dict[str, tuple[str, dict[str, Any]]], rounds: int, yardstick: Yardstick) -> tuple[dict[str, list[float]], dict[str, str], int]:
@@ -252,7 +254,7 @@ def main() -> None:
 
     parser = argparse.ArgumentParser()
     parser.add_argument("--only", nargs="*", default=[*OWN, *OTHERS])
-    parser.add_argument("--batch", nargs="*", type=int, default=[16, 1])
+    parser.add_argument("--batch", nargs="*", type=int, default=sorted(BATCHES, reverse=True))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--peers", default="")

@@ -16,7 +16,7 @@ from torch import nn
 from edgeport_export.calibration import calibrate
 from edgeport_export.progress import unwatched
 from edgeport_export.quantize import candidates, observed_values, preprocess, quantize
-from edgeport_export.race import Heat
+from edgeport_export.race import DATA_PARALLEL, Heat
 from edgeport_export.targets import TARGETS
 from edgeport_export.trace import finish, trace
 from edgeport_export.training_job import TrainingJob, run_training
@@ -100,7 +100,7 @@ def make_even() -> Callable[[pytest.MonkeyPatch], None]:
 
     def make(patch: pytest.MonkeyPatch) -> None:
         for room in (pipeline, quantization):
-            patch.setattr(room, "race", lambda contenders, **_: {name: heats[name] for name in contenders})
+            patch.setattr(room, "race", lambda contenders, **_: {name: heats[name.removesuffix(DATA_PARALLEL)] for name in contenders})
         patch.setattr(quantization, "Stopwatch", EvenClock)
 
     return make

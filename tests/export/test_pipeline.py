@@ -58,7 +58,7 @@ def test_a_bundle_is_whole_and_equals_pytorch(tiny: ModuleType, class_contract: 
     assert manifest.auto["precision"] == "int8" and "2.00 times as fast as fp32 at batch 8 (1 against 2 ms)" in manifest.auto["reason"]
     assert {"torch", "onnxruntime", "edgeport", "numpy"} <= manifest.provenance.keys()
     assert evidence["quality"]["changed"]["fp32"] == 0 and evidence["quality"]["values"]["torch"] > 0.9
-    assert evidence["speed"]["ms_per_call"] == {"fp32": 2.0, "int8": 1.0} and evidence["machine"]["threads"] >= 1
+    assert evidence["speed"]["ms_per_call"].items() >= {"fp32": 2.0, "int8": 1.0}.items() and evidence["machine"]["threads"] >= 1
     assert manifest.variants[0].onnxruntime == "1.18" and manifest.variants[1].plan["integer_share"] == 1.0
 
 
