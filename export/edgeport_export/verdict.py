@@ -1,5 +1,6 @@
 """What int8 turned out to be, in one sentence with its figures, and whether `precision="auto"` takes it."""
 
+import statistics
 from collections.abc import Mapping
 
 from .plan import Plan
@@ -41,10 +42,15 @@ def _slower_alone(heats: Mapping[int, Mapping[str, Heat]]) -> bool:
 
 
 def _gain_apart(plan: Plan, heats: Mapping[int, Mapping[str, Heat]], precision: str) -> float:
-    """How many times as fast batches are where each thread runs images of its own; 1 where that was not measured."""
+    """How many times as fast batches are where each thread runs images of its own; 1 where that was not measured.
+
+    The median over rounds: both take their turns side by side, and a few percent drown in what a shared machine drifts between rounds.
+    """
     raced = heats.get(plan.batch, {})
     apart = raced.get(precision + DATA_PARALLEL)
-    return raced[precision].quiet_ms / apart.quiet_ms if apart is not None else 1.0
+    if apart is None:
+        return 1.0
+    return statistics.median(together / alone for together, alone in zip(raced[precision].rounds_ms, apart.rounds_ms, strict=True))
 
 
 def _near_enough(plan: Plan, judgement: Judgement | None, budget: Budget) -> bool:

@@ -1,6 +1,6 @@
 """Golden cases, re-run on the machine at hand: the bundle's proof that the numbers are still the same."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,8 +32,8 @@ class CheckReport:
         return "\n".join([head, *(f"  FAILED {each}" for each in self.comparisons if not each)])
 
 
-def check(bundle: Bundle, precision: str, run: Callable[[Arrays], Arrays]) -> CheckReport:
-    """Check every file of the bundle, run every golden case through `run`, and compare. Raises AlteredError."""
+def check(bundle: Bundle, precision: str, ways: Mapping[str, Callable[[Arrays], Arrays]]) -> CheckReport:
+    """Check every file of the bundle, run every golden case each of these ways (see Engine.ways), and compare. Raises AlteredError."""
     contract = bundle.manifest.contract
     if not bundle.manifest.golden:
         raise BundleError(f"{bundle.folder}: this bundle has no golden cases, so there is nothing to check")
@@ -41,9 +41,10 @@ def check(bundle: Bundle, precision: str, run: Callable[[Arrays], Arrays]) -> Ch
     comparisons = []
     for case in bundle.manifest.golden:
         inputs = {each.name: bundle.tensor(file) for each, file in zip(contract.inputs, case.inputs, strict=True)}
-        outputs = run(inputs)
-        for name, expected, tolerance in _expected(bundle, case, contract, precision):
-            comparisons.append(compare(f"{case.folder}/{name}", outputs[name], expected, tolerance))
+        for way, run in ways.items():
+            outputs = run(inputs)
+            for name, expected, tolerance in _expected(bundle, case, contract, precision):
+                comparisons.append(compare(f"{case.folder}/{name}{way and f', {way}'}", outputs[name], expected, tolerance))
     return CheckReport(precision=precision, against="PyTorch" if precision == "fp32" else f"what {precision} gave on the host", comparisons=tuple(comparisons))
 
 

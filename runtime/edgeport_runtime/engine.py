@@ -1,8 +1,9 @@
 """The engine: arrays in, arrays out, through onnxruntime sessions that share each operator among threads, or the images of a batch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from threading import Lock
 from typing import Any
 
@@ -29,14 +30,15 @@ class Engine:
         self.options = options
         self._outputs = [each.name for each in contract.outputs]
         self._threads = options.threads or usable_threads()
-        self._model, self._lock = b"", Lock()
+        self._model, self._lock = b"", Lock()  # bytes from which a session may still be opened
         self._shared: Any = None
         self._own: Any = None
         if options.data_parallel:
             _require_rows(contract)
+        if options.data_parallel and self._threads > 1:
             self._model = model
             self._own = open_session(model, replace(options, threads=1))
-            self._crew = ThreadPoolExecutor(max(1, self._threads - 1), "edgeport")
+            self._crew = ThreadPoolExecutor(self._threads - 1, "edgeport")
         else:
             self._shared = open_session(model, options)
         self._require_promised(self._own or self._shared)
@@ -54,15 +56,21 @@ class Engine:
         self.contract.require_arrays(inputs)
         arrays = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
         if self._own is not None and divides(self.contract, len(next(iter(arrays.values()))), self._threads):
-            return dict(zip(self._outputs, self._run_apart(arrays), strict=True))
-        return dict(zip(self._outputs, self._run(self._sharing(), arrays), strict=True))
+            return self._run_apart(arrays)
+        return self._run(self._sharing(), arrays)
 
-    def _run_apart(self, arrays: Arrays) -> list[NDArray[Any]]:
+    def ways(self) -> dict[str, Callable[[Arrays], Arrays]]:
+        """Every session that `run` may take, by what it does, so that golden cases of any batch can go through each of them."""
+        if self._own is None:
+            return {"": self.run}
+        return {"one thread for each image": partial(self._run, self._own), "all threads for each operator": partial(self._run, self._sharing())}
+
+    def _run_apart(self, arrays: Arrays) -> Arrays:
         """Each thread, this one included, runs as many images."""
         first, *others = [dict(zip(arrays, cut, strict=True)) for cut in zip(*(np.split(each, self._threads) for each in arrays.values()), strict=True)]
         running = [self._crew.submit(self._run, self._own, part) for part in others]
         done = [self._run(self._own, first), *(each.result() for each in running)]
-        return [np.concatenate(parts) for parts in zip(*done, strict=True)]
+        return {name: np.concatenate([part[name] for part in done]) for name in self._outputs}
 
     def _sharing(self) -> Any:
         with self._lock:
@@ -70,13 +78,13 @@ class Engine:
                 self._shared, self._model = open_session(self._model, self.options), b""
             return self._shared
 
-    def _run(self, session: Any, arrays: Arrays) -> Sequence[NDArray[Any]]:
+    def _run(self, session: Any, arrays: Arrays) -> Arrays:
         try:
-            values: Sequence[NDArray[Any]] = session.run(self._outputs, arrays)
+            values = session.run(self._outputs, arrays)
         except Exception as error:  # onnxruntime's exceptions derive from Exception directly
             shapes = {name: array.shape for name, array in arrays.items()}
             raise DeviceError(f"onnxruntime {onnxruntime().__version__} failed on {self.options.device} at {shapes}: {str(error).splitlines()[0]}") from error
-        return values
+        return dict(zip(self._outputs, values, strict=True))
 
 
 def divides(contract: Contract, batch: int, threads: int) -> bool:

@@ -106,7 +106,7 @@ class Model:
         """Re-run the golden cases on this machine. Raises BundleError for a lone .onnx file, which carries none."""
         if self.bundle is None:
             raise BundleError("a lone .onnx file carries no golden cases: load the bundle's folder to check it")
-        return check(self.bundle, self.precision, self.engine.run)
+        return check(self.bundle, self.precision, self.engine.ways())
 
     def _prepare(self, source: Source, size_px: tuple[int, int] | None) -> Pixel:
         if size_px is not None:

@@ -16,6 +16,8 @@ def test_every_engine_runs_in_a_process_of_its_own(checkpoint: Path) -> None:
     lanes = {"onnx": Contender(kind="onnx", path=str(STORED / "model.onnx"), threads=1)}
     heats = race(lanes, batch=2, size_px=(8, 12), rounds=3)
     assert len(heats["onnx"].rounds_ms) == 3 and 0 < min(heats["onnx"].rounds_ms) <= heats["onnx"].median_ms <= max(heats["onnx"].rounds_ms)
+    apart = Contender(kind="onnx", path=str(STORED / "model.onnx"), threads=2, data_parallel=True)
+    assert race({"apart": apart}, batch=4, rounds=1)["apart"].median_ms > 0
     heats = race({"torch": Contender(kind="torch", path=str(checkpoint), mode="channels_last")}, batch=2, rounds=1)
     assert heats["torch"].median_ms > 0
 

@@ -55,6 +55,31 @@ def test_what_is_slower_on_one_image_alone_is_taken_for_batches() -> None:
     assert set(far) == {"precision", "reason"} and not takes_int8(far) and far["reason"].startswith("int8 is not taken, because its outputs are not")
 
 
+@pytest.mark.parametrize(
+    ("fp32_ms", "int8_ms", "sqnr_db", "expected"),
+    [
+        (4.0, 1.6, 41.26, {"precision": "int8", "data_parallel_from": "8"}),  # 2.0 / 1.6 = 1.25 times as fast
+        (2.0, 2.0, 41.26, {"precision": "int8"}),  # that fp32 gains says nothing of int8
+        (2.0, 2.0, 20.0, {"precision": "fp32", "data_parallel_from": "8"}),  # where int8 loses too much, batches take fp32
+        (3.95, 1.97, 41.26, {"precision": "int8"}),  # 1.5 % may be noise
+    ],
+)
+def test_batches_are_shared_among_the_threads_where_that_was_measured_faster(fp32_ms: float, int8_ms: float, sqnr_db: float, expected: dict[str, str]) -> None:
+    apart = {f"{name} data-parallel": Heat(median_ms=ms, rounds_ms=(ms,)) for name, ms in (("fp32", fp32_ms), ("int8", int8_ms))}
+    found = decide(replace(PLAN, sqnr_db=sqnr_db), {**HEATS, 8: {**HEATS[8], **apart}}, SIZES, None, Budget())
+    assert {key: value for key, value in found.items() if key != "reason"} == expected
+    assert ("int8 is 1.25 times as fast again at batch 8 where each thread runs images of its own" in found["reason"]) == (int8_ms == 1.6)
+    assert ("fp32 is 2.00 times as fast again at batch 8" in found["reason"]) == (fp32_ms == 2.0)
+
+
+def test_a_machine_that_drifts_between_rounds_hides_no_gain() -> None:
+    drift = (1.0, 1.6, 1.1, 1.4, 1.2)
+    together = Heat(median_ms=2.4, rounds_ms=tuple(2.0 * each for each in drift))
+    apart = Heat(median_ms=2.4, rounds_ms=tuple(1.9 * each for each in (*drift[:4], 3.0)))  # one round of its own bad luck
+    heats = {8: {**HEATS[8], "int8": together, "int8 data-parallel": apart}}
+    assert decide(PLAN, heats, SIZES, None, Budget())["data_parallel_from"] == "8"
+
+
 def test_outputs_that_the_metric_does_not_see_are_held_to_the_floor() -> None:
     far, several = replace(PLAN, sqnr_db=-0.5), replace(judged(0.0), outputs=2)
     budget = Budget(max_drop=2.0)  # that 50 images can tell

@@ -51,6 +51,8 @@ def test_a_missing_bundle(tmp_path: Path) -> None:
         (lambda data: data["auto"].update(in_batches="int8", from_batch="1"), "incomplete or malformed"),
         (lambda data: data["auto"].update(in_batches="int8", from_batch="many"), "incomplete or malformed"),
         (lambda data: data["auto"].update(in_batches="int8"), "incomplete or malformed"),
+        (lambda data: data["auto"].update(data_parallel_from="1"), "incomplete or malformed"),
+        (lambda data: data["auto"].update(data_parallel_from="sometimes"), "incomplete or malformed"),
         (lambda data: data["golden"][0].update(host={}), "incomplete or malformed"),
         (lambda data: data["golden"][0].update(inputs=[]), "incomplete or malformed"),
         (lambda data: data["variants"].append(data["variants"][0]), "incomplete or malformed"),

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgeport_runtime.bundle import MANIFEST, sealed
 from edgeport_runtime.cli import main
 
 
@@ -122,3 +123,20 @@ def test_ctrl_c(classifier: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     monkeypatch.setattr(cli, "load", interrupted)
     assert main(["check", str(classifier)]) == 130
     assert "interrupted" in capsys.readouterr().err
+
+
+def test_info_says_from_which_batch_images_are_shared_among_threads(altered: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = json.loads((altered / MANIFEST).read_text())
+    manifest["auto"] = {"precision": "int8", "reason": "measured", "data_parallel_from": "6"}
+    (altered / MANIFEST).write_text(json.dumps(sealed(manifest)))
+    assert main(["info", str(altered)]) == 0
+    assert "auto    int8, data-parallel from 6 images: measured" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("options", "sessions"), [([], 2), (["--data-parallel"], 4), (["--no-data-parallel"], 2), (["--batch", "8"], 4)])
+def test_data_parallel_is_as_measured_or_as_said(altered: Path, options: list[str], sessions: int, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = json.loads((altered / MANIFEST).read_text())
+    manifest["auto"] = {"precision": "int8", "reason": "measured", "data_parallel_from": "6"}
+    (altered / MANIFEST).write_text(json.dumps(sealed(manifest)))
+    assert main(["check", str(altered), "--threads", "2", *options]) == 0
+    assert f"int8: {sessions} of {sessions} golden outputs agree" in capsys.readouterr().out

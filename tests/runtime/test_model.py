@@ -2,6 +2,7 @@ import json
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -158,6 +159,40 @@ def test_a_bundle_that_was_loaded_for_batches_runs_them_all_alike(altered: Path)
         for wrong in (0, -1, 9, "8", None, 2.0, float("nan"), True):
             with pytest.raises(InputError, match=f"whole number within 1..8, got {wrong!r}"):
                 load(path, batch=wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("given", "threads", "expected"),
+    [
+        ({"batch": 8}, 2, True),
+        ({"batch": 8, "precision": "int8"}, 2, True),
+        ({"batch": 8}, 4, True),
+        ({"batch": 6}, 2, True),
+        ({"batch": 4}, 2, False),  # measured from 6 images on
+        ({"batch": 7}, 2, False),  # does not divide
+        ({"batch": 8}, 3, False),
+        ({"batch": 8}, 1, False),
+        ({"batch": 8, "precision": "fp32"}, 2, False),  # measured with the other one
+        ({"batch": 8, "data_parallel": False}, 2, False),
+        ({"data_parallel": True}, 2, True),
+        ({}, 2, False),
+    ],
+)
+def test_batches_are_shared_among_the_threads_as_was_measured(altered: Path, given: dict[str, Any], threads: int, expected: bool) -> None:
+    manifest = json.loads((altered / MANIFEST).read_text())
+    manifest["auto"] = {"precision": "fp32", "reason": "slower alone", "in_batches": "int8", "from_batch": "6", "data_parallel_from": "6"}
+    (altered / MANIFEST).write_text(json.dumps(sealed(manifest)))
+    model = load(altered, threads=threads, **given)
+    assert model.engine.options.data_parallel == expected
+    report = model.check()
+    assert report and len(report.comparisons) == (4 if expected else 2)  # golden cases go through both sessions
+
+
+def test_what_data_parallel_cannot_mean_is_refused(altered: Path) -> None:
+    with pytest.raises(InputError, match="True, False, or None for what was measured, got 'yes'"):
+        load(altered, data_parallel="yes")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="threads of a CPU, so there is none on cuda"):
+        load(altered, device="cuda", data_parallel=True)
 
 
 def test_fp16_that_fails_its_golden_cases_on_the_card_is_not_taken(classifier: Path, monkeypatch: pytest.MonkeyPatch) -> None:

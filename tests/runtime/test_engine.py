@@ -1,0 +1,134 @@
+"""One batch on several threads: the same numbers as every image alone, from whichever session it runs on."""
+
+import threading
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from edgeport_runtime import Bundle, Contract, DeviceError, InputError, SessionOptions
+from edgeport_runtime.contract import Range
+from edgeport_runtime.engine import Engine, divides
+
+STORED = Path(__file__).parents[1] / "fixtures" / "format1"
+
+
+def engine(name: str = "classifier", precision: str = "fp32", **options: Any) -> Engine:
+    bundle = Bundle(STORED / name)
+    return Engine(bundle.read(bundle.variant(precision)), bundle.manifest.contract, SessionOptions(**options))
+
+
+def images(count: int, seed: int = 0) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (count, 12, 20, 3), dtype=np.uint8)
+
+
+class Watched:
+    """A session that tells of its runs: how many images, and on which thread."""
+
+    def __init__(self, session: Any) -> None:
+        self.session = session
+        self.runs: list[tuple[int, str]] = []
+
+    def run(self, names: list[str], arrays: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        self.runs.append((len(arrays["pixels"]), threading.current_thread().name))
+        values: list[NDArray[Any]] = self.session.run(names, arrays)
+        return values
+
+
+@settings(max_examples=25, deadline=None)
+@given(batch=st.integers(1, 8), threads=st.integers(1, 4), which=st.sampled_from([("classifier", "fp32"), ("classifier", "int8"), ("generator", "fp32")]))
+def test_every_image_gives_what_it_gives_alone(batch: int, threads: int, which: tuple[str, str]) -> None:
+    apart, alone = engine(*which, threads=threads, data_parallel=True), engine(*which, threads=1)
+    pixels = images(batch, seed=batch)
+    expected = [alone.run({"pixels": each[None]}) for each in pixels]
+    for name, value in apart.run({"pixels": pixels}).items():
+        # one unit in the last place: a product of one row is summed in another order than one of several
+        np.testing.assert_allclose(value, np.concatenate([each[name] for each in expected]), rtol=1e-5, atol=1e-6)
+
+
+def test_each_thread_runs_as_many_images_and_the_caller_is_one_of_them() -> None:
+    made = engine(threads=4, data_parallel=True)
+    made._own = watched = Watched(made._own)
+    made.run({"pixels": images(8)})
+    assert [count for count, _ in watched.runs] == [2, 2, 2, 2] and made._shared is None
+    names = {name for _, name in watched.runs}
+    assert threading.current_thread().name in names and all(name.startswith(("edgeport", "MainThread")) for name in names)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 7])
+def test_what_does_not_divide_runs_on_a_session_that_is_opened_then(batch: int) -> None:
+    made = engine(threads=2, data_parallel=True)
+    made._own = watched = Watched(made._own)
+    np.testing.assert_allclose(made.run({"pixels": images(batch)})["logits"], engine().run({"pixels": images(batch)})["logits"], atol=1e-6)
+    assert not watched.runs and made._shared is not None and made._model == b""
+
+
+def test_one_thread_shares_nothing() -> None:
+    made = engine(threads=1, data_parallel=True)
+    assert made._own is None and list(made.ways()) == [""]
+    assert made.run({"pixels": images(4)})["logits"].shape == (4, 3)
+
+
+def test_many_callers_at_once() -> None:
+    made, alone = engine(threads=2, data_parallel=True), engine(threads=1)
+    inputs = [images(1 + seed % 4, seed) for seed in range(24)]
+    with ThreadPoolExecutor(6) as callers:
+        answers = list(callers.map(lambda pixels: made.run({"pixels": pixels})["logits"], inputs))
+    for pixels, answer in zip(inputs, answers, strict=True):
+        np.testing.assert_allclose(answer, alone.run({"pixels": pixels})["logits"], rtol=1e-5, atol=1e-6)
+
+
+def test_what_fails_on_another_thread_is_raised_here() -> None:
+    class Broken(Watched):
+        def run(self, names: list[str], arrays: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+            if threading.current_thread() is not threading.main_thread():
+                raise RuntimeError("out of memory\nwith details")
+            return super().run(names, arrays)
+
+    made = engine(threads=2, data_parallel=True)
+    made._own = Broken(made._own)
+    with pytest.raises(DeviceError, match=r"failed on cpu at \{'pixels': \(2, 12, 20, 3\)\}: out of memory$"):
+        made.run({"pixels": images(4)})
+
+
+@pytest.mark.parametrize(
+    ("batch", "threads", "axis", "expected"),
+    [
+        (8, 2, Range(low=1, high=8), True),
+        (8, 1, Range(low=1, high=8), False),
+        (7, 2, Range(low=1, high=8), False),
+        (2, 4, Range(low=1, high=8), False),
+        (8, 4, Range(low=4, high=8), False),  # parts of two images, where the contract starts at four
+        (8, 2, Range(low=4, high=8), True),
+        (8, 4, Range(low=1, high=9, step=4), False),  # 1, 5 or 9
+    ],
+)
+def test_parts_keep_to_the_contract(batch: int, threads: int, axis: Range, expected: bool) -> None:
+    contract = Bundle(STORED / "classifier").manifest.contract
+    assert divides(replace(contract, axes={**contract.axes, "batch": axis}), batch, threads) == expected
+
+
+def without_rows() -> list[Contract]:
+    contract = Bundle(STORED / "classifier").manifest.contract
+    (output,) = contract.outputs
+    fixed = replace(contract.inputs[0], shape=(4, *contract.inputs[0].shape[1:]))
+    axes = {name: size for name, size in contract.axes.items() if name != "batch"}
+    return [
+        replace(contract, task="tensors", outputs=(replace(output, shape=(3, "batch")),), labels=()),
+        replace(contract, inputs=(fixed,), outputs=(replace(output, shape=(4, 3)),), axes=axes),
+    ]
+
+
+@pytest.mark.parametrize("contract", without_rows())
+def test_batches_that_cannot_be_cut_are_refused(contract: Contract) -> None:
+    bundle = Bundle(STORED / "classifier")
+    assert not divides(contract, 4, 2)
+    with pytest.raises(InputError, match=r"must be the batch of all inputs and outputs, but they are pixels \(.*\), logits \(.*\): leave it out"):
+        Engine(bundle.read(bundle.variant("fp32")), contract, SessionOptions(data_parallel=True))
