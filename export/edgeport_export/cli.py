@@ -112,7 +112,7 @@ def export(
     plan: Annotated[Path | None, typer.Option(help="A bundle, or a JSON file, whose int8 plan is replayed instead of searching for one.")] = None,
     calibration_images: Annotated[int, typer.Option(help="At most that many are used.")] = 128,
     planning_seconds: Annotated[float, typer.Option(help="That the search for the int8 plan may take.")] = 120.0,
-    batch: Annotated[int, typer.Option(help="Images that most calls will bring: speed is measured at that many, and at one.")] = 8,
+    batch: Annotated[int, typer.Option(min=1, help="Images that most calls will bring: speed is measured at that many, and at one.")] = 8,
     force: Annotated[bool, typer.Option(help="Replace the bundle where it exists.")] = False,
     as_json: Json = False,
 ) -> None:

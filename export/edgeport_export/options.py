@@ -61,6 +61,7 @@ class ExportOptions:
             given = getattr(self, name)
             if not isinstance(given, Integral) or isinstance(given, bool) or int(given) < 1:
                 raise ExportError(f"{name} must be a whole number of at least 1, got {given!r}")
+            object.__setattr__(self, name, int(given))  # numpy's integers are no JSON
 
     @property
     def cpu(self) -> Target:

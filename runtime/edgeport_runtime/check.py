@@ -17,7 +17,7 @@ from .protobuf import Array
 
 @dataclass(frozen=True, kw_only=True)
 class CheckReport:
-    """One comparison for each output of each golden case. True where there is at least one and all passed."""
+    """One comparison for each output of each golden case, each way that the engine may run it. True where there is at least one and all passed."""
 
     precision: str
     against: str

@@ -51,7 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
             added.add_argument("--device", default="cpu", choices=sorted(PROVIDERS), help="where to run; never another one than asked")
             added.add_argument("--precision", default="auto", choices=PRECISIONS)
             added.add_argument("--threads", type=int, default=0, help="0: what CPU affinity and cgroup quota allow")
-            added.add_argument("--batch", type=int, default=1, help="images that most calls bring; --precision auto goes by it")
+            added.add_argument("--batch", type=int, default=1, help="images that most calls bring; --precision auto and --data-parallel go by it")
             text = "whether each thread runs images of its own, instead of a part of each operator; left out: what was faster for such batches"
             added.add_argument("--data-parallel", action=argparse.BooleanOptionalAction, default=None, help=text)
         return added

@@ -39,6 +39,8 @@ class SessionOptions:
             raise InputError(f"device must be one of {list(PROVIDERS)}, got {self.device!r}")
         if not isinstance(self.threads, int) or self.threads < 0:
             raise InputError(f"threads must be 0 (what this machine allows) or more, got {self.threads!r}")
+        if not isinstance(self.data_parallel, bool):
+            raise InputError(f"data_parallel must be True or False, got {self.data_parallel!r}")
         if self.data_parallel and self.device != "cpu":
             raise InputError(f"data_parallel shares a batch among the threads of a CPU, so there is none on {self.device}: leave it out")
 

@@ -60,10 +60,15 @@ class Engine:
         return self._run(self._sharing(), arrays)
 
     def ways(self) -> dict[str, Callable[[Arrays], Arrays]]:
-        """Every session that `run` may take, by what it does, so that golden cases of any batch can go through each of them."""
+        """Every way that `run` may take, by what it does, for golden cases of any batch."""
         if self._own is None:
             return {"": self.run}
-        return {"one thread for each image": partial(self._run, self._own), "all threads for each operator": partial(self._run, self._sharing())}
+        return {"data-parallel": self._run_on_every_thread, "all threads for each operator": partial(self._run, self._sharing())}
+
+    def _run_on_every_thread(self, arrays: Arrays) -> Arrays:
+        """All of the batch on each thread; what the last one gave."""
+        outputs = self._run_apart({name: np.concatenate([array] * self._threads) for name, array in arrays.items()})
+        return {name: np.split(value, self._threads)[-1] for name, value in outputs.items()}
 
     def _run_apart(self, arrays: Arrays) -> Arrays:
         """Each thread, this one included, runs as many images."""

@@ -196,16 +196,16 @@ def load(
     `data_parallel`: see SessionOptions; None takes what was faster for such a `batch` when the bundle was made.
     `threads`, `spinning`: see SessionOptions. Raises BundleError, DeviceError or InputError.
     """
-    if data_parallel not in (None, True, False):
+    if data_parallel is not None and not isinstance(data_parallel, bool):
         raise InputError(f"data_parallel must be True, False, or None for what was measured, got {data_parallel!r}")
-    options = SessionOptions(device=device, threads=threads, spinning=spinning, data_parallel=bool(data_parallel))
+    options = SessionOptions(device=device, threads=threads, spinning=spinning, data_parallel=data_parallel is True)
     path = Path(path)
     if path.suffix == ".onnx":
         model = _load_file(path, options, precision)
-        _require_batch(batch, model.contract)
+        _as_batch(batch, model.contract)
         return model
     bundle = Bundle(path)
-    _require_batch(batch, bundle.manifest.contract)
+    batch = _as_batch(batch, bundle.manifest.contract)
     chosen, reason = choose(bundle, device, precision, platform.machine(), batch)
     if data_parallel is None:
         options = replace(options, data_parallel=goes_apart(bundle, options, chosen, batch))
@@ -215,10 +215,11 @@ def load(
     return model
 
 
-def _require_batch(batch: int, contract: Contract) -> None:
+def _as_batch(batch: int, contract: Contract) -> int:
     largest = contract.largest_batch
     if not isinstance(batch, int | np.integer) or isinstance(batch, bool) or not 1 <= batch <= largest:
         raise InputError(f"batch is how many images most calls bring, a whole number within 1..{largest}, got {batch!r}")
+    return int(batch)
 
 
 def _load_variant(bundle: Bundle, chosen: str, reason: str, options: SessionOptions) -> Model:

@@ -7,6 +7,7 @@ live in an environment of their own (`--peers` names its Python; left out, they 
 that batch, and each of its variants beside it; its speed was measured at 16 images when the bundle was made, and its int8 keeps 25 dB from fp32, or
 within half a dB as many as plain U8S8 where that has fewer (random weights).
 A fixed matrix product is timed before and after every turn: one in which it took 15 % longer than at its fastest is taken again (`yardstick.py`).
+Networks whose calls take under 5 ms are raced three times, in new processes: what memory a process got decides up to half of their time, all its life.
 One of the lanes runs the same file as `auto`: what they differ by is what these figures are good for.
 
     python tests/bench/bench.py [--only NAME …] [--batch 1 16] [--rounds 5] [--peers .venv-peers/bin/python] [--results FILE] [--again]
@@ -30,6 +31,7 @@ from unittest import mock
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
+from report import NNCF, PLAIN_FP32, PLAIN_U8S8, TORCH, table
 from yardstick import Yardstick
 
 warnings.filterwarnings("ignore")
@@ -39,10 +41,7 @@ BATCHES = (1, 16)
 ROUND_SECONDS = 0.3
 SEEN_DB = 0.5  # what plain U8S8 may owe to having been calibrated with some of the images that edgeport holds back
 SQNR_FLOOR_DB = 25.0  # that edgeport's int8 keeps, or as near to fp32 as plain U8S8 where that is further: random weights in deep networks
-PLAIN_FP32 = ("ORT fp32, dynamic", "ORT fp32, fixed size")
-PLAIN_U8S8 = "ORT quantize_static U8S8"
-TORCH = ("PyTorch eager", "PyTorch channels-last", "torch.compile")
-NNCF = "OpenVINO + NNCF int8"
+HEATS, SHORT_MS = 3, 5.0  # calls as short as this are raced in that many processes each
 
 
 def prepare(name: str, folder: Path) -> None:
@@ -126,7 +125,7 @@ def lanes(name: str, folder: Path, batch: int, threads: int, peers: str) -> dict
         answer = folder / f"{kind}-{Path(path).stem}-{precision}-{batch}.npy"
         return {**basis, "kind": kind, "path": str(folder / path) if path else "", "precision": precision, "answer": str(answer)}
 
-    ours = {label: (sys.executable, order("edgeport", "bundle", precision)) for label, precision in _edgeport(folder, batch).items()}
+    ours = {label: (sys.executable, order("edgeport", "bundle", precision)) for label, precision in _edgeport(folder, batch, threads).items()}
     torch = {label: (sys.executable, order("torch", "", mode)) for label, mode in zip(TORCH, ("eager", "channels-last", "compile"), strict=True)}
     files = {PLAIN_FP32[0]: "dynamic", PLAIN_FP32[1]: f"fixed{batch}", "ORT quantize_static default": "s8s8", PLAIN_U8S8: "u8s8"}
     plain = {label: (sys.executable, order("onnxruntime", f"{file}.onnx")) for label, file in files.items() if (folder / f"{file}.onnx").exists()}
@@ -134,18 +133,27 @@ def lanes(name: str, folder: Path, batch: int, threads: int, peers: str) -> dict
     return {**ours, **torch, **plain, **others}
 
 
-def _edgeport(folder: Path, batch: int) -> dict[str, str]:
+def _edgeport(folder: Path, batch: int, threads: int) -> dict[str, str]:
     from edgeport_runtime import Bundle, SessionOptions
     from edgeport_runtime.model import choose, goes_apart
 
     bundle = Bundle(folder / "bundle")
     taken, _ = choose(bundle, "cpu", "auto", platform.machine(), batch)
-    how = f"{taken}, data-parallel" if goes_apart(bundle, SessionOptions(), taken, batch) else taken
+    how = f"{taken}, data-parallel" if goes_apart(bundle, SessionOptions(threads=threads), taken, batch) else taken
     return {f"edgeport auto ({how})": "auto", **{f"edgeport {each.precision}": each.precision for each in bundle.manifest.variants}}
 
 
 def race(entries: dict[str, tuple[str, dict[str, Any]]], rounds: int, yardstick: Yardstick) -> tuple[dict[str, list[float]], dict[str, str], int]:
     """Milliseconds per call of every engine, round by round; the last words of those that did not start; and how many turns were never steady."""
+    times, failed, unsteady = _heat(entries, rounds, yardstick)
+    if min(statistics.median(each) for each in times.values()) < SHORT_MS:
+        for _ in range(HEATS - 1):
+            more, lost, shaken = _heat(entries, rounds, yardstick)
+            times, failed, unsteady = {label: times[label] + more[label] for label in more if label in times}, failed | lost, unsteady + shaken
+    return times, failed, unsteady
+
+
+def _heat(entries: dict[str, tuple[str, dict[str, Any]]], rounds: int, yardstick: Yardstick) -> tuple[dict[str, list[float]], dict[str, str], int]:
     running: dict[str, subprocess.Popen[str]] = {}
     failed: dict[str, str] = {}
     for label, (python, order) in entries.items():
@@ -185,63 +193,6 @@ def sqnr_db(entries: dict[str, tuple[str, dict[str, Any]]], labels: Sequence[str
         error = float(np.sum(np.square(np.load(entries[label][1]["answer"]).astype(np.float64) - truth)))
         found[label] = 10 * math.log10(float(np.sum(np.square(truth))) / error) if error else None
     return found  # type: ignore[return-value]
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """The results as Markdown: one table for each network and batch, and what follows from all of them."""
-    from edgeport_export.pipeline import processor, versions
-
-    known = {**versions(), **rows[0]["peers"]}
-    said = ", ".join(f"{package} {version}" for package, version in known.items())
-    lines = ["# edgeport against its peers", "", f"Written by `make bench`. {processor()}, {rows[0]['threads']} threads; {said}.", ""]
-    lines += __doc__.split("\n\n")[1].replace("\n", "\n").splitlines() if __doc__ else []
-    lines += ["", "![chart](bench.svg)", "", *summary(rows)]
-    for row in rows:
-        median = {label: statistics.median(times) for label, times in row["times"].items()}
-        auto = next(value for label, value in median.items() if "auto" in label)
-        lines += [
-            "",
-            f"## {row['name']}, {row['side']}x{row['side']}, batch {row['batch']}",
-            "",
-            "| engine | ms per call | times edgeport auto | spread of rounds | dB from fp32 |",
-        ]
-        lines += ["|---|---:|---:|---:|---:|"]
-        for label, value in sorted(median.items(), key=lambda each: each[1]):
-            times = row["times"][label]
-            lines.append(f"| {label} | {value:.3f} | {value / auto:.2f} | {min(times):.3f} to {max(times):.3f} | {_decibels(row['sqnr_db'].get(label))} |")
-        lines += [f"| {label} | did not start: {words[:120]} | | | |" for label, words in row["failed"].items()]
-        if row["unsteady"]:
-            lines += ["", f"{row['unsteady']} of these turns found no steady machine."]
-    return "\n".join(lines) + "\n"
-
-
-def _decibels(value: float | None) -> str:
-    return "" if value is None else f"{value:.1f}"
-
-
-def summary(rows: list[dict[str, Any]]) -> list[str]:
-    """edgeport's auto against the best of each kind of peer."""
-    lines = ["How many times as long as edgeport's `auto` the best of each kind takes:", ""]
-    lines += [
-        "| network | batch | auto | plain ORT fp32 | plain U8S8 | best of both | best PyTorch | OpenVINO + NNCF int8 |",
-        "|---|---:|---|---:|---:|---:|---:|---:|",
-    ]
-    gains = {}
-    for row in rows:
-        median = {label: statistics.median(times) for label, times in row["times"].items()}
-        label, auto = next((label, value) for label, value in median.items() if "auto" in label)
-        fp32 = min(median[each] for each in PLAIN_FP32 if each in median)
-        u8s8, nncf = median.get(PLAIN_U8S8, math.inf), median.get(NNCF)
-        torch = min(median[each] for each in TORCH if each in median)
-        gains[row["name"], row["batch"]] = min(fp32, u8s8) / auto
-        cells = [f"{fp32 / auto:.2f}", f"{u8s8 / auto:.2f}", f"{min(fp32, u8s8) / auto:.2f}", f"{torch / auto:.2f}", f"{nncf / auto:.2f}" if nncf else ""]
-        lines.append(f"| {row['name']} | {row['batch']} | {label.split('(')[1].rstrip(')')} | {' | '.join(cells)} |")
-    own = [gain for (name, batch), gain in gains.items() if batch == 16 and name in ("resnet18", "generator", "attention", "cnn")]
-    if len(own) == 4:
-        logs = [math.log(gain) for gain in own]
-        lines += ["", f"Geometric mean of the four own networks at batch 16 over the best of plain fp32 and plain U8S8: {math.exp(sum(logs) / 4):.2f};"]
-        lines += [f"the largest single share of that gain is {max(logs) / sum(logs):.0%}."]
-    return lines
 
 
 def _peers(python: str) -> dict[str, str]:
@@ -286,7 +237,7 @@ def main() -> None:
             median = {label: round(statistics.median(each), 3) for label, each in times.items()}
             print(name, batch, dict(sorted(median.items(), key=lambda each: each[1])), failed, flush=True)
     given.table.parent.mkdir(parents=True, exist_ok=True)
-    given.table.write_text(table(rows))
+    given.table.write_text(table(rows, (__doc__ or "").split("\n\n")[1]))
     if given.peers:
         subprocess.run([given.peers, str(Path(__file__).with_name("chart.py")), str(given.results), str(given.table.with_suffix(".svg"))], check=True)
 

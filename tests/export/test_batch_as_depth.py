@@ -60,6 +60,32 @@ class Twice(Stage):
         return self.classify(torch.relu(self.near(torch.relu(self.near(x)))).mean((2, 3)))
 
 
+class Uneven(nn.Module):
+    """No bias, a kernel, strides, dilations and padding that differ by the axis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, 2, 1)
+        self.down, self.classify = nn.Conv2d(16, 24, (3, 2), (4, 2), (2, 0), (2, 1), bias=False), nn.Linear(24, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classify(torch.relu(self.down(torch.relu(self.stem(x)))).mean((2, 3)))
+
+
+class Inception(nn.Module):
+    """A map of 8x8 that a convolution, a pool and a pointwise convolution read; the last one is connected to none that is larger."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.down = nn.Conv2d(3, 16, 3, 2, 1), nn.Conv2d(16, 16, 3, 2, 1)
+        self.near, self.far, self.classify = nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(32, 16, 1), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.down(torch.relu(self.stem(x))))
+        x = torch.cat([nn.functional.max_pool2d(x, 3, 1, 1), torch.relu(self.near(x))], 1)
+        return self.classify(torch.relu(self.far(x)).mean((2, 3)))
+
+
 def before(network: nn.Module, described: Contract, target: str = "x86-vnni") -> onnx.ModelProto:
     """Everything as integers, without this pass."""
     prepared, cpu = preprocess(trace(network.eval(), described).model), TARGETS[target]
@@ -124,6 +150,9 @@ def cases() -> "dict[str, tuple[nn.Module, Contract, dict[int, int]]]":
         "pointwise alone is not worth its views": (Stage(kernel=1), contract(), {2: 5}),
         "depthwise is not dense": (Stage(groups=32), contract(), {2: 5}),
         "weights of two places": (Twice(), contract(), {2: 3, 3: 1}),
+        "channels that are copied": (Stage(channels=18), contract(), {2: 5}),
+        "no bias, and rows apart from columns": (Uneven(), contract(), {2: 1, 3: 1}),
+        "a pool and a concatenation between": (Inception(), contract(), {2: 2, 3: 2}),
         "one image is no batch": (Stage(), contract(largest_batch=1), {2: 5}),
     }
 
@@ -133,7 +162,10 @@ def test_which_convolutions_become_ones_of_rank_3(name: str) -> None:
     network, described, expected = cases()[name]
     model = before(network, described)
     kept = model.SerializeToString(deterministic=True)
+    old = onnx.ModelProto.FromString(kept)
     assert batch_as_depth(model, described) == expected.get(3, 0)
+    for batch in range(1, described.largest_batch + 1, 2):
+        np.testing.assert_array_equal(run(model, pictures((batch, 28, 36))), run(old, pictures((batch, 28, 36))))
     assert dict(ranks(model)) == expected
     assert 3 in expected or model.SerializeToString(deterministic=True) == kept
 

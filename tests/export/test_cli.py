@@ -19,7 +19,8 @@ pytestmark = pytest.mark.usefixtures("even_race")
 
 @pytest.fixture
 def bundle(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
-    assert main(["export", "cnn", "--checkpoint", str(checkpoint), "--calibration", "digits", "--out", str(tmp_path / "cnn")]) == 0
+    command = ["export", "cnn", "--checkpoint", str(checkpoint), "--calibration", "digits", "--batch", "4", "--out", str(tmp_path / "cnn")]
+    assert main(command) == 0
     text = capsys.readouterr().out
     for said in ("PyTorch: ", "fp32", "int8", "labels changed", "fp32 agrees with PyTorch at 1", "auto: int8"):
         assert said in text
@@ -32,6 +33,7 @@ def test_train_export_verify_predict(bundle: Path, checkpoint: Path, capsys: pyt
     assert main(["verify", str(bundle), "--checkpoint", str(checkpoint), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["passed"] is True
     assert load(bundle, precision="fp32")(np.zeros((32, 32, 3), np.uint8)).label in "0123456789"  # type: ignore[union-attr]
+    assert Bundle(bundle).evidence()["speed"]["batch"] == Bundle(bundle).manifest.variants[1].plan["batch"] == 4
 
 
 def test_verify_of_another_checkpoint_exits_1(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

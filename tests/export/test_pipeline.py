@@ -16,7 +16,7 @@ import torch
 from edgeport_export import ExportError, ExportOptions, OutputError, ParityError, export_bundle, pipeline, quantization
 from edgeport_export.pipeline import processor
 from edgeport_export.plan import plan_from_dict, read_plan
-from edgeport_export.race import Heat
+from edgeport_export.race import Contender, Heat
 from edgeport_export.targets import target
 from edgeport_runtime import Bundle, Contract, Output, load
 from edgeport_runtime import model as runtime_model
@@ -112,6 +112,63 @@ def test_int8_that_is_slower_on_one_image_alone_is_there_for_batches(
     assert "0.67 times as fast as fp32 at batch 1 (3 against 2 ms)" in alone.reason and "for batches of 8 and more" in alone.reason
     again = make(tiny, class_contract, tmp_path / "again", options=ExportOptions(plan=read_plan(path)))
     assert promised(path) == promised(again) and "model.int8.onnx" in promised(again)
+
+
+@pytest.mark.parametrize(
+    ("threads", "raced"),
+    [(2, {"fp32", "int8", "fp32 data-parallel", "int8 data-parallel"}), (3, {"fp32", "int8"}), (1, {"fp32", "int8"})],
+)
+def test_what_batches_gain_from_threads_of_their_own_is_measured_kept_and_replayed(
+    tiny: ModuleType, class_contract: Contract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int, raced: set[str]
+) -> None:
+    asked: dict[int, set[str]] = {}
+
+    def heats(contenders: dict[str, Contender], *, batch: int, **_: object) -> dict[str, Heat]:
+        asked[batch] = set(contenders)
+        assert all(each.data_parallel == name.endswith("data-parallel") for name, each in contenders.items())
+        times = {name: (2.0 if "fp32" in name else 1.0) * (0.8 if each.data_parallel else 1.0) for name, each in contenders.items()}
+        return {name: Heat(median_ms=ms, rounds_ms=(ms,)) for name, ms in times.items()}
+
+    monkeypatch.setattr(quantization, "race", heats)
+    monkeypatch.setattr(quantization, "usable_threads", lambda: threads)
+    path = make(tiny, class_contract, tmp_path / "b")
+    assert asked == {8: raced, 1: {"fp32", "int8"}}
+    auto = Bundle(path).manifest.auto
+    assert auto.get("data_parallel_from") == ("8" if threads == 2 else None)
+    assert ("int8 is 1.25 times as fast again at batch 8 where each thread runs images of its own" in auto["reason"]) == (threads == 2)
+    assert load(path, batch=8, threads=2).engine.options.data_parallel == (threads == 2)
+    again = make(tiny, class_contract, tmp_path / "again", options=ExportOptions(plan=read_plan(path)))
+    assert promised(path) == promised(again)
+
+
+def test_processes_that_the_machine_cannot_hold_are_left_out(
+    tiny: ModuleType, class_contract: Contract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def heats(contenders: dict[str, Contender], **_: object) -> dict[str, Heat]:
+        if len(contenders) > 2:
+            raise ExportError("fp32 data-parallel could not be timed: its process ended without a word")
+        return {name: Heat(median_ms=ms, rounds_ms=(ms,)) for name, ms in (("fp32", 2.0), ("int8", 1.0))}
+
+    monkeypatch.setattr(quantization, "race", heats)
+    monkeypatch.setattr(quantization, "usable_threads", lambda: 2)
+    auto = Bundle(make(tiny, class_contract, tmp_path / "b")).manifest.auto
+    assert auto["precision"] == "int8" and "data_parallel_from" not in auto
+
+
+def test_the_race_that_counts_brings_its_data_parallel_heat(
+    tiny: ModuleType, class_contract: Contract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    races = iter([(3.0, 4.0, 1.0), (2.0, 4.0, 2.0), (2.5, 4.0, 1.0)])  # fp32, int8, and fp32 data-parallel: of the first and last it would gain
+
+    def heats(_: object, *, batch: int, **__: object) -> dict[str, Heat]:
+        fp32, int8, apart = next(races) if batch > 1 else (2.0, 1.0, 2.0)
+        times = {"fp32": fp32, "int8": int8, "fp32 data-parallel": apart, "int8 data-parallel": int8}
+        return {name: Heat(median_ms=ms, rounds_ms=(ms,)) for name, ms in times.items()}
+
+    monkeypatch.setattr(quantization, "race", heats)
+    monkeypatch.setattr(quantization, "usable_threads", lambda: 2)
+    auto = Bundle(make(tiny, class_contract, tmp_path / "b")).manifest.auto
+    assert auto["precision"] == "fp32" and "(4 against 2 ms)" in auto["reason"] and "data_parallel_from" not in auto
 
 
 def test_one_slow_process_decides_nothing(tiny: ModuleType, class_contract: Contract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ def test_every_engine_runs_in_a_process_of_its_own(checkpoint: Path) -> None:
     assert len(heats["onnx"].rounds_ms) == 3 and 0 < min(heats["onnx"].rounds_ms) <= heats["onnx"].median_ms <= max(heats["onnx"].rounds_ms)
     apart = Contender(kind="onnx", path=str(STORED / "model.onnx"), threads=2, data_parallel=True)
     assert race({"apart": apart}, batch=4, rounds=1)["apart"].median_ms > 0
+    with pytest.raises(ExportError, match="strange could not be timed: data_parallel must be True, False"):  # so the process was told
+        race({"strange": replace(apart, data_parallel="perhaps")}, batch=4)  # type: ignore[arg-type]
     heats = race({"torch": Contender(kind="torch", path=str(checkpoint), mode="channels_last")}, batch=2, rounds=1)
     assert heats["torch"].median_ms > 0
 

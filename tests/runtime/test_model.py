@@ -168,6 +168,7 @@ def test_a_bundle_that_was_loaded_for_batches_runs_them_all_alike(altered: Path)
         ({"batch": 8, "precision": "int8"}, 2, True),
         ({"batch": 8}, 4, True),
         ({"batch": 6}, 2, True),
+        ({"batch": np.int64(8)}, 2, True),
         ({"batch": 4}, 2, False),  # measured from 6 images on
         ({"batch": 7}, 2, False),  # does not divide
         ({"batch": 8}, 3, False),
@@ -189,8 +190,11 @@ def test_batches_are_shared_among_the_threads_as_was_measured(altered: Path, giv
 
 
 def test_what_data_parallel_cannot_mean_is_refused(altered: Path) -> None:
-    with pytest.raises(InputError, match="True, False, or None for what was measured, got 'yes'"):
-        load(altered, data_parallel="yes")  # type: ignore[arg-type]
+    for wrong in ("yes", 1, np.array([True, False])):
+        with pytest.raises(InputError, match="True, False, or None for what was measured, got "):
+            load(altered, data_parallel=wrong)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="data_parallel must be True or False, got 'no'"):
+        SessionOptions(data_parallel="no")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="threads of a CPU, so there is none on cuda"):
         load(altered, device="cuda", data_parallel=True)
 
