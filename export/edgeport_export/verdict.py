@@ -8,6 +8,7 @@ from .quality import Judgement, blind, trusted, unit
 from .quantization import LEAST_IMAGES, WORTH_IT, Budget
 from .race import DATA_PARALLEL, Heat, disturbance
 
+SLOWER = 1.02  # as long, on one image alone: batches can have int8 by itself, so that nobody need pay for them
 WORTH_APART = 1.02  # times as fast: below that the working set of a second image may cost on the next machine what this one gains
 
 
@@ -38,7 +39,7 @@ def pays(plan: Plan, judgement: Judgement | None, budget: Budget) -> bool:
 
 
 def _slower_alone(heats: Mapping[int, Mapping[str, Heat]]) -> bool:
-    return 1 in heats and heats[1]["int8"].quiet_ms > WORTH_IT * heats[1]["fp32"].quiet_ms
+    return 1 in heats and heats[1]["int8"].quiet_ms > SLOWER * heats[1]["fp32"].quiet_ms
 
 
 def _gain_apart(plan: Plan, heats: Mapping[int, Mapping[str, Heat]], precision: str) -> float:
