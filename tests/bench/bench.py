@@ -7,7 +7,7 @@ live in an environment of their own (`--peers` names its Python; left out, they 
 that batch, and each of its variants beside it; its speed was measured at 16 images when the bundle was made, and its int8 keeps 25 dB from fp32, or
 within half a dB as many as plain U8S8 where that has fewer (random weights).
 A fixed matrix product is timed before and after every turn: one in which it took 15 % longer than at its fastest is taken again (`yardstick.py`).
-Networks whose calls take under 5 ms are raced three times, in new processes: what memory a process got decides up to half of their time, all its life.
+Calls of under 5 ms are raced again in new processes (a section says how often): what memory a process got decides up to half of their time.
 One of the lanes runs the same file as `auto`: what they differ by is what these figures are good for.
 
     python tests/bench/bench.py [--only NAME …] [--batch 1 16] [--rounds 5] [--peers .venv-peers/bin/python] [--results FILE] [--again]
@@ -231,7 +231,9 @@ def main() -> None:
             distances = sqnr_db(entries, list(times))
             side = {**OWN, **OTHERS}[name]
             told = {"name": name, "side": side, "batch": batch, "threads": given.threads, "peers": _peers(given.peers)}
-            rows.append({**told, "times": times, "unsteady": unsteady, "sqnr_db": distances, "failed": failed})
+            rows.append(
+                {**told, "heats": len(next(iter(times.values()))) // given.rounds, "times": times, "unsteady": unsteady, "sqnr_db": distances, "failed": failed}
+            )
             with given.results.open("a") as file:
                 file.write(json.dumps(rows[-1]) + "\n")
             median = {label: round(statistics.median(each), 3) for label, each in times.items()}

@@ -33,6 +33,8 @@ def table(rows: list[dict[str, Any]], method: str) -> str:
             times = row["times"][label]
             lines.append(f"| {label} | {value:.3f} | {value / auto:.2f} | {min(times):.3f} to {max(times):.3f} | {_decibels(row['sqnr_db'].get(label))} |")
         lines += [f"| {label} | did not start: {words[:120]} | | | |" for label, words in row["failed"].items()]
+        if row.get("heats", 1) > 1:
+            lines += ["", f"Raced in {row['heats']} processes each."]
         if row["unsteady"]:
             lines += ["", f"{row['unsteady']} of these turns found no steady machine."]
     return "\n".join(lines) + "\n"
