@@ -155,8 +155,8 @@ def _require_whole(manifest: Manifest) -> None:
     """What the types cannot say: every case has a file for each input and output, and each variant's outputs. Raises ValueError."""
     precisions = [variant.precision for variant in manifest.variants]
     taken = {manifest.auto[key] for key in ("precision", "in_batches") if key == "precision" or key in manifest.auto}
-    promised = [key for key in ("from_batch", "data_parallel_from") if key in manifest.auto or (key == "from_batch" and "in_batches" in manifest.auto)]
-    smallest = min((int(manifest.auto[key]) for key in promised), default=2)
+    sized = {"in_batches": "from_batch", "data_parallel_from": "data_parallel_from"}  # what "auto" may hold, and the batch that it must name then
+    smallest = min((int(manifest.auto[sized[key]]) for key in sized if key in manifest.auto), default=2)
     if not precisions or len(set(precisions)) < len(precisions) or not taken <= set(precisions) or not manifest.auto["reason"] or smallest < 2:
         raise ValueError(f"variants {precisions} with auto {dict(manifest.auto)}")
     counts = len(manifest.contract.inputs), len(manifest.contract.outputs)

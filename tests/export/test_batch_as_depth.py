@@ -146,6 +146,7 @@ def cases() -> "dict[str, tuple[nn.Module, Contract, dict[int, int]]]":
     return {
         "8x8": (Stage(), contract(), {2: 1, 3: 4}),
         "4x4": (Stage(stride=4), contract(), {2: 1, 3: 4}),
+        "one position is no block": (Stage(stride=16), contract(), {2: 5}),
         "16x16 gains nothing": (Stage(stride=1), contract(), {2: 5}),
         "pointwise alone is not worth its views": (Stage(kernel=1), contract(), {2: 5}),
         "depthwise is not dense": (Stage(groups=32), contract(), {2: 5}),

@@ -169,7 +169,8 @@ def test_a_bundle_that_was_loaded_for_batches_runs_them_all_alike(altered: Path)
         ({"batch": 8}, 4, True),
         ({"batch": 6}, 2, True),
         ({"batch": np.int64(8)}, 2, True),
-        ({"batch": 4}, 2, False),  # measured from 6 images on
+        ({"batch": 4}, 2, False),
+        ({"batch": 4, "precision": "int8"}, 2, False),  # measured from 6 images on
         ({"batch": 7}, 2, False),  # does not divide
         ({"batch": 8}, 3, False),
         ({"batch": 8}, 1, False),

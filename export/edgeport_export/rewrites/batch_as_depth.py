@@ -131,7 +131,7 @@ def _is_dense_convolution(read: _Quantised, node: onnx.NodeProto) -> bool:
     if maker is None or maker.op_type != "QuantizeLinear" or weights is None or len(weights.dims) != 4:
         return False
     direct = weights.dims[1] % 4 == 0 and weights.dims[0] % 8 == 0 and weights.dims[0] >= 16  # onnxruntime's MlasConvSym on x86
-    return direct and given.get("group", 1) == 1 and given.get("auto_pad", b"NOTSET") == b"NOTSET"
+    return bool(direct and given.get("group", 1) == 1 and given.get("auto_pad", b"NOTSET") == b"NOTSET")
 
 
 def _kernel(read: _Quantised, node: onnx.NodeProto) -> Sequence[int]:
