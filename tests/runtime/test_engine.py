@@ -85,6 +85,25 @@ def test_many_callers_at_once() -> None:
         np.testing.assert_allclose(answer, alone.run({"pixels": pixels})["logits"], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("arrays", "refusal"),
+    [
+        ({"pixels": images(2).astype(np.int8)}, "expected uint8"),
+        ({"pixels": images(2)[..., 0]}, "expected uint8 with axes"),
+        ({"pixels": images(2)[:0]}, "batch must be within"),
+        ({"image": images(2)}, r"expected the inputs \['pixels'\]"),
+        ({"pixels": images(2), "mask": images(2)}, r"expected the inputs \['pixels'\]"),
+    ],
+)
+def test_what_the_contract_forbids_is_refused_after_what_it_allows_and_again(arrays: dict[str, NDArray[Any]], refusal: str) -> None:
+    made = engine(threads=1)
+    expected = made.run({"pixels": images(2)})["logits"]
+    for _ in range(2):
+        with pytest.raises(InputError, match=refusal):
+            made.run(arrays)
+    np.testing.assert_array_equal(made.run({"pixels": images(2)})["logits"], expected)
+
+
 def test_what_fails_on_another_thread_is_raised_here() -> None:
     class Broken(Watched):
         def run(self, names: list[str], arrays: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
