@@ -3,6 +3,7 @@
 import dataclasses
 import signal
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +19,7 @@ app = typer.Typer(
     help="From a trained PyTorch image model to a bundle that runs without PyTorch.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
 )
 INTERRUPTED = "interrupted; nothing was left half-written"
+MOST_NAMED = 12  # products that stayed float
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
@@ -169,6 +171,17 @@ def _show_bundle(bundle: Bundle, as_json: bool) -> None:
     sizes = {tuple(sorted(case["sizes"].items())) for case in parity["cases"]}
     console.say(f"fp32 agrees with PyTorch at {len(sizes)} sizes: largest difference {parity['worst']:.1e} of the output's range")
     console.say(f"auto: {manifest.auto['precision']} ({manifest.auto['reason']})")
+    for variant in manifest.variants:
+        for line in _in_float(variant.plan.get("kept_float", {})):
+            console.say(line)
+
+
+def _in_float(kept: Mapping[str, str]) -> Iterator[str]:
+    """The products that an int8 plan leaves float, and why."""
+    for name, reason in list(kept.items())[:MOST_NAMED]:
+        yield f"float in int8: {name}: {reason}"
+    if len(kept) > MOST_NAMED:
+        yield f"float in int8: {len(kept) - MOST_NAMED} more, each with its reason under plan.kept_float in manifest.json"
 
 
 @app.command()

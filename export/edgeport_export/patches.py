@@ -10,6 +10,7 @@ import torch._dynamo
 import torch._export.utils
 from torch import Tensor
 from torch.onnx._internal.exporter import _fx_passes
+from torch.utils._python_dispatch import _disable_current_modes
 
 _linspace = torch.linspace
 _decompose: Callable[[Any, Any], Any] = _fx_passes.decompose_with_registry
@@ -23,8 +24,17 @@ def symbolic_linspace() -> Iterator[None]:
 
 
 def linspace(start: Any, end: Any, steps: Any, **options: Any) -> Tensor:
-    """torch.linspace; from both ends towards the middle, as PyTorch does it. () or numbers -> (steps,)."""
+    """torch.linspace; from both ends towards the middle, as PyTorch does it. () or numbers -> (steps,).
+
+    Of a known length it becomes a constant with PyTorch's own bits: written out in operators, as torch's exporter does it, a twelfth of the values is
+    one unit in the last place away, which the sine of 64 times as much shows.
+    """
     dtype = options.get("dtype") or torch.get_default_dtype()
+    plain = all(type(each) in (int, float) for each in (start, end, steps)) and set(options) <= {"dtype", "device"}
+    if plain and dtype.is_floating_point:
+        with _disable_current_modes():
+            numbers = _linspace(start, end, steps, dtype=dtype).tolist()
+        return torch.tensor(numbers, dtype=dtype, device=options.get("device"))
     if not isinstance(steps, torch.SymInt) or not dtype.is_floating_point:
         return _linspace(start, end, steps, **options)
     position = torch.arange(steps, device=options.get("device")).to(dtype)

@@ -129,6 +129,8 @@ def _require_sense(network: Any, contract: Any, out: Any, name: Any, options: An
         if not isinstance(given[which], kinds):
             raise ExportError(f"{which} must be {' or '.join(_kind_name(each) for each in kinds)}, got {type(given[which]).__name__}")
     require_classes(contract)
+    if contract.largest_batch < options.race_batch != ExportOptions.race_batch:
+        raise ExportError(f"speed was to be measured at batches of {options.race_batch} (--batch), but the contract allows at most {contract.largest_batch}")
     for images, which in ((calibration, "calibration"), (held_out, "held_out")):
         if not isinstance(images, Sequence) or not all(isinstance(each, Example) for each in images):
             raise ExportError(f"{which} takes a list of edgeport_runtime.evaluate.Example(source=…, truth=…), got {_kind(images)}")
@@ -186,7 +188,7 @@ def _judge(made: _Made, engines: Mapping[str, Engine], jury: Jury | None, max_dr
         return
     count = len(jury.examples)
     made.judgement = jury.judge(engines, counting(watch, "judging on held-out images", count * len(engines)))
-    if made.judgement.decided["fp32"]:
+    if made.judgement.decided.get("fp32"):
         raise ParityError(f"fp32 gives another label than PyTorch on {made.judgement.decided['fp32']} of {count} held-out images, so no bundle was written")
     if "fp16" in engines and not made.judgement.drop("fp16") <= max_drop:
         raise ExportError(f"fp16 loses {made.judgement.drop('fp16'):.3g} on the held-out images, {max_drop:g} allowed: leave fp16 out with --precision")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgeport_runtime import Contract, Quality
 from edgeport_runtime.engine import Arrays, Engine
-from edgeport_runtime.evaluate import Example, measure
+from edgeport_runtime.evaluate import Example, margin, measure
 from edgeport_runtime.images import Pixel, prepare
 
 from .errors import ExportError
@@ -31,7 +31,9 @@ def load_metric(name: str) -> Metric:
         found = imported(name) if ":" in name else None
     except (ImportError, AttributeError, ValueError) as error:
         raise ExportError(f"{name}: the metric cannot be imported ({error})") from error
-    if not callable(found):
+    if found is not None and not callable(found):
+        raise ExportError(f"{name}: expected a function that takes outputs and truths, got {type(found).__name__}")
+    if found is None:
         raise ExportError(f"expected a metric as my.module:function, got {name!r}")
     metric: Metric = found
     return metric
@@ -39,7 +41,7 @@ def load_metric(name: str) -> Metric:
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """Each engine's metric, and for classifiers how many labels differ from PyTorch's. `decided`: those that were no tie in PyTorch.
+    """Each engine's metric, and for classifiers (others have no entry) how many labels differ from PyTorch's. `decided`: those that were no tie in PyTorch.
 
     `outputs`: that the network has.
     """
@@ -130,13 +132,18 @@ class Jury:
             raise ExportError(f"the metric {name} failed ({type(error).__name__}: {error})") from error
         if not math.isfinite(value):
             raise ExportError(f"the metric {name} gave {value}: expected a finite number, the larger the better")
-        return Quality(metric=name, value=value, count=len(self.examples))
+        answers: list[int] = []
+        margins: list[float] = []
+        if self.contract.task == "classification":  # whatever the metric counts, labels are told beside it
+            logits = outputs[self.contract.outputs[0].name]
+            answers, margins = [int(row.argmax()) for row in logits], [margin(row) for row in logits]
+        return Quality(metric=name, value=value, count=len(self.examples), answers=tuple(answers), margins=tuple(margins))
 
     def judge(self, engines: Mapping[str, Engine], step: Step = lambda done: None) -> Judgement:
         """Every engine beside PyTorch."""
         qualities = {"torch": self.torch, **{name: self.measure(engine, step) for name, engine in engines.items()}}
         first = self.torch.answers
-        moved = {name: [i for i, answer in enumerate(qualities[name].answers) if answer != first[i]] for name in engines}
+        moved = {name: [i for i, answer in enumerate(qualities[name].answers) if answer != first[i]] for name in engines if first}
         return Judgement(
             qualities=qualities,
             changed={name: len(indices) for name, indices in moved.items()},

@@ -215,7 +215,7 @@ def _plan(shop: Workshop, outcome: Outcome, calibrated: Calibration, batch: int)
     integer = outcome.integer or outcome.fastest  # where the budget left nothing, the plan is what somebody gets who insists
     made = shop.file(integer).read_bytes()
     absorbed = integer - {node.name for node in every_node(onnx.load_from_string(made).graph)}  # by the convolution behind it, which is one of them
-    running = integer_nodes(made) & set(shop.multiplications) | absorbed
+    running = integer_nodes(made) & set(shop.multiplications) | absorbed if shop.target.here else set(integer)  # kernels of others cannot be asked here
     reasons = {**shop.never, **outcome.reasons}
     unseen = "onnxruntime has no integer kernel for it here"
     return Plan(

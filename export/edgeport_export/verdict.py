@@ -90,7 +90,7 @@ def _kinds(convolutions: list[str], products: list[str]) -> list[tuple[list[str]
 
 def _speed(plan: Plan, heats: Mapping[int, Mapping[str, Heat]]) -> list[str]:
     if not heats:
-        return [f"its speed was not measured, because this machine is no {plan.target}"]
+        return [f"neither its kernels nor its speed could be looked at, because this machine is no {plan.target}"]
     said = []
     for batch, each in heats.items():
         fp32, int8 = each["fp32"], each["int8"]

@@ -186,7 +186,7 @@ class Contract:
         Raises InputError that names the input, what was expected and what came.
         """
         if set(arrays) != {each.name for each in self.inputs}:
-            raise InputError(f"expected the inputs {sorted(each.name for each in self.inputs)}, got {sorted(arrays)}")
+            raise InputError(f"expected the inputs {sorted(each.name for each in self.inputs)}, got {sorted(map(str, arrays))}")
         for each in self.inputs:
             array = arrays[each.name]
             if str(array.dtype) != each.dtype or len(array.shape) != len(each.shape):

@@ -9,10 +9,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from .errors import BundleError, DeviceError, InputError
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 WHEELS = ("onnxruntime", "onnxruntime-gpu")
+LEAST_MOST_THREADS = 64  # that may be asked for however few processors there are
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +40,13 @@ class SessionOptions:
     def __post_init__(self) -> None:
         if self.device not in PROVIDERS:
             raise InputError(f"device must be one of {list(PROVIDERS)}, got {self.device!r}")
-        if not isinstance(self.threads, int) or self.threads < 0:
-            raise InputError(f"threads must be 0 (what this machine allows) or more, got {self.threads!r}")
-        if not isinstance(self.data_parallel, bool):
-            raise InputError(f"data_parallel must be True or False, got {self.data_parallel!r}")
+        most = max(LEAST_MOST_THREADS, os.cpu_count() or 1)  # thousands, each waiting actively, would not come to an end
+        if not isinstance(self.threads, int | np.integer) or isinstance(self.threads, bool) or not 0 <= self.threads <= most:
+            raise InputError(f"threads must be 0 (what this machine allows) or a whole number up to {most}, got {self.threads!r}")
+        object.__setattr__(self, "threads", int(self.threads))
+        for name in ("spinning", "data_parallel"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(f"{name} must be True or False, got {getattr(self, name)!r}")
         if self.data_parallel and self.device != "cpu":
             raise InputError(f"data_parallel shares a batch among the threads of a CPU, so there is none on {self.device}: leave it out")
 

@@ -53,8 +53,7 @@ def measure(contract: Contract, run: Callable[[Pixel], Arrays], examples: Sequen
     """Feed every example through `run` (uint8 (N, H, W, C) -> outputs), at one batch per image size, and score the answers."""
     if not examples:
         raise InputError("nothing to evaluate: there are no images")
-    if contract.task not in ("classification", "image-to-image"):
-        raise InputError(f"a model of the task {contract.task!r} has no metric that edgeport knows")
+    _require_metric(contract)
     answers, margins = [0] * len(examples), [0.0] * len(examples)
     squared_error, elements = 0.0, 0
     batch = min(LARGEST_BATCH, contract.largest_batch)
@@ -63,7 +62,7 @@ def measure(contract: Contract, run: Callable[[Pixel], Arrays], examples: Sequen
         for group, output in _outputs(contract, run, part):
             for index, answer in zip(group, output, strict=True):
                 if contract.task == "classification":
-                    answers[start + index], margins[start + index] = int(answer.argmax()), _margin(answer)
+                    answers[start + index], margins[start + index] = int(answer.argmax()), margin(answer)
                     continue
                 wanted = prepare(part[index].truth, contract.pixels)  # type: ignore[arg-type]
                 if wanted.shape != answer.shape:
@@ -77,7 +76,13 @@ def measure(contract: Contract, run: Callable[[Pixel], Arrays], examples: Sequen
     return Quality(metric="accuracy", value=right / len(examples), count=len(examples), answers=tuple(answers), margins=tuple(margins))
 
 
-def _margin(logits: NDArray[Any]) -> float:
+def _require_metric(contract: Contract) -> None:
+    if contract.task not in ("classification", "image-to-image"):
+        raise InputError(f"a model of the task {contract.task!r} has no metric that edgeport knows")
+
+
+def margin(logits: NDArray[Any]) -> float:
+    """By how much the largest of (classes,) leads the next, over their range; 0..1."""
     ordered = np.sort(logits.astype(np.float64))
     return float((ordered[-1] - ordered[-2]) / (ordered[-1] - ordered[0])) if len(ordered) > 1 and ordered[-1] > ordered[0] else 0.0
 
@@ -93,8 +98,9 @@ def _outputs(contract: Contract, run: Callable[[Pixel], Arrays], part: Sequence[
 def folder_examples(contract: Contract, folder: Path) -> list[Example]:
     """A classifier's folder holds one folder per label; a generator's holds `input` and `target` with equal file names.
 
-    Raises InputError where the layout is another, or a folder is no label of the model.
+    Raises InputError where the layout is another, a folder is no label of the model, or the model's task has no truth to compare with.
     """
+    _require_metric(contract)
     if contract.task == "image-to-image":
         inputs, targets = image_files(folder / "input"), {path.name: path for path in image_files(folder / "target")}
         missing = [path.name for path in inputs if path.name not in targets]

@@ -79,8 +79,10 @@ class Model:
         """Predict several images, grouped by size into the largest batches the contract allows; answers in the order given."""
         if self.contract.task == "tensors":
             raise InputError("this model takes plain tensors, so there is no image to predict from: use raw() with arrays")
-        if isinstance(sources, str | bytes | Path) or top < 1:
-            raise InputError("batch takes several images, as a list, and a top of at least 1; for one image call the model itself")
+        if not isinstance(top, int | np.integer) or isinstance(top, bool) or top < 1:
+            raise InputError(f"top is how many classes to tell, a whole number of at least 1, got {top!r}")
+        if not _several(sources):
+            raise InputError(f"batch takes several images, as a list, got {_kind(sources)}; for one image call the model itself")
         arrays = [self._prepare(source, size_px) for source in sources]
         answers: list[Answer | None] = [None] * len(arrays)
         for group in batches([array.shape for array in arrays], self.contract.largest_batch):
@@ -100,7 +102,11 @@ class Model:
         if twice:
             raise InputError(f"{twice[0]!r} was given twice, by position and by name")
         given = {**first, **tensors}
-        return self.engine.run({each: np.asarray(value) for each, value in given.items()})
+        try:
+            arrays = {each: np.asarray(value) for each, value in given.items()}
+        except ValueError as error:  # lists of unequal lengths
+            raise InputError(f"expected arrays, got what numpy makes none of: {error}") from error
+        return self.engine.run(arrays)
 
     def check(self) -> CheckReport:
         """Re-run the golden cases on this machine. Raises BundleError for a lone .onnx file, which carries none."""
@@ -110,6 +116,7 @@ class Model:
 
     def _prepare(self, source: Source, size_px: tuple[int, int] | None) -> Pixel:
         if size_px is not None:
+            _require_pair(size_px)
             require_size(size_px, self.contract, "size_px")  # before an image of that size is made
         array = prepare(source, self.contract.pixels, size_px)
         require_size(array.shape, self.contract, describe(source))
@@ -122,6 +129,23 @@ def batches(shapes: Sequence[tuple[int, ...]], largest: int) -> list[list[int]]:
     for index, shape in enumerate(shapes):
         groups.setdefault(shape, []).append(index)
     return [group[start : start + largest] for group in groups.values() for start in range(0, len(group), largest)]
+
+
+def _several(sources: Any) -> bool:
+    """Whether these are images in a row: no single file, and no array of one image, whose rows would be taken for grey images of their own."""
+    if isinstance(sources, np.ndarray):
+        return sources.ndim not in (0, 2) and not (sources.ndim == 3 and sources.shape[2] in (1, 3, 4))
+    return isinstance(sources, Iterable) and not isinstance(sources, str | bytes | bytearray | Path)
+
+
+def _kind(sources: Any) -> str:
+    return f"an array of shape {sources.shape}" if isinstance(sources, np.ndarray) else f"one {type(sources).__name__}"
+
+
+def _require_pair(size_px: Any) -> None:
+    whole = isinstance(size_px, tuple | list) and len(size_px) == 2 and all(isinstance(each, int | np.integer) for each in size_px)
+    if not whole:
+        raise InputError(f"size_px must be two whole numbers, (height, width), got {size_px!r}")
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -192,12 +216,14 @@ def load(
 
     `device`: "cpu" or "cuda"; never another one than asked. `precision`: "auto", "fp32", "int8" or "fp16".
     `batch`: as many images as most calls will bring. "auto" goes by it where int8 is faster in batches and slower on one image alone; what is
-    taken then runs every call, so that an image gives the same numbers alone and in company.
+    taken then runs every call, so that no image is judged by int8 in company and by fp32 alone.
     `data_parallel`: see SessionOptions; None takes what was faster for such a `batch` when the bundle was made.
     `threads`, `spinning`: see SessionOptions. Raises BundleError, DeviceError or InputError.
     """
     if data_parallel is not None and not isinstance(data_parallel, bool):
         raise InputError(f"data_parallel must be True, False, or None for what was measured, got {data_parallel!r}")
+    if not isinstance(path, str | Path):
+        raise InputError(f"path must name a bundle's folder or an .onnx file, got {type(path).__name__}")
     options = SessionOptions(device=device, threads=threads, spinning=spinning, data_parallel=data_parallel is True)
     path = Path(path)
     if path.suffix == ".onnx":

@@ -44,13 +44,15 @@ def example_inputs(contract: Contract, *, batch: int, size_px: tuple[int, int] |
     Every axis is set to the contract's default size, `batch` and `size_px` (height, width). Raises InputError outside its ranges.
     """
     generator = np.random.default_rng(seed)
+    if size_px is not None and all(each.pixels is None for each in contract.inputs):
+        raise InputError(f"a size of {size_px[0]}x{size_px[1]} was asked for, but this model takes plain tensors and no image: leave it out")
     shapes: dict[str, tuple[int, ...]] = {}
     for each in contract.inputs:
         sizes: dict[str, int] = {"batch": batch}
         if each.pixels is not None:
-            height, width = size_px or (each.pixels.height, each.pixels.width)
-            sizes |= {"height": height, "width": width}
-        shapes[each.name] = tuple(axis if isinstance(axis, int) else sizes.get(axis, contract.axes[axis].low) for axis in each.shape)
+            sizes |= {"height": each.pixels.height, "width": each.pixels.width}
+        shape = tuple(axis if isinstance(axis, int) else sizes.get(axis, contract.axes[axis].low) for axis in each.shape)
+        shapes[each.name] = shape if size_px is None or each.pixels is None else (shape[0], *size_px, *shape[3:])  # pixels are (N, H, W, C)
     try:
         contract.require_shapes(shapes)  # before anything is allocated
     except InputError as error:

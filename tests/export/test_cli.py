@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from edgeport_export.cli import main
+from edgeport_export.cli import _in_float, main
 from edgeport_runtime import Bundle, BundleError, Segmentation, load
 
 pytestmark = pytest.mark.usefixtures("even_race")
@@ -303,3 +303,12 @@ def test_a_training_that_diverges_writes_nothing(tmp_path: Path, capsys: pytest.
     assert main(["train", "cnn", "--epochs", "1", "--learning-rate", "1e9", "--out", str(tmp_path / "c.safetensors")]) == 2
     assert "the training diverged; lower the learning rate" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_stayed_float_is_listed_with_its_reason() -> None:
+    few = {"a/Conv": "time: 1 against 2 ms", "b/Gemm": "error: 12 dB"}
+    assert list(_in_float(few)) == ["float in int8: a/Conv: time: 1 against 2 ms", "float in int8: b/Gemm: error: 12 dB"]
+    many = {f"{index}/Conv": "time" for index in range(20)}
+    *named, last = _in_float(many)
+    assert len(named) == 12 and named[-1] == "float in int8: 11/Conv: time" and last.startswith("float in int8: 8 more")
+    assert not list(_in_float({}))

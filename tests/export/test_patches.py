@@ -95,6 +95,22 @@ def test_linspace_of_any_length_is_numpys(line: Any, steps: int) -> None:
     assert got[0] == ENDS[0] and got[-1] == ENDS[steps > 1]  # both ends exactly, as PyTorch has them
 
 
+KNOWN = [(0.0, 1.0, 64), (0.0, 1.0, 1024), (-1.0, 1.0, 7), (-1, 1, 64), (0.3, 1.7, 33), (5.0, -2.0, 2), (3.0, 9.0, 1), (0.0, 1.0, 0)]
+
+
+class Known(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return tuple(x.sum() * 0 + torch.linspace(*each) for each in KNOWN)
+
+
+def test_linspace_of_a_known_length_has_the_bits_of_pytorch() -> None:
+    with symbolic_linspace():
+        program = torch.onnx.export(Known().eval(), (torch.zeros(7),), dynamo=True, verbose=False, dynamic_shapes=({0: "length"},), input_names=["x"])
+    session = open_session(onnx_ir.to_proto(program.model).SerializeToString(), SessionOptions(threads=1))
+    for each, got in zip(KNOWN, session.run(None, {"x": np.ones(3, np.float32)}), strict=True):
+        np.testing.assert_array_equal(got, torch.linspace(*each).numpy(), err_msg=str(each))
+
+
 def test_numbers_and_integers_go_to_torch_itself() -> None:
     with symbolic_linspace():
         assert torch.linspace is linspace

@@ -1,4 +1,6 @@
+from collections.abc import Mapping, Sequence
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -34,6 +36,20 @@ def test_changed_labels_and_the_drop_are_counted(tiny: ModuleType, class_contrac
     assert found.decided["int8"] == found.changed["int8"]
     assert found.drop("int8") == 100 * (right - 1 / 3) and found.drop("fp32") == 0
     assert found.to_dict()["values"]["torch"] == right
+
+
+def count_of_images(outputs: Mapping[str, Any], truths: Sequence[Any]) -> float:
+    return float(len(truths) == len(outputs["logits"]))
+
+
+def test_a_metric_of_ones_own_does_not_hide_changed_labels(tiny: ModuleType, class_contract: Contract) -> None:
+    network = tiny.trained_classifier()
+    model = finish(trace(network, class_contract).model, class_contract)
+    shifted = Shifted(model, class_contract, SessionOptions())
+    shifted.bias = 1e6
+    found = Jury(class_contract, Reference(network, class_contract), tiny.brightness_examples(30, seed=4), ("count", count_of_images)).judge({"int8": shifted})
+    assert found.qualities["int8"].value == 1.0 and found.qualities["int8"].metric == "count"
+    assert found.changed["int8"] == sum(answer != 0 for answer in found.qualities["torch"].answers) > 10
 
 
 def test_outputs_of_different_sizes_reach_a_metric_one_by_one() -> None:

@@ -154,4 +154,6 @@ def test_a_busy_machine_is_told_of() -> None:
 
 
 def test_a_machine_of_another_kind_says_that_it_did_not_measure() -> None:
-    assert "its speed was not measured, because this machine is no x86-vnni" in verdict(replace(PLAN, speedup=None), {}, SIZES, None, Budget())
+    assert "neither its kernels nor its speed could be looked at, because this machine is no x86-vnni" in verdict(
+        replace(PLAN, speedup=None), {}, SIZES, None, Budget()
+    )

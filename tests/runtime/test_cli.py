@@ -101,7 +101,7 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
         (["bench", "{bundle}", "--batch", "0"], "within 1..8, got 0"),
         (["bench", "{bundle}", "--batch", "1000000000000"], "within 1..8"),
         (["bench", "{bundle}", "--size", "-1", "5"], "height must be within 4..64"),
-        (["predict", "{bundle}", "nowhere.png", "--top", "0"], "a top of at least 1"),
+        (["predict", "{bundle}", "nowhere.png", "--top", "0"], "top is how many classes to tell"),
         (["info", "{bundle}/model.onnx"], "but this is a file"),
         (["bench", "{bundle}", "--batch", "99"], "a whole number within 1..8, got 99"),
         (["bench", "{bundle}", "--size", "1", "1"], "height must be within 4..64, got 1"),

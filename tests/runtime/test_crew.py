@@ -1,6 +1,10 @@
 """A crew's threads: every part once, in order, whoever calls; what fails is told; nothing stays behind."""
 
 import gc
+import multiprocessing
+import os
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -93,3 +97,35 @@ def test_nothing_of_a_call_is_kept() -> None:
     seen = [weakref.ref(array), *map(weakref.ref, crew.map(lambda part: part + 1, parts))]
     del array, parts
     assert until(lambda: all(each() is None for each in seen))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_process_has_threads_of_its_own() -> None:
+    crew = Crew(2, "crew")
+    assert crew.map(abs, [-1, -2, -3]) == [1, 2, 3]
+    child = multiprocessing.get_context("fork").Process(target=lambda: sys.exit(crew.map(abs, [-1, -2, -3]) != [1, 2, 3]))
+    child.start()
+    child.join(20)
+    child.kill()
+    assert child.exitcode == 0
+    assert crew.map(abs, [-4, -5]) == [4, 5]  # and the first one keeps its own
+
+
+@pytest.mark.parametrize(
+    "last_words",
+    [
+        "atexit.register(lambda: print(crew.map(abs, [-1, -2, -3])))\nfrom edgeport_runtime.crew import Crew\ncrew = Crew(2, 'crew')",
+        "from edgeport_runtime.crew import Crew\ncrew = Crew(2, 'crew')\natexit.register(lambda: print(crew.map(abs, [-1, -2, -3])))",
+        """
+from edgeport_runtime.crew import Crew
+class Last:
+    crew = Crew(2, "crew")
+    def __del__(self, print=print): print(self.crew.map(abs, [-1, -2, -3]))
+last = Last()
+""",
+    ],
+    ids=["registered before", "registered after", "module is taken down"],
+)
+def test_a_call_while_python_exits(last_words: str) -> None:
+    done = subprocess.run([sys.executable, "-c", f"import atexit\n{last_words}"], capture_output=True, text=True, timeout=20, check=True)
+    assert done.stdout == "[1, 2, 3]\n"

@@ -2,6 +2,7 @@ import importlib.metadata
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from edgeport_runtime import BundleError, DeviceError, InputError, SessionOptions, device, load
@@ -39,8 +40,13 @@ def test_threads_are_what_affinity_and_quota_allow(monkeypatch: pytest.MonkeyPat
 def test_options_are_checked() -> None:
     with pytest.raises(InputError, match=r"device must be one of \['cpu', 'cuda'\], got 'gpu'"):
         SessionOptions(device="gpu")
-    with pytest.raises(InputError, match="threads must be 0"):
-        SessionOptions(threads=-1)
+    for threads in (-1, 100_000, True, 1.5, "2"):
+        with pytest.raises(InputError, match="threads must be 0"):
+            SessionOptions(threads=threads)  # type: ignore[arg-type]
+    assert type(SessionOptions(threads=np.int64(2)).threads) is int  # type: ignore[arg-type]
+    for name in ("spinning", "data_parallel"):
+        with pytest.raises(InputError, match=f"{name} must be True or False, got 'no'"):
+            SessionOptions(**{name: "no"})  # type: ignore[arg-type]
 
 
 def test_telemetry_is_off_before_the_import(monkeypatch: pytest.MonkeyPatch) -> None:

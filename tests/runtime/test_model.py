@@ -59,9 +59,23 @@ def test_batch_keeps_the_order_of_mixed_sizes(generator: Path) -> None:
 def test_batch_of_nothing_is_nothing(classifier: Path) -> None:
     model = load(classifier)
     assert model.batch([]) == []
-    for wrong in ("photo.png", b"bytes", Path("photo.png")):
+    for wrong in ("photo.png", b"bytes", Path("photo.png"), None, 3, DARK, DARK[:, :, 0], Image.fromarray(DARK)):
         with pytest.raises(InputError, match="batch takes several images"):
             model.batch(wrong)  # type: ignore[arg-type]
+    assert len(model.batch(np.stack([DARK, DARK]))) == 2  # type: ignore[arg-type]
+    for top in (0, 1.5, None, "3", True):
+        with pytest.raises(InputError, match="top is how many classes to tell"):
+            model(DARK, top=top)  # type: ignore[arg-type]
+    for size_px in (64, "32x32", (32,), (32, 32, 3), (32.0, 32)):
+        with pytest.raises(InputError, match=r"size_px must be two whole numbers, \(height, width\)"):
+            model(DARK, size_px=size_px)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="expected arrays, got what numpy makes none of"):
+        model.raw([[1], [2, 3]])  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="expected the inputs"):
+        model.raw({1: DARK[None], "pixels": DARK[None]})  # type: ignore[dict-item]
+    for path in (None, 3, b"bundle"):
+        with pytest.raises(InputError, match="path must name a bundle"):
+            load(path)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="given twice"):
         model.raw(DARK[None], pixels=DARK[None])
     with pytest.raises(InputError, match="given twice"):

@@ -1,9 +1,11 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from edgeport_runtime import InputError, load
+from edgeport_runtime.contract import Input
 from edgeport_runtime.timing import LEAST_CALLS, example_inputs, measure_calls
 
 
@@ -21,3 +23,20 @@ def test_example_inputs_fit_the_contract(classifier: Path) -> None:
     assert pixels.shape == (1, 9, 33, 3) and pixels.dtype == np.uint8 and pixels.max() > 250
     with pytest.raises(InputError, match=r"cannot run at batch 9: .*batch must be within 1\.\.8"):
         example_inputs(contract, batch=9)
+
+
+@pytest.mark.parametrize("size_px", [(12, 21), (24, 40), (1, 7)])
+def test_another_size_than_the_contracts_is_refused_and_not_passed_over(size_px: tuple[int, int]) -> None:
+    contract = load(Path(__file__).parents[1] / "fixtures" / "format1" / "classifier").contract
+    fixed = replace(contract, inputs=(replace(contract.inputs[0], shape=("batch", 12, 20, 3)),), axes={"batch": contract.axes["batch"]})
+    assert example_inputs(fixed, batch=1, size_px=(12, 20))["pixels"].shape == example_inputs(fixed, batch=1)["pixels"].shape == (1, 12, 20, 3)
+    with pytest.raises(InputError, match=rf"cannot run at batch 1 and {size_px[0]}x{size_px[1]}: input 'pixels': expected"):
+        example_inputs(fixed, batch=1, size_px=size_px)
+
+
+def test_a_size_for_a_model_without_an_image_is_refused() -> None:
+    contract = load(Path(__file__).parents[1] / "fixtures" / "format1" / "classifier").contract
+    tensors = replace(contract, task="tensors", inputs=(Input(name="x", shape=("batch", 4), dtype="float32"),), axes={"batch": contract.axes["batch"]})
+    assert example_inputs(tensors, batch=2)["x"].shape == (2, 4)
+    with pytest.raises(InputError, match="takes plain tensors and no image"):
+        example_inputs(tensors, batch=2, size_px=(5, 5))
