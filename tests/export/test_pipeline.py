@@ -294,6 +294,13 @@ def test_outputs_of_integers_are_compared_too(tiny: ModuleType, class_contract: 
     assert f"on 8 images of the 8 that it was calibrated with, {plan.agreement['classes']:.1%} of the entries of classes are fp32's (at least" in plan.verdict
 
 
+def test_a_batch_to_race_at_that_the_contract_forbids_is_refused_before_any_work(tiny: ModuleType, class_contract: Contract, tmp_path: Path) -> None:
+    largest = class_contract.largest_batch
+    with pytest.raises(ExportError, match=rf"at batches of {largest + 1} \(--batch\), but the contract allows at most {largest}"):
+        make(tiny, class_contract, tmp_path / "b", options=ExportOptions(race_batch=largest + 1))
+    assert not (tmp_path / "b").exists()
+
+
 def test_another_kind_of_cpu_is_planned_by_rule_and_not_taken_here(
     tiny: ModuleType, class_contract: Contract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
