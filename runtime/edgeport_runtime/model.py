@@ -1,5 +1,6 @@
 """The model an application holds: images in, predictions out."""
 
+import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -222,7 +223,7 @@ def load(
     """
     if data_parallel is not None and not isinstance(data_parallel, bool):
         raise InputError(f"data_parallel must be True, False, or None for what was measured, got {data_parallel!r}")
-    if not isinstance(path, str | Path):
+    if not isinstance(path, str | os.PathLike):
         raise InputError(f"path must name a bundle's folder or an .onnx file, got {type(path).__name__}")
     options = SessionOptions(device=device, threads=threads, spinning=spinning, data_parallel=data_parallel is True)
     path = Path(path)
