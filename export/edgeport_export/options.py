@@ -2,8 +2,10 @@
 
 import math
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
+
+from edgeport_runtime.contract import is_whole
 
 from .errors import ExportError
 from .plan import Plan
@@ -59,7 +61,7 @@ class ExportOptions:
                 raise ExportError(f"{name} must be a number{f' of at least {least:g}' if math.isfinite(least) else ' of dB'}, got {getattr(self, name)!r}")
         for name in ("calibration_images", "race_batch"):
             given = getattr(self, name)
-            if not isinstance(given, Integral) or isinstance(given, bool) or int(given) < 1:
+            if not is_whole(given) or given < 1:
                 raise ExportError(f"{name} must be a whole number of at least 1, got {given!r}")
             object.__setattr__(self, name, int(given))  # numpy's integers are no JSON
 

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from numbers import Integral
 from typing import Any, Literal, get_args
 
 from .errors import ContractError, InputError
@@ -92,6 +93,11 @@ class Output:
     shape: tuple[int | str, ...]
     kind: Literal["logits", "pixels", "tensor"]
     range: tuple[float, float] = (-1.0, 1.0)
+
+
+def is_whole(value: object) -> bool:
+    """Whether it is a whole number, Python's or numpy's; True and False are none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True, kw_only=True)

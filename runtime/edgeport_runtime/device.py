@@ -9,8 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
-
+from .contract import is_whole
 from .errors import BundleError, DeviceError, InputError
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -41,7 +40,7 @@ class SessionOptions:
         if self.device not in PROVIDERS:
             raise InputError(f"device must be one of {list(PROVIDERS)}, got {self.device!r}")
         most = max(LEAST_MOST_THREADS, os.cpu_count() or 1)  # thousands, each waiting actively, would not come to an end
-        if not isinstance(self.threads, int | np.integer) or isinstance(self.threads, bool) or not 0 <= self.threads <= most:
+        if not is_whole(self.threads) or not 0 <= self.threads <= most:
             raise InputError(f"threads must be 0 (what this machine allows) or a whole number up to {most}, got {self.threads!r}")
         object.__setattr__(self, "threads", int(self.threads))
         for name in ("spinning", "data_parallel"):

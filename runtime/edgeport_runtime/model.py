@@ -13,7 +13,7 @@ from PIL import Image
 
 from .bundle import Bundle
 from .check import CheckReport, check
-from .contract import METADATA_KEY, NARROW_KEY, Contract
+from .contract import METADATA_KEY, NARROW_KEY, Contract, is_whole
 from .device import SessionOptions, require_onnxruntime, usable_threads
 from .engine import Arrays, Engine, divides
 from .errors import BundleError, FormatError, InputError
@@ -80,7 +80,7 @@ class Model:
         """Predict several images, grouped by size into the largest batches the contract allows; answers in the order given."""
         if self.contract.task == "tensors":
             raise InputError("this model takes plain tensors, so there is no image to predict from: use raw() with arrays")
-        if not isinstance(top, int | np.integer) or isinstance(top, bool) or top < 1:
+        if not is_whole(top) or top < 1:
             raise InputError(f"top is how many classes to tell, a whole number of at least 1, got {top!r}")
         if not _several(sources):
             raise InputError(f"batch takes several images, as a list, got {_kind(sources)}; for one image call the model itself")
@@ -144,8 +144,7 @@ def _kind(sources: Any) -> str:
 
 
 def _require_pair(size_px: Any) -> None:
-    whole = isinstance(size_px, tuple | list) and len(size_px) == 2 and all(isinstance(each, int | np.integer) for each in size_px)
-    if not whole:
+    if not isinstance(size_px, tuple | list) or len(size_px) != 2 or not all(map(is_whole, size_px)):
         raise InputError(f"size_px must be two whole numbers, (height, width), got {size_px!r}")
 
 
@@ -244,7 +243,7 @@ def load(
 
 def _as_batch(batch: int, contract: Contract) -> int:
     largest = contract.largest_batch
-    if not isinstance(batch, int | np.integer) or isinstance(batch, bool) or not 1 <= batch <= largest:
+    if not is_whole(batch) or not 1 <= batch <= largest:
         raise InputError(f"batch is how many images most calls bring, a whole number within 1..{largest}, got {batch!r}")
     return int(batch)
 
