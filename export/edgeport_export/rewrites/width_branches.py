@@ -43,11 +43,7 @@ def width_branches(model: onnx.ModelProto, contract: Contract, shape: Geometry) 
     apart = next(numpy_helper.to_array(each) for each in graph.initializer if each.name == APART)
     cut_off(ragged, first.name, ragged.add("Reshape", [RAGGED + BEHIND, ragged.constant("apart", apart)], "map"), shape)
     made = Chain(graph, PREFIX)
-    remainder = made.add("Mod", [made.add("Shape", [first.name], "across", start=2, end=3), made.constant("by", [WIDE])], "remainder")
-    condition = made.add("Equal", [remainder, made.constant("nothing", [0])], "is_whole")
-    branches = {"then_branch": _branch(whole, "whole", kind), "else_branch": _branch(ragged, "ragged", kind)}
-    made.add("If", [condition], "either", **branches)
-    positions = made.add("Reshape", [PREFIX + "either", APART], "positions")
+    positions = made.add("Reshape", [by_width(made, first.name, whole, ragged, helper.make_tensor_type_proto(kind, [None] * 4)), APART], "positions")
     turned = next(node for node in graph.node if view.output[0] in node.input)
     gone = {name for node in (*body, turn, view, turned, *([last] if integers else [])) for name in node.output}
     if integers:
@@ -99,6 +95,13 @@ def _read_integers(graph: onnx.GraphProto, value: str, last: onnx.NodeProto, int
     return gone
 
 
-def _branch(chain: Chain, name: str, kind: int) -> onnx.GraphProto:
-    outputs = [helper.make_tensor_value_info(chain.nodes[-1].output[0], kind, [None] * 4)]
+def by_width(made: Chain, pixels: str, whole: Chain, ragged: Chain, kind: onnx.TypeProto) -> str:
+    """What `whole` makes last where the pictures `pixels` (N, H, W, C) are a multiple of 4 wide, and elsewhere what `ragged` does, both of that kind."""
+    remainder = made.add("Mod", [made.add("Shape", [pixels], "across", start=2, end=3), made.constant("by", [WIDE])], "remainder")
+    condition = made.add("Equal", [remainder, made.constant("nothing", [0])], "is_whole")
+    return made.add("If", [condition], "either", then_branch=_branch(whole, "whole", kind), else_branch=_branch(ragged, "ragged", kind))
+
+
+def _branch(chain: Chain, name: str, kind: onnx.TypeProto) -> onnx.GraphProto:
+    outputs = [helper.make_value_info(chain.nodes[-1].output[0], kind)]
     return helper.make_graph(chain.nodes, name, [], outputs, initializer=chain.graph.initializer)
