@@ -11,7 +11,8 @@ Static Q/DQ with int8 weights per channel. By rule:
    something computed (a gate); Mul by constants is not, whose small ones would become zero, nor is a Clip between limits on one side of zero.
 3. The first convolution reads uint8 pixels (`rewrites/pixel_convolution.py`), four at a time where it moves on by two or by patches
    (`rewrites/column_quads.py`, for widths of every kind `rewrites/width_branches.py`, and with a large map and a pool behind it one image after the
-   other, `rewrites/image_by_image.py`), after a depthwise one on the picture has become part of it (`rewrites/separable_fusion.py`). A transposed convolution becomes an ordinary one (`rewrites/transposed_convolution.py`). Few filters are
+   other, `rewrites/image_by_image.py`), after a depthwise one on the picture has become part of it (`rewrites/separable_fusion.py`).
+   A transposed convolution becomes an ordinary one (`rewrites/transposed_convolution.py`). Few filters are
    padded (`rewrites/channel_padding.py`), very few compute a square of positions at a time (`rewrites/position_blocks.py`), and maps that become
    sequences keep the integer kernels' layout (`rewrites/positions_last.py`).
 4. A linear layer between float operators gives floats, to which its bias is added and its Relu applied (`rewrites/float_linear.py`).
@@ -46,7 +47,7 @@ from .rewrites.constants import drop_unread
 from .rewrites.float_linear import float_followers, give_floats
 from .rewrites.global_pool import global_pool, is_global_pool
 from .rewrites.hard_sigmoid import drop_factors, hard_sigmoid, has_steps
-from .rewrites.image_by_image import image_by_image
+from .rewrites.image_by_image import image_by_image, large_stem
 from .rewrites.nearest_upsampling import nearest_upsampling, repeats
 from .rewrites.pixel_convolution import REAL, pixel_convolution
 from .rewrites.pixel_table import pixel_table
@@ -211,8 +212,12 @@ def quantize(model: onnx.ModelProto, contract: Contract, integer: set[str], limi
     ask_integers_for_shapes(made)
     if target.activations == QuantType.QUInt8:  # its blocks were measured on x86
         batch_as_depth(made, contract)
-    if quads is not None and not image_by_image(made, contract, quads):
-        width_branches(made, contract, quads)
+    if quads is not None:
+        stem = large_stem(made, contract, quads)
+        if stem is None:
+            width_branches(made, contract, quads)
+        else:
+            image_by_image(made, contract, quads, stem)
     return made
 
 

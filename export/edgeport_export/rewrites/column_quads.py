@@ -139,27 +139,19 @@ def levels(pixels: Pixels) -> NDArray[np.uint8] | None:
 
 def fill_up(made: Chain, pixels: str, level: NDArray[np.uint8]) -> str:
     """Rule 4, before: the picture (N, H, W, C) with as many columns behind it as its width lacks."""
-    sides, channels = made.add("Shape", [pixels], "sides", start=0, end=2), made.add("Shape", [pixels], "channels", start=3)
-    columns = made.add("Concat", [sides, lacking_columns(made, pixels), channels], "columns", axis=0)
+    sides, width = made.add("Shape", [pixels], "sides", start=0, end=2), made.add("Shape", [pixels], "width", start=2, end=3)
+    lacking = made.add("Mod", [made.add("Neg", [width], "minus"), made.constant("four", [WIDE])], "lacking")
+    channels = made.add("Shape", [pixels], "channels", start=3)
+    columns = made.add("Concat", [sides, lacking, channels], "columns", axis=0)
     return made.add("Concat", [pixels, made.add("Expand", [made.constant("level", level.reshape(1, 1, 1, -1)), columns], "fill")], "filled", axis=2)
-
-
-def lacking_columns(made: Chain, pixels: str) -> str:
-    """How many the pictures (N, H, W, C) lack for a multiple of 4, (1,)."""
-    width = made.add("Shape", [pixels], "width", start=2, end=3)
-    return made.add("Mod", [made.add("Neg", [width], "minus"), made.constant("four", [WIDE])], "lacking")
 
 
 def cut_off(made: Chain, pixels: str, value: str, shape: Geometry) -> str:
     """Rule 4, behind: the columns of `value` (N, H, W, C) that the picture's width gives."""
-    return made.add("Slice", [value, made.constant("start", [0]), columns_given(made, pixels, shape), made.constant("axis", [2])], "cropped")
-
-
-def columns_given(made: Chain, pixels: str, shape: Geometry) -> str:
-    """How many the convolution gives of the pictures (N, H, W, C), (1,)."""
     moves = made.add("Add", [made.add("Shape", [pixels], "given", start=2, end=3), made.constant("room", [shape.room])], "moves")
     steps = made.add("Div", [moves, made.constant("step", [shape.step])], "steps")
-    return made.add("Add", [steps, made.constant("one", [1])], "wanted")
+    wanted = made.add("Add", [steps, made.constant("one", [1])], "wanted")
+    return made.add("Slice", [value, made.constant("start", [0]), wanted, made.constant("axis", [2])], "cropped")
 
 
 def _surround(made: Chain, value: str, shape: Geometry, level: NDArray[np.uint8]) -> str:

@@ -1,22 +1,24 @@
-"""The first convolution and the pool behind it image by image, and even and odd columns apart.
+"""A batch's first convolution and the pool behind it image by image, and even and odd columns apart.
 
 What a first convolution gives is the largest map of a network: 0.8 MB for an image of ResNet18. Of eight images at once it has left the core's own
 cache when the pool reads it, and the pool takes twice as long. And of the two columns that `column_quads` computes at a position each pays for the
 pixels of both: 252 products where 147 count. Even and odd columns are one convolution with the same weights, of pixels that are two columns apart,
 with 168 products; to put them beside one another is a copy, which pays while it stays in the core's own cache. Exact: no number changes. Measured
-with onnxruntime 1.32.0, ResNet18 at 224x224: 16 images, eight on each of two threads, 2.6 % less; one image on both threads 0.5 % more.
+MEASURED
 
 Applies to a graph with its Q/DQ pairs, in which `column_quads` has given every position two columns.
 
 1. There are at least `FILTERS`: onnxruntime computes so many at a time, and with fewer both columns together are faster. At the contract's own size
-   an image's map has `LEAST_BYTES`. Its integers go to a MaxPool alone, which keeps their scale.
+   an image's map has `LEAST_BYTES`. Its integers go to a MaxPool alone, which keeps their scale. The contract has batches.
 2. Column t of a kernel with P columns of padding reads, for the even column 2 q, pixel 4 q + t - P, and for the odd one the second pixel behind
    that. With P + s pixels before the picture the even ones are at t + s of position q and those behind it, and with P + s - 2 the odd ones are. As
-   many positions as the kernel is wide are read, s is the least for which both exist, and no pixel of the picture is left over.
-3. The pixels around the picture are those of `column_quads`, rule 3. A width that is no multiple of 4 is filled up and cut off as in its rule 4,
-   in a branch of its own where the contract has widths of both kinds (`width_branches`).
-4. A Scan does that for one image after the other; what is the same for all of them is made outside. Its constants are its own, as in
-   `width_branches`, rule 3.
+   many positions as the kernel is wide are read, s is the least for which both exist, and no pixel of the picture is left over. The pixels around
+   it are those of `column_quads`, rule 3.
+3. A Scan does that for one image after the other; what is the same for all of them is made outside. An image alone goes as before, in the other
+   branch of an If: where two threads compute it, the copy takes from the one what is in the other's cache. So does a width that is no multiple of 4,
+   as in `width_branches`.
+4. Each branch ends with the pool, because onnxruntime changes a pool's layout only beside an integer convolution (4 ms instead of 0.05), and has
+   constants of its own, as in `width_branches`, rule 3.
 """
 
 from collections.abc import Sequence
@@ -29,17 +31,20 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeport_runtime import Contract, Pixels
+from edgeport_runtime.contract import Input
 
-from .column_quads import WIDE, Geometry, columns_given, lacking_columns, levels, remainders
+from .column_quads import WIDE, Geometry, levels, remainders
 from .constants import drop_unread_values
-from .nodes import Chain
+from .nodes import Chain, ancestors
 from .pixel_convolution import REAL
-from .width_branches import RAGGED, WHOLE, by_width
+from .width_branches import RAGGED, WHOLE, add_ragged, by_width
 
 LEAST_BYTES = 1 << 19  # from a half of that on 8 images took 4 % less on one thread, and 4 % more where two threads share each operator
 FILTERS = 64
 PREFIX = "edgeport.images."
+UINT8 = TensorProto.UINT8
 LAYOUT = ("Transpose", "Reshape", "Slice")  # puts the convolution's columns in their place
+RANK = 5  # of the maps that a Scan gives, (N, 1, H, W, F)
 COLUMNS = 2  # of a position, behind one another
 
 Constants = dict[str, NDArray[Any]]
@@ -47,7 +52,7 @@ Constants = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class Stem:
-    """The nodes that dequantise the pixels, the weights and the bias, multiply, make integers, pool, and make integers again."""
+    """The nodes that dequantise the pixels, the weights and the bias, multiply, make integers, pool, and make integers again; and their constants."""
 
     pixels: onnx.NodeProto
     weights: Sequence[onnx.NodeProto]
@@ -55,6 +60,17 @@ class Stem:
     rounded: onnx.NodeProto
     pool: onnx.NodeProto
     pooled: onnx.NodeProto
+    constants: Constants
+
+    @property
+    def filters(self) -> int:
+        """Of one column."""
+        return len(self.constants[self.weights[0].input[0]]) // COLUMNS
+
+    @property
+    def rows(self) -> int:
+        """Of the kernel."""
+        return int(self.constants[self.weights[0].input[0]].shape[2])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,29 +83,52 @@ class Window:
     behind: tuple[int, int]
 
 
-def image_by_image(model: onnx.ModelProto, contract: Contract, shape: Geometry) -> bool:
-    """Rewrite `model` in place; False where rule 1 or 2 does not hold, and then nothing is changed. `shape`: of its first convolution."""
-    graph, first = model.graph, contract.inputs[0]
-    constants = {each.name: numpy_helper.to_array(each) for each in graph.initializer}
-    seen, stem = window(shape), _stem(graph, constants)
-    if seen is None or stem is None or first.pixels is None or not _is_large(first.pixels, shape, constants[stem.weights[0].input[0]]):
-        return False
-    kinds, made = {bool(each) for each in remainders(contract)}, Chain(graph, PREFIX)
-    if len(kinds) == 1:
-        _Images(made, first.name, first.pixels, ragged=kinds.pop()).add(stem, constants, shape, seen)
+def large_stem(model: onnx.ModelProto, contract: Contract, shape: Geometry) -> Stem | None:
+    """What rules 1 and 2 apply to, if anything. `shape`: of the first convolution."""
+    first, stem = contract.inputs[0], _stem(model.graph)
+    if stem is None or first.pixels is None or window(shape) is None or 0 not in remainders(contract):
+        return None
+    batch = first.shape[0]
+    many = batch > 1 if isinstance(batch, int) else contract.axes[batch].high > 1
+    return stem if many and _is_large(first.pixels, shape, stem) else None
+
+
+def image_by_image(model: onnx.ModelProto, contract: Contract, shape: Geometry, stem: Stem) -> None:
+    """Rewrite `model` in place. `shape`: of its first convolution."""
+    graph, first, value = model.graph, contract.inputs[0], stem.pooled.output[0]
+    made = Chain(graph, PREFIX)
+    if len(remainders(contract)) == 1:
+        maps = _by_batch(made, graph, first, shape, stem)
     else:
-        chains = {prefix: Chain(onnx.GraphProto(), PREFIX + prefix) for prefix in (WHOLE, RAGGED)}
-        for prefix, chain in chains.items():
-            _Images(chain, first.name, first.pixels, ragged=prefix == RAGGED).add(stem, constants, shape, seen)
-        by_width(made, first.name, chains[WHOLE], chains[RAGGED], helper.make_tensor_type_proto(TensorProto.UINT8, [None] * 5))
-    value = made.add("Squeeze", [made.nodes[-1].output[0], made.constant("single", [1])], "map")
-    made.add("Transpose", [value], to=stem.pooled.output[0], perm=[0, 3, 1, 2])
+        whole, ragged = Chain(onnx.GraphProto(), PREFIX + WHOLE), Chain(onnx.GraphProto(), PREFIX + RAGGED)
+        _by_batch(whole, graph, first, shape, stem)
+        columns = add_ragged(ragged, graph, stem.rounded.output[0], first, shape)
+        pooled = ragged.again(stem.pool, [ragged.add("Transpose", [columns], "planes", perm=[0, 3, 1, 2])], "pooled")
+        _as_scanned(ragged, pooled)
+        maps = by_width(made, first.name, whole, ragged, UINT8, RANK)
+    made.add("Transpose", [made.add("Squeeze", [maps, made.constant("single", [1])], "map")], to=value, perm=[0, 3, 1, 2])
     graph.node.remove(stem.pooled)
     left = list(graph.node)
     del graph.node[:]
     graph.node.extend([*made.nodes, *left])
     drop_unread_values(graph, stem.pool.output[0])
-    return True
+
+
+def _by_batch(made: Chain, graph: onnx.GraphProto, first: Input, shape: Geometry, stem: Stem) -> str:
+    """Rule 3, for widths that are a multiple of 4: (N, 1, H, W, F)."""
+    one_by_one, at_once = Chain(onnx.GraphProto(), f"{made.prefix}one."), Chain(onnx.GraphProto(), f"{made.prefix}all.")
+    _Scan(one_by_one, first, shape, stem).add()
+    pooled = stem.pooled.output[0]
+    _as_scanned(at_once, at_once.copy(graph, ancestors(graph, pooled), {})[pooled])
+    many = made.add("Greater", [made.add("Shape", [first.name], "images", start=0, end=1), made.constant("alone", [1])], "many")
+    branches = {"then_branch": one_by_one.as_branch("one_by_one", UINT8, RANK), "else_branch": at_once.as_branch("at_once", UINT8, RANK)}
+    return made.add("If", [many], "maps", **branches)
+
+
+def _as_scanned(made: Chain, pooled: str) -> None:
+    """(N, F, H, W) as a Scan gives it."""
+    last = made.add("Transpose", [pooled], "last", perm=[0, 2, 3, 1])
+    made.add("Unsqueeze", [last, made.constant("single", [1])], "scanned")
 
 
 def window(shape: Geometry) -> Window | None:
@@ -102,8 +141,9 @@ def window(shape: Geometry) -> Window | None:
     return Window(positions=positions, at=at, before=before, behind=behind) if fits else None
 
 
-def _stem(graph: onnx.GraphProto, constants: Constants) -> Stem | None:
-    """Rule 1, but for the size."""
+def _stem(graph: onnx.GraphProto) -> Stem | None:
+    """Rule 1, but for sizes."""
+    constants = {each.name: numpy_helper.to_array(each) for each in graph.initializer}
     makers = {out: node for node in graph.node for out in node.output}
     convolution = next((node for node in graph.node if node.op_type == "Conv" and node.input[0] == REAL), None)
     first = node = None if convolution is None else _only_reader(graph, convolution)
@@ -115,7 +155,7 @@ def _stem(graph: onnx.GraphProto, constants: Constants) -> Stem | None:
     if node is None or pooled is None or pooled.op_type != "QuantizeLinear" or not _rounds_alike(pooled, first, constants):
         return None
     pixels, *weights = (makers[each] for each in convolution.input)
-    return Stem(pixels=pixels, weights=weights, convolution=convolution, rounded=first, pool=node, pooled=pooled)
+    return Stem(pixels=pixels, weights=weights, convolution=convolution, rounded=first, pool=node, pooled=pooled, constants=constants)
 
 
 def _only_reader(graph: onnx.GraphProto, node: onnx.NodeProto) -> onnx.NodeProto | None:
@@ -130,97 +170,101 @@ def _rounds_alike(node: onnx.NodeProto, other: onnx.NodeProto, constants: Consta
     return rounds and all(np.array_equal(constants[a], constants[b]) for a, b in zip(node.input[1:], other.input[1:], strict=True))
 
 
-def _is_large(pixels: Pixels, shape: Geometry, weights: NDArray[Any]) -> bool:
-    """Rule 1, of one picture of its own size. `weights`: (2 F, 4 C, rows, positions)."""
-    filters = len(weights) // COLUMNS
-    rows = (pixels.height + shape.top + shape.bottom - weights.shape[2]) // shape.down + 1
+def _is_large(pixels: Pixels, shape: Geometry, stem: Stem) -> bool:
+    """Rule 1, of one picture of its own size."""
+    rows = (pixels.height + shape.top + shape.bottom - stem.rows) // shape.down + 1
     columns = (pixels.width + shape.room) // shape.step + 1
-    return filters >= FILTERS and filters * rows * columns >= LEAST_BYTES
+    return stem.filters >= FILTERS and stem.filters * rows * columns >= LEAST_BYTES
 
 
-class _Images:
-    """Rules 3 and 4, put into one chain. `made`: what is made once, for all images; `body`: for each."""
+class _Scan:
+    """Rule 3, in parts. `made`: what is made once, for all images; `body`: for each of them."""
 
-    def __init__(self, made: Chain, pixels: str, described: Pixels, *, ragged: bool) -> None:
-        level = levels(described)
-        assert level is not None  # `column_quads` has asked
+    def __init__(self, made: Chain, first: Input, shape: Geometry, stem: Stem) -> None:
+        level, seen = None if first.pixels is None else levels(first.pixels), window(shape)
+        assert level is not None and seen is not None  # or `large_stem` had found none
         self.made, self.body = made, Chain(onnx.GraphProto(), f"{made.prefix}each.")
-        self.pixels, self.channels, self.ragged = pixels, len(level), ragged
-        self.colour, self.deep = made.constant("colour", level.reshape(1, 1, -1)), made.constant("deep", [self.channels])
-        self.rows = made.constant("rows", [0, -1])  # (H, W, C) as (H, W C)
-        self.high, self.wide = (made.add("Shape", [pixels], name, start=axis, end=axis + 1) for axis, name in ((1, "high"), (2, "wide")))
-        self.lacking = lacking_columns(made, pixels) if ragged else ""
+        self.shape, self.stem, self.seen, self.level = shape, stem, seen, level
+        self.pixels = made.add("Reshape", [first.name, made.constant("rows", [0, 0, -1])], "pixels")
+        self.high, self.wide = (made.add("Shape", [first.name], name, start=axis, end=axis + 1) for axis, name in ((1, "high"), (2, "wide")))
+        self.tall = made.add("Add", [self.high, made.constant("around", [shape.top + shape.bottom])], "tall")
 
-    def add(self, stem: Stem, constants: Constants, shape: Geometry, seen: Window) -> None:
+    def add(self) -> None:
         """The pool's integers of all images, (N, 1, H, W, F), made last."""
-        body, filters = self.body, len(constants[stem.weights[0].input[0]]) // COLUMNS
-        value = self._columns(stem, constants, shape, seen, self._twice(shape, seen))
+        body = self.body
+        value = self._columns(self._picture())
         value = body.add("Transpose", [value], "beside", perm=[2, 3, 0, 1])
-        value = body.add("Reshape", [value, body.constant("together", [0, -1, filters])], "row")
-        value = body.add("Unsqueeze", [value, body.constant("single", [0])], "map")
-        if self.ragged:
-            given = columns_given(self.made, self.pixels, shape)
-            value = body.add("Slice", [value, body.constant("start", [0]), given, body.constant("axis", [2])], "cropped")
-        value = self._again(stem.pool, [body.add("Transpose", [value], "planes", perm=[0, 3, 1, 2])], "pooled")
+        value = body.add("Reshape", [value, self._map()], "map")
+        value = self.body.again(self.stem.pool, [body.add("Transpose", [value], "planes", perm=[0, 3, 1, 2])], "pooled")
         value = body.add("Transpose", [value], "given", perm=[0, 2, 3, 1])
-        inputs = [helper.make_tensor_value_info(self._image, TensorProto.UINT8, [None, None, self.channels])]
-        outputs = [helper.make_tensor_value_info(value, TensorProto.UINT8, [1, None, None, filters])]
+        inputs = [helper.make_tensor_value_info(self._row, UINT8, [None, None])]
+        outputs = [helper.make_tensor_value_info(value, UINT8, [1, None, None, self.stem.filters])]
         image = helper.make_graph(body.nodes, "image", inputs, outputs, initializer=body.graph.initializer)
         self.made.add("Scan", [self.pixels], "scanned", body=image, num_scan_inputs=1)
 
     @property
-    def _image(self) -> str:
+    def _row(self) -> str:
+        """The picture row by row, (H, W C)."""
         return f"{self.body.prefix}pixels"
 
-    def _again(self, node: onnx.NodeProto, inputs: Sequence[str], output: str) -> str:
-        """The node with other inputs and output, for each image. It keeps its name: plans and messages go by them."""
-        copy = onnx.NodeProto()
-        copy.CopyFrom(node)
-        copy.input[:], copy.output[:] = inputs, [self.body.prefix + output]
-        self.body.nodes.append(copy)
-        return self.body.prefix + output
-
-    def _twice(self, shape: Geometry, seen: Window) -> str:
-        """The picture for even and for odd columns, each with what is around it: (2, 4 C, rows, positions)."""
-        made, body = self.made, self.body
-        row = body.add("Reshape", [self._image, self.rows], "pixels.rows")
-        across = self._filled(made.add("Add", [self.wide, made.constant("around", [seen.before[0] + seen.behind[0]])], "across"))
-        sides = {"above": shape.top, "below": shape.bottom}
-        above, below = ([self._level(name, made.constant(f"{name}.rows", [rows]), across)] if rows else [] for name, rows in sides.items())
+    def _picture(self) -> str:
+        """For even and for odd columns, each with what is around it: (2, 4 C, rows, positions)."""
+        made, body, seen = self.made, self.body, self.seen
+        around = {count: self._beside(count) for count in sorted({*seen.before, *seen.behind})}
+        ends = {count: self._above(count) for count in sorted({self.shape.top, self.shape.bottom})}
         parts = []
         for name, before, behind in zip(("even", "odd"), seen.before, seen.behind, strict=True):
-            left = [self._level(f"{name}.before", self.high, made.constant(f"{name}.before.columns", [before]))] if before else []
-            count = self._filled(made.constant(f"{name}.behind.columns", [behind]))
-            right = [self._level(f"{name}.behind", self.high, count)] if behind or self.ragged else []
-            parts += [*above, body.add("Concat", [*left, row, *right], name, axis=1), *below]
-        tall = made.add("Add", [self.high, made.constant("around.rows", [shape.top + shape.bottom])], "tall")
-        size = made.add("Concat", [made.constant("twice", [COLUMNS]), tall, made.constant("fours", [-1, WIDE * self.channels])], "size", axis=0)
-        view = body.add("Reshape", [body.add("Concat", parts, "both", axis=0), size], "view")
-        return body.add("Transpose", [view], "ready", perm=[0, 3, 1, 2])
+            rows = body.add("Concat", [*around[before], self._row, *around[behind]], name, axis=1)
+            parts += [*ends[self.shape.top], rows, *ends[self.shape.bottom]]
+        size = [made.constant("twice", [COLUMNS]), self.tall, made.constant("fours", [-1, WIDE * len(self.level)])]
+        value = body.add("Reshape", [body.add("Concat", parts, "both", axis=0), made.add("Concat", size, "size", axis=0)], "view")
+        return body.add("Transpose", [value], "ready", perm=[0, 3, 1, 2])
 
-    def _filled(self, count: str) -> str:
-        """A number of columns with those that the width lacks."""
-        return self.made.add("Add", [count, self.lacking], f"{count.removeprefix(self.made.prefix)}.filled") if self.ragged else count
+    def _beside(self, count: int) -> list[str]:
+        """So many columns of the means' level, (H, count C); empty where there are none."""
+        if not count:
+            return []
+        pixels = self.made.constant(f"columns.{count}", np.tile(self.level, count).reshape(1, -1))
+        size = self.made.add("Concat", [self.high, self.made.constant(f"columns.{count}.one", [1])], f"columns.{count}.size", axis=0)
+        return [self.made.add("Expand", [pixels, size], f"beside.{count}")]
 
-    def _level(self, name: str, rows: str, columns: str) -> str:
-        """Pixels of the means' level, (rows, columns C)."""
-        size = self.made.add("Concat", [rows, columns, self.deep], f"{name}.shape", axis=0)
-        return self.made.add("Reshape", [self.made.add("Expand", [self.colour, size], f"{name}.pixels"), self.rows], name)
+    def _above(self, count: int) -> list[str]:
+        """So many rows of the means' level, (count, (W + around it) C); empty where there are none."""
+        if not count:
+            return []
+        made = self.made
+        across = made.add("Add", [self.wide, made.constant(f"rows.{count}.beside", [self.seen.before[0] + self.seen.behind[0]])], f"rows.{count}.across")
+        pixels = made.constant(f"rows.{count}", np.tile(self.level, (count, 1, 1)))
+        size = made.add("Concat", [made.constant(f"rows.{count}.one", [1]), across, made.constant(f"rows.{count}.deep", [1])], f"rows.{count}.size", axis=0)
+        return [
+            made.add(
+                "Reshape", [made.add("Expand", [pixels, size], f"above.{count}.pixels"), made.constant(f"rows.{count}.flat", [count, -1])], f"above.{count}"
+            )
+        ]
 
-    def _columns(self, stem: Stem, constants: Constants, shape: Geometry, seen: Window, positions: str) -> str:
+    def _columns(self, picture: str) -> str:
         """The convolution's integers, (2, F, rows, columns / 2)."""
-        read = [self._again(stem.pixels, [positions, *self._own(stem.pixels.input[1:], constants)], "real")]
+        stem, constants = self.stem, self.stem.constants
+        read = [self.body.again(stem.pixels, [picture, *self._own(stem.pixels.input[1:], constants)], "real")]
         for index, node in enumerate(stem.weights):
-            values = {name: constants[name][: len(constants[name]) // COLUMNS] for name in node.input}  # behind them are the odd columns'
+            values = {name: constants[name][: stem.filters] for name in node.input}  # behind them are the odd columns'
             if not index:
-                values[node.input[0]] = moved(values[node.input[0]], shape, seen)
-            read.append(self._again(node, self._own(node.input, values), f"real.{index}"))
-        value = self._again(stem.convolution, read, "sums")
-        convolution, (_, _, rows, _) = self.body.nodes[-1], constants[stem.weights[0].input[0]].shape
+                values[node.input[0]] = moved(values[node.input[0]], self.shape, self.seen)
+            read.append(self.body.again(node, self._own(node.input, values), f"real.{index}"))
+        value = self.body.again(stem.convolution, read, "sums")
+        convolution = self.body.nodes[-1]
         del convolution.attribute[:]
-        says = {"kernel_shape": (rows, seen.positions), "strides": (shape.down, 1)}
+        says = {"kernel_shape": (stem.rows, self.seen.positions), "strides": (self.shape.down, 1)}
         convolution.attribute.extend(helper.make_attribute(key, each) for key, each in says.items())
-        return self._again(stem.rounded, [value, *self._own(stem.rounded.input[1:], constants)], "integers")
+        return self.body.again(stem.rounded, [value, *self._own(stem.rounded.input[1:], constants)], "integers")
+
+    def _map(self) -> str:
+        """The size of the convolution's map, (1, rows, columns, F), with -1 for the columns."""
+        made = self.made
+        moves = made.add("Sub", [self.tall, made.constant("kernel", [self.stem.rows])], "moves")
+        steps = made.add("Div", [moves, made.constant("down", [self.shape.down])], "steps")
+        rows = made.add("Add", [steps, made.constant("first", [1])], "map.rows")
+        return made.add("Concat", [made.constant("image", [1]), rows, made.constant("together", [-1, self.stem.filters])], "map.size", axis=0)
 
     def _own(self, names: Sequence[str], values: Constants) -> list[str]:
         return [self.body.constant(name, values[name]) for name in names]
