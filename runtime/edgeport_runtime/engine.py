@@ -64,10 +64,18 @@ class Engine:
         return self._run(self._sharing(), arrays)
 
     def ways(self) -> dict[str, Callable[[Arrays], Arrays]]:
-        """Every way that `run` may take, by what it does, for golden cases of any batch."""
-        if self._own is None:
-            return {"": self.run}
-        return {"data-parallel": self._run_on_every_thread, "all threads for each operator": partial(self._run, self._sharing())}
+        """Every way that `run` may take, by what it does, for golden cases of any batch. A graph may take another way with one image than with several."""
+        ways: dict[str, Callable[[Arrays], Arrays]] = {"": self.run}
+        if self._own is not None:
+            ways = {"data-parallel": self._run_on_every_thread, "all threads for each operator": partial(self._run, self._sharing())}
+        if has_rows(self.contract) and 1 in self.contract.axes["batch"]:
+            ways["image by image"] = self._run_one_by_one
+        return ways
+
+    def _run_one_by_one(self, arrays: Arrays) -> Arrays:
+        """Each image as a batch of its own."""
+        parts = [self.run({name: array[index : index + 1] for name, array in arrays.items()}) for index in range(len(next(iter(arrays.values()))))]
+        return {name: np.concatenate([part[name] for part in parts]) for name in self._outputs}
 
     def _run_on_every_thread(self, arrays: Arrays) -> Arrays:
         """All of the batch on each thread; what the last one gave."""

@@ -34,7 +34,7 @@ def test_info(classifier: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_check(classifier: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(classifier), "--precision", "int8"]) == 0
-    assert "int8: 2 of 2 golden outputs agree" in capsys.readouterr().out
+    assert "int8: 4 of 4 golden outputs agree" in capsys.readouterr().out
     assert main(["check", str(classifier), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["passed"] is True
 
@@ -45,7 +45,7 @@ def test_check_fails_with_exit_code_1(classifier: Path, monkeypatch: pytest.Monk
     run = Engine.run
     monkeypatch.setattr(Engine, "run", lambda self, inputs: {name: value + 9 for name, value in run(self, inputs).items()})
     assert main(["check", str(classifier), "--precision", "fp32"]) == 1
-    assert "0 of 2" in capsys.readouterr().out
+    assert "0 of 4" in capsys.readouterr().out
 
 
 def test_predict(classifier: Path, photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -133,10 +133,10 @@ def test_info_says_from_which_batch_images_are_shared_among_threads(altered: Pat
     assert "auto    int8, data-parallel from 6 images: measured" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("options", "sessions"), [([], 2), (["--data-parallel"], 4), (["--no-data-parallel"], 2), (["--batch", "8"], 4)])
-def test_data_parallel_is_as_measured_or_as_said(altered: Path, options: list[str], sessions: int, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("options", "outputs"), [([], 4), (["--data-parallel"], 6), (["--no-data-parallel"], 4), (["--batch", "8"], 6)])
+def test_data_parallel_is_as_measured_or_as_said(altered: Path, options: list[str], outputs: int, capsys: pytest.CaptureFixture[str]) -> None:
     manifest = json.loads((altered / MANIFEST).read_text())
     manifest["auto"] = {"precision": "int8", "reason": "measured", "data_parallel_from": "6"}
     (altered / MANIFEST).write_text(json.dumps(sealed(manifest)))
     assert main(["check", str(altered), "--threads", "2", *options]) == 0
-    assert f"int8: {sessions} of {sessions} golden outputs agree" in capsys.readouterr().out
+    assert f"int8: {outputs} of {outputs} golden outputs agree" in capsys.readouterr().out

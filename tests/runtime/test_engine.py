@@ -72,7 +72,7 @@ def test_what_does_not_divide_runs_on_a_session_that_is_opened_then(batch: int) 
 
 def test_one_thread_shares_nothing() -> None:
     made = engine(threads=1, data_parallel=True)
-    assert made._own is None and list(made.ways()) == [""]
+    assert made._own is None and list(made.ways()) == ["", "image by image"]
     assert made.run({"pixels": images(4)})["logits"].shape == (4, 3)
 
 
