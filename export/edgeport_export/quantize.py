@@ -213,12 +213,17 @@ def quantize(model: onnx.ModelProto, contract: Contract, integer: set[str], limi
     if target.activations == QuantType.QUInt8:  # its blocks were measured on x86
         batch_as_depth(made, contract)
     if quads is not None:
-        stem = large_stem(made, contract, quads)
-        if stem is None:
-            width_branches(made, contract, quads)
-        else:
-            image_by_image(made, contract, quads, stem)
+        _branch_stem(made, contract, quads)
     return made
+
+
+def _branch_stem(made: onnx.ModelProto, contract: Contract, quads: Geometry) -> None:
+    """Rule 3, for batches and widths of every kind."""
+    stem = large_stem(made, contract, quads)
+    if stem is None:
+        width_branches(made, contract, quads)
+    else:
+        image_by_image(made, contract, quads, stem)
 
 
 def _shape_for_kernels(graph: onnx.ModelProto, contract: Contract, integer: set[str], ranges: Limits) -> Geometry | None:

@@ -201,7 +201,7 @@ def test_batches_are_shared_among_the_threads_as_was_measured(altered: Path, giv
     model = load(altered, threads=threads, **given)
     assert model.engine.options.data_parallel == expected
     report = model.check()
-    assert report and len(report.comparisons) == (4 if expected else 2)  # golden cases go through both sessions
+    assert report and len(report.comparisons) == (6 if expected else 4)  # golden cases go through both sessions, and their images one by one
 
 
 def test_what_data_parallel_cannot_mean_is_refused(altered: Path) -> None:
