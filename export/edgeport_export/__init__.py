@@ -1,4 +1,4 @@
-"""Make bundles: export a trained network, prove its parity, quantise it, and write it with its evidence.
+"""Make bundles: export a trained network, prove its parity, quantize it, and write it with its evidence.
 
 Names are imported when they are first asked for: torch takes seconds, and `edgeport --help` or a wrong argument should not.
 """
@@ -7,32 +7,34 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .contracts import ImageTask, image_contract, parse_axes
     from .errors import AxisError, ExportError, NetworkFailure, OutputError, ParityError, PreflightError
+    from .network.contracts import ImageTask, image_contract, parse_axes
+    from .network.reference import TorchReference
     from .options import ExportOptions
-    from .parity import Parity, measure_parity
     from .pipeline import export_bundle
-    from .source import Source, load_factory, load_source
+    from .sources import NetworkSource, load_factory, load_source
+    from .validation.parity import Parity, measure_parity
     from .verification import Verification, verify
 
-_ROOMS = {
-    "ImageTask": "contracts",
-    "image_contract": "contracts",
-    "parse_axes": "contracts",
+_MODULES = {
     "AxisError": "errors",
     "ExportError": "errors",
+    "ExportOptions": "options",
+    "ImageTask": "network.contracts",
     "NetworkFailure": "errors",
+    "NetworkSource": "sources",
     "OutputError": "errors",
+    "Parity": "validation.parity",
     "ParityError": "errors",
     "PreflightError": "errors",
-    "Parity": "parity",
-    "measure_parity": "parity",
-    "ExportOptions": "options",
-    "export_bundle": "pipeline",
-    "Source": "source",
-    "load_factory": "source",
-    "load_source": "source",
+    "TorchReference": "network.reference",
     "Verification": "verification",
+    "export_bundle": "pipeline",
+    "image_contract": "network.contracts",
+    "load_factory": "sources",
+    "load_source": "sources",
+    "measure_parity": "validation.parity",
+    "parse_axes": "network.contracts",
     "verify": "verification",
 }
 
@@ -42,11 +44,12 @@ __all__ = [
     "ExportOptions",
     "ImageTask",
     "NetworkFailure",
+    "NetworkSource",
     "OutputError",
     "Parity",
     "ParityError",
     "PreflightError",
-    "Source",
+    "TorchReference",
     "Verification",
     "export_bundle",
     "image_contract",
@@ -59,6 +62,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
-        return getattr(import_module(f".{_ROOMS[name]}", __name__), name)
+    if name in _MODULES:
+        return getattr(import_module(f".{_MODULES[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

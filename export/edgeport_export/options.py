@@ -1,82 +1,93 @@
-"""What somebody asks of an export beside the network, its contract and its data."""
+"""What a caller asks of an export beside the network, its contract and its data."""
 
 import math
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
+from edgeport_runtime import Contract
 from edgeport_runtime.contract import is_whole
 
 from .errors import ExportError
-from .plan import Plan
-from .quantization import Budget
-from .targets import Target, target
+from .quantization.budget import Budget
+from .quantization.int8_variant import Int8Settings
+from .quantization.plan import Plan
+from .quantization.targets import find_target
 
 PRECISIONS = ("fp32", "int8", "fp16")
-TEXTS = {"metric": "the name of a function as my.module:function", "target": "the name of a kind of CPU, or empty"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
     """What to make, and what int8 may cost.
 
-    `precisions`: "fp32" always, "int8" where there is calibration data, "fp16" for CUDA. `insist`: keep int8 where it does not beat fp32, too.
+    `precisions`: "fp32" always, "int8" if there is calibration data, "fp16" for CUDA. `always_keep_int8`: even if it does not beat fp32.
     `calibration_images`: at most that many are used. `max_drop`: points of accuracy, dB of PSNR or units of `metric` that int8 may lose.
-    `metric`: my.module:function of your own, larger is better. `sqnr_floor_db`: how near int8 must stay to fp32 where no metric applies.
-    `target`: the kind of CPU that int8 is made for; empty: the plan's, or this machine's. `race_batch`: batch size at which speed is measured.
-    `plan`: an int8 plan to replay instead of searching for one. `planning_seconds`: that the search may take.
+    `metric`: my.module:function of your own, larger is better. `sqnr_floor_db`: how near int8 must stay to fp32 if no metric can tell.
+    `target`: the kind of CPU that int8 is made for; None takes the plan's, or this machine's. `benchmark_batch`: batch size at which speed is
+    measured. `plan`: an int8 plan to replay instead of searching for one. `search_seconds`: time for that search.
     """
 
     precisions: tuple[str, ...] = ("fp32", "int8")
-    insist: bool = False
+    always_keep_int8: bool = False
     calibration_images: int = 128
     max_drop: float = 0.5
-    metric: str = ""
+    metric: str | None = None
     sqnr_floor_db: float = 30.0
-    target: str = ""
-    race_batch: int = 8
+    target: str | None = None
+    benchmark_batch: int = 8
     plan: Plan | None = None
-    planning_seconds: float = 120.0
+    search_seconds: float = 120.0
 
     def __post_init__(self) -> None:
         precisions = self.precisions if isinstance(self.precisions, tuple | list) else ()
         if "fp32" not in precisions or not all(each in PRECISIONS for each in precisions):
             raise ExportError(f"precisions must include fp32 and be among {', '.join(PRECISIONS)}, got {self.precisions!r}")
         self._require_numbers()
-        if not isinstance(self.insist, bool):
-            raise ExportError(f"insist must be True or False, got {self.insist!r}")
-        for name in ("metric", "target"):
-            if not isinstance(getattr(self, name), str):
-                raise ExportError(f"{name} must be {TEXTS[name]}, got {getattr(self, name)!r}")
+        if not isinstance(self.always_keep_int8, bool):
+            raise ExportError(f"always_keep_int8 must be True or False, got {self.always_keep_int8!r}")
+        for name, kind in (("metric", "the name of a function as my.module:function"), ("target", "the name of a kind of CPU")):
+            if not isinstance(getattr(self, name), str | None):
+                raise ExportError(f"{name} must be {kind}, or None, got {getattr(self, name)!r}")
         if self.plan is not None and not isinstance(self.plan, Plan):
-            raise ExportError(f"plan must be a Plan, as edgeport_export.plan.read_plan(path) gives it, got {type(self.plan).__name__}")
+            raise ExportError(f"plan must be a Plan, as edgeport_export.quantization.plan.read_plan(path) gives it, got {type(self.plan).__name__}")
         if self.plan is not None and "int8" not in self.precisions:
             raise ExportError("a plan was given, but int8 is not among the precisions")
-        target(self.target)
+        find_target(self.target)
 
     def _require_numbers(self) -> None:
-        for name, least in (("max_drop", 0.0), ("planning_seconds", 0.0), ("sqnr_floor_db", -math.inf)):
+        for name, least in (("max_drop", 0.0), ("search_seconds", 0.0), ("sqnr_floor_db", -math.inf)):
             given = _number(getattr(self, name))
             if not least <= given or (name == "sqnr_floor_db" and math.isinf(given)):
                 raise ExportError(f"{name} must be a number{f' of at least {least:g}' if math.isfinite(least) else ' of dB'}, got {getattr(self, name)!r}")
-        for name in ("calibration_images", "race_batch"):
+        for name in ("calibration_images", "benchmark_batch"):
             given = getattr(self, name)
             if not is_whole(given) or given < 1:
                 raise ExportError(f"{name} must be a whole number of at least 1, got {given!r}")
             object.__setattr__(self, name, int(given))  # numpy's integers are no JSON
 
     @property
-    def cpu(self) -> Target:
-        """The target by name; where none is named, that of the plan, or this machine's."""
-        return target(self.target or (self.plan.target if self.plan is not None else ""))
+    def budget(self) -> Budget:
+        """What int8 may cost."""
+        return Budget(max_drop=self.max_drop, sqnr_floor_db=self.sqnr_floor_db, seconds=self.search_seconds)
 
     @property
-    def budget(self) -> Budget:
-        return Budget(max_drop=self.max_drop, sqnr_floor_db=self.sqnr_floor_db, seconds=self.planning_seconds)
+    def requires_int8(self) -> bool:
+        """Whether the caller wants an int8 variant in any case."""
+        return self.always_keep_int8 or self.plan is not None
+
+    def batch(self, contract: Contract) -> int:
+        """The batch size at which speed is measured."""
+        return min(self.benchmark_batch, contract.largest_batch)
+
+    def int8(self, contract: Contract) -> Int8Settings:
+        """What is asked of the int8 variant. The target is the one asked for, else the plan's, else this machine's."""
+        target = find_target(self.target or (self.plan.target if self.plan is not None else None))
+        return Int8Settings(target=target, budget=self.budget, batch=self.batch(contract), plan=self.plan)
 
 
 def _number(given: Any) -> float:
-    """NaN, which is in no range, for what is no number."""
+    """NaN, which is in no range, for anything that is no number."""
     try:
         return float(given) if isinstance(given, Real) and not isinstance(given, bool) else math.nan
     except OverflowError:  # an integer of hundreds of digits

@@ -1,56 +1,40 @@
-"""The whole export, readable as its own summary: look, trace, compare, quantise, judge, store, prove, write."""
+"""The whole export, readable as its own summary: check, trace, compare with PyTorch, quantize, evaluate, decide, write."""
 
-import hashlib
-import importlib.metadata
-import platform
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from edgeport_runtime import Contract, __version__
-from edgeport_runtime.bundle import EVIDENCE, MANIFEST, Manifest, Variant
-from edgeport_runtime.contract import strict_json
-from edgeport_runtime.device import usable_threads
+from edgeport_runtime import Contract
 from edgeport_runtime.engine import Engine
 from edgeport_runtime.evaluate import Example
-from edgeport_runtime.protobuf import read_outline
+from edgeport_runtime.manifest import Selection
 
-from .branches import Branch
-from .compatibility import lowest_onnxruntime
-from .contracts import require_classes
+from .benchmark import runner
+from .bundle.environment import machine
+from .bundle.golden_cases import GoldenAnswers, answer_golden, golden_inputs
+from .bundle.staging import free_place, staged
+from .bundle.writer import BundleContents, write_contents
 from .errors import ExportError, NoIntegerProducts, ParityError
-from .golden import golden_inputs, write_golden
+from .network.contracts import require_classes
+from .network.preflight import check_behavior, check_modules
+from .network.reference import TorchReference, prepared
 from .options import ExportOptions
-from .parity import Parity, full_sweep, measure_parity, remedy
-from .preflight import preflight, prepared
-from .progress import Watch, counting, unwatched
-from .quality import METRIC_TASKS, Judgement, Jury, load_metric
-from .quantization import Int8, calibration_sample, make_int8, unfit
-from .race import Contender, Heat, race
-from .trace import Traced, finish, trace
-from .verdict import decide, takes_int8
-from .wrap import Reference
-from .write import repair, require_free, staged
+from .progress import ProgressCallback, counter, no_progress
+from .quantization.decision import decide
+from .quantization.int8_variant import MeasuredVariant, Measuring, calibration_sample, int8_unsupported_reason, make_int8_variant
+from .quantization.plan import Plan
+from .rewrites.finalize import finalize
+from .tracing.exporter import Traced, trace
+from .validation.parity import Parity, full_sweep, measure_parity, remedy
+from .validation.quality import QualityEvaluator, QualityReport, quality_evaluator
 
-FILES = {"fp32": "model.onnx", "int8": "model.int8.onnx", "fp16": "model.fp16.onnx"}
-KINDS: Mapping[str, tuple[type, ...]] = {"network": (nn.Module,), "contract": (Contract,), "out": (str, Path), "name": (str,), "options": (ExportOptions,)}
-PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "pillow")
-
-
-@dataclass(kw_only=True)
-class _Made:
-    """What has been made so far: models by precision, and what is known of them."""
-
-    models: dict[str, bytes]
-    parity: Parity
-    int8: Int8 | None = None
-    judgement: Judgement | None = None
-    heats: Mapping[int, Mapping[str, Heat]] = field(default_factory=dict)
-    auto: Mapping[str, str] = field(default_factory=lambda: {"precision": "fp32", "reason": "the bundle was made without int8"})
+Latencies = Mapping[int, Mapping[str, runner.LatencyStats]]  # batch size -> engine -> what was measured
 
 
 def export_bundle(
@@ -64,208 +48,225 @@ def export_bundle(
     provenance: Mapping[str, str] | None = None,
     options: ExportOptions | None = None,
     force: bool = False,
-    watch: Watch = unwatched,
+    progress: ProgressCallback = no_progress,
 ) -> Path:
-    """Make a bundle from a trained network and write it to `out`, whole or not at all.
+    """Make a bundle from a trained network and write it to `out`, whole or not at all. The network stays as it is.
 
-    `calibration`: images for int8. `held_out`: images with their truth, on which quality is judged; both in the contract's task.
-    Raises OutputError where `out` exists, ParityError where fp32 disagrees with PyTorch, ExportError and its kin otherwise.
+    `calibration`: images for int8. `held_out`: images with their truth, on which quality is evaluated; both in the contract's task.
+    Raises OutputError if `out` exists, ParityError if fp32 disagrees with PyTorch, ExportError and its kin otherwise.
     """
-    options = options if options is not None else ExportOptions()
-    _require_sense(network, contract, out, name, options, calibration, held_out)
-    out = Path(out)
-    repair(out)
-    require_free(out, force=force)
-    wants_int8 = "int8" in options.precisions and bool(calibration or options.insist or options.plan is not None)
-    refusal = unfit(contract)
-    if wants_int8 and refusal and (options.insist or options.plan is not None):
-        raise ExportError(refusal)
-    reference = Reference(prepared(network), contract)
-    jury = _jury(contract, reference, held_out, options)
-    watch("preflight", 0, 1)
-    preflight(network, contract)
-    network = prepared(network)
-    watch("tracing", 0, 1)
-    traced = trace(network, contract)
-    fp32 = finish(traced.model, contract)
-    made = _Made(models={"fp32": fp32}, parity=_require_parity(network, contract, traced.branches, fp32, watch))
-    half = {"fp16": _half(network, contract, watch)} if "fp16" in options.precisions else {}  # before int8, which takes minutes
-    if wants_int8 and refusal:
-        made.auto = {"precision": "fp32", "reason": refusal}
-    elif wants_int8:
-        _add_int8(made, traced, contract, calibration, jury, options, watch)
-    made.models |= half
-    engines = {precision: Engine(model, contract, options.cpu.session) for precision, model in made.models.items()}
-    _judge(made, engines, jury, options.max_drop, watch)
-    _decide(made, options)
-    with staged(out, force=force) as folder:
-        variants = tuple(_write_variant(folder, precision, model, made.int8) for precision, model in made.models.items())
-        watch("golden cases", 0, 1)
-        kept = {precision: engines[precision] for precision in made.models}
-        golden = write_golden(folder, contract, golden_inputs(contract, held_out or calibration), reference, kept, made.parity)
-        engines.clear()  # their thread pools would disturb the race
-        kept.clear()
-        _time(made, folder, contract, options, watch)
-        manifest = Manifest(name=name, contract=contract, variants=variants, golden=golden, auto=made.auto, provenance={**versions(), **(provenance or {})})
-        (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
-        (folder / EVIDENCE).write_text(strict_json(_evidence(made, contract, options), indent=1) + "\n", encoding="utf-8")
-        watch("writing", 0, 1)
-    return out
+    options = ExportOptions() if options is None else options
+    _require_kinds({"network": network, "contract": contract, "out": out, "name": name, "options": options})
+    request = _Request(contract=contract, calibration=calibration, held_out=held_out, options=options, progress=progress)
+    place = free_place(Path(out), force=force)
+    reference, evaluator = _checked(network, request)
+    fp32 = _fp32(network, reference, request)
+    fp16 = _fp16(network, request)
+    int8 = _int8(fp32.traced, evaluator, request)
+    models = {"fp32": fp32.model, **({} if int8.variant is None else {"int8": int8.variant.model}), **fp16}
+    with _engines(models, request) as engines:
+        quality = _evaluated(engines, evaluator, request)
+        decision = _decided(int8, models, quality, request)
+        golden = _golden(reference, {each: engines[each] for each in decision.kept}, fp32.parity, request)
+    evidence = _evidence(fp32.parity, quality, _latencies(int8, fp32.model, request), decision, request)
+    kept = {each: models[each] for each in decision.kept}
+    with staged(place, force=force) as folder:
+        write_contents(folder, BundleContents(name, contract, kept, decision.stored_plan, decision.selection, golden, provenance or {}, evidence))
+        progress("writing", 0, 1)
+    return place
 
 
-def _half(network: nn.Module, contract: Contract, watch: Watch) -> bytes:
-    """The fp16 variant. Raises ExportError, which says that it is fp16 alone that fails."""
-    watch("tracing fp16", 0, 1)
+@dataclass(frozen=True, kw_only=True)
+class _Request:
+    """What one export was asked for. Raises ExportError, ContractError if it makes no sense."""
+
+    contract: Contract
+    calibration: Sequence[Example]
+    held_out: Sequence[Example]
+    options: ExportOptions
+    progress: ProgressCallback
+
+    def __post_init__(self) -> None:
+        require_classes(self.contract)
+        largest, asked = self.contract.largest_batch, self.options.benchmark_batch
+        if largest < asked != ExportOptions.benchmark_batch:
+            raise ExportError(f"speed was to be measured at batches of {asked} (--batch), but the contract allows at most {largest}")
+        for images, which in ((self.calibration, "calibration"), (self.held_out, "held_out")):
+            if not isinstance(images, Sequence) or not all(isinstance(each, Example) for each in images):
+                raise ExportError(f"{which} takes a list of edgeport_runtime.evaluate.Example(source=…, truth=…), got {_kind(images)}")
+        if self.options.requires_int8 and self.int8_refusal:
+            raise ExportError(self.int8_refusal)
+
+    @property
+    def wants_int8(self) -> bool:
+        return "int8" in self.options.precisions and bool(self.calibration or self.options.requires_int8)
+
+    @property
+    def int8_refusal(self) -> str:
+        """Why int8 was wanted and cannot be made; empty if it can, or was not wanted."""
+        return int8_unsupported_reason(self.contract) if self.wants_int8 else ""
+
+
+def _require_kinds(given: Mapping[str, Any]) -> None:
+    """Raises ExportError if an argument is of another kind."""
+    kinds: Mapping[str, tuple[tuple[type, ...], str]] = {
+        "network": ((nn.Module,), "a torch.nn.Module"),
+        "contract": ((Contract,), "an edgeport_runtime.Contract"),
+        "out": ((str, Path), "a str or a Path"),
+        "name": ((str,), "a str"),
+        "options": ((ExportOptions,), "an ExportOptions"),
+    }
+    for which, (types, words) in kinds.items():
+        if not isinstance(given[which], types):
+            raise ExportError(f"{which} must be {words}, got {type(given[which]).__name__}")
+
+
+def _kind(images: Any) -> str:
+    others = [type(each).__name__ for each in images if not isinstance(each, Example)] if isinstance(images, list | tuple) else []
+    return f"{type(images).__name__}{f' of {others[0]}' if others else ''}"
+
+
+def _checked(network: nn.Module, request: _Request) -> tuple[TorchReference, QualityEvaluator | None]:
+    """PyTorch's side of all comparisons, after the network and the metric were checked."""
+    check_modules(network, request.contract)
+    reference = TorchReference(network, request.contract)
+    evaluator = quality_evaluator(reference, request.held_out, request.options.metric)
+    request.progress("preflight", 0, 1)
+    check_behavior(reference)
+    return reference, evaluator
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Fp32:
+    traced: Traced
+    model: bytes
+    parity: Parity
+
+
+def _fp32(network: nn.Module, reference: TorchReference, request: _Request) -> _Fp32:
+    """Trace a copy that never ran, so that nothing is left in it from a run. Raises ParityError naming the ranges in which the graph is right."""
+    request.progress("tracing", 0, 1)
+    contract, traced = request.contract, trace(prepared(network), request.contract)
+    model = finalize(traced.model, contract)
+    parity = measure_parity(reference, model, sizes=full_sweep(reference, traced.guards), progress=request.progress)
+    if not parity:
+        raise ParityError(f"the fp32 graph disagrees with PyTorch, so no bundle was written; {remedy(parity, contract, traced.guards)}{parity}")
+    return _Fp32(traced=traced, model=model, parity=parity)
+
+
+def _fp16(network: nn.Module, request: _Request) -> dict[str, bytes]:
+    """The fp16 variant if it was asked for; before int8, which takes minutes. Raises ExportError, which says that fp16 alone fails."""
+    if "fp16" not in request.options.precisions:
+        return {}
+    request.progress("tracing fp16", 0, 1)
     try:
-        return finish(trace(network, contract, torch.float16).model, contract)
+        return {"fp16": finalize(trace(prepared(network), request.contract, torch.float16).model, request.contract)}
     except ExportError as error:
         raise ExportError(f"fp32 was made, but fp16 cannot be, so no bundle was written; leave fp16 out with --precision: {error}") from error
 
 
-def _require_sense(network: Any, contract: Any, out: Any, name: Any, options: Any, calibration: Any, held_out: Any) -> None:
-    """Raises ContractError for a classifier of one class, ExportError where something is of another kind, or images are no examples."""
-    given = {"network": network, "contract": contract, "out": out, "name": name, "options": options}
-    for which, kinds in KINDS.items():
-        if not isinstance(given[which], kinds):
-            raise ExportError(f"{which} must be {' or '.join(_kind_name(each) for each in kinds)}, got {type(given[which]).__name__}")
-    require_classes(contract)
-    if contract.largest_batch < options.race_batch != ExportOptions.race_batch:
-        raise ExportError(f"speed was to be measured at batches of {options.race_batch} (--batch), but the contract allows at most {contract.largest_batch}")
-    for images, which in ((calibration, "calibration"), (held_out, "held_out")):
-        if not isinstance(images, Sequence) or not all(isinstance(each, Example) for each in images):
-            raise ExportError(f"{which} takes a list of edgeport_runtime.evaluate.Example(source=…, truth=…), got {_kind(images)}")
+@dataclass(frozen=True, kw_only=True)
+class _Int8:
+    """An int8 variant, or the reason why there is none."""
+
+    variant: MeasuredVariant | None = None
+    reason: str = "the bundle was made without int8"
 
 
-def _kind_name(kind: type) -> str:
-    return {nn.Module: "a torch.nn.Module", Contract: "an edgeport_runtime.Contract", ExportOptions: "an ExportOptions"}.get(kind, f"a {kind.__name__}")
-
-
-def _kind(images: Any) -> str:
-    strange = [type(each).__name__ for each in images if not isinstance(each, Example)] if isinstance(images, list | tuple) else []
-    return f"{type(images).__name__}{f' of {strange[0]}' if strange else ''}"
-
-
-def _jury(contract: Contract, reference: Reference, held_out: Sequence[Example], options: ExportOptions) -> Jury | None:
-    """None where there is nothing to judge on, or nothing to judge by. Raises ExportError for a metric without images."""
-    metric = (options.metric, load_metric(options.metric)) if options.metric else None
-    if metric is not None and not held_out:
-        raise ExportError("a metric was named, but there are no held-out images with their truth to apply it to")
-    if not held_out or not (metric or contract.task in METRIC_TASKS):
-        return None
-    jury = Jury(contract, reference, held_out, metric)
-    if metric is not None:
-        _ = jury.torch  # a metric that fails should say so before anything else is made
-    return jury
-
-
-def _require_parity(network: nn.Module, contract: Contract, branches: Sequence[Branch], model: bytes, watch: Watch) -> Parity:
-    """The sweep, lengthened by sizes at which a frozen branch does not hold. Raises ParityError that says where the graph is right."""
-    parity = measure_parity(network, contract, model, sizes=full_sweep(network, contract, branches), watch=watch)
-    if not parity:
-        raise ParityError(f"the fp32 graph disagrees with PyTorch, so no bundle was written; {remedy(parity, contract, branches)}{parity}")
-    return parity
-
-
-def _add_int8(made: _Made, traced: Traced, contract: Contract, calibration: Sequence[Example], jury: Jury | None, options: ExportOptions, watch: Watch) -> None:
-    sample = calibration_sample(calibration, options.calibration_images)
-    batch = min(options.race_batch, contract.largest_batch)
+def _int8(traced: Traced, evaluator: QualityEvaluator | None, request: _Request) -> _Int8:
+    options = request.options
+    if not request.wants_int8:
+        return _Int8()
+    if request.int8_refusal:
+        return _Int8(reason=request.int8_refusal)
+    sample = calibration_sample(request.calibration, options.calibration_images)
+    measuring = Measuring(benchmark=runner.benchmark, pair_timer=runner.PairTimer)
     try:
-        made.int8 = make_int8(traced.model, contract, options.cpu, sample, jury, options.budget, batch=batch, replay=options.plan, watch=watch)
+        variant = make_int8_variant(traced.model, request.contract, options.int8(request.contract), sample, evaluator, measuring, request.progress)
     except NoIntegerProducts as reason:
-        if options.insist or options.plan is not None:
+        if options.requires_int8:
             raise
-        made.auto = {"precision": "fp32", "reason": str(reason)}
-        return
-    made.models["int8"], made.heats = made.int8.model, made.int8.heats
+        return _Int8(reason=str(reason))
+    return _Int8(variant=variant)
 
 
-def _judge(made: _Made, engines: Mapping[str, Engine], jury: Jury | None, max_drop: float, watch: Watch) -> None:
-    """Quality on held-out images, where there are any.
+@contextmanager
+def _engines(models: Mapping[str, bytes], request: _Request) -> Iterator[dict[str, Engine]]:
+    """An engine for each variant; they are closed before anything is timed."""
+    session = request.options.int8(request.contract).target.session
+    with ExitStack() as stack:
+        yield {precision: stack.enter_context(Engine(model, request.contract, session)) for precision, model in models.items()}
 
-    Raises ParityError where fp32 gives another label than PyTorch, ExportError where fp16 loses more than is allowed.
+
+def _evaluated(engines: Mapping[str, Engine], evaluator: QualityEvaluator | None, request: _Request) -> QualityReport | None:
+    """Quality on held-out images, if there are any.
+
+    Raises ParityError if fp32 gives another label than PyTorch, ExportError if fp16 loses more than is allowed.
     """
-    if jury is None:
-        return
-    count = len(jury.examples)
-    made.judgement = jury.judge(engines, counting(watch, "judging on held-out images", count * len(engines)))
-    if made.judgement.decided.get("fp32"):
-        raise ParityError(f"fp32 gives another label than PyTorch on {made.judgement.decided['fp32']} of {count} held-out images, so no bundle was written")
-    if "fp16" in engines and not made.judgement.drop("fp16") <= max_drop:
-        raise ExportError(f"fp16 loses {made.judgement.drop('fp16'):.3g} on the held-out images, {max_drop:g} allowed: leave fp16 out with --precision")
+    if evaluator is None:
+        return None
+    count, max_drop = len(evaluator.examples), request.options.max_drop
+    quality = evaluator.evaluate(engines, counter(request.progress, "judging on held-out images", count * len(engines)))
+    if quality.non_tie_changes.get("fp32"):
+        changed = quality.non_tie_changes["fp32"]
+        raise ParityError(f"fp32 gives another label than PyTorch on {changed} of {count} held-out images, so no bundle was written")
+    if "fp16" in engines and not quality.drop("fp16") <= max_drop:
+        raise ExportError(f"fp16 loses {quality.drop('fp16'):.3g} on the held-out images, {max_drop:g} allowed: leave fp16 out with --precision")
+    return quality
 
 
-def _decide(made: _Made, options: ExportOptions) -> None:
-    """Put int8 into words, take it or not, and leave it out where it neither pays nor was insisted on. A replayed plan was decided before."""
-    if made.int8 is None:
-        return
-    plan = made.int8.plan
-    if not plan.verdict:
-        sizes = {precision: len(model) for precision, model in made.models.items()}
-        taken = decide(plan, made.heats, sizes, made.judgement, options.budget)
-        plan = replace(plan, verdict=taken["reason"], auto=taken)
-    elif takes_int8(plan.auto) and made.judgement is not None and made.judgement.drop("int8") > options.max_drop:
-        raise ExportError(f"the replayed plan does not keep the quality budget: int8 loses {made.judgement.drop('int8'):.3g}, {options.max_drop:g} allowed")
-    elif takes_int8(plan.auto) and made.judgement is None and plan.sqnr_db < options.sqnr_floor_db:
-        raise ExportError(f"the replayed plan does not keep the quality budget: {plan.sqnr_db:g} dB from fp32, {options.sqnr_floor_db:g} asked for")
-    made.int8 = replace(made.int8, plan=plan)
-    made.auto = plan.auto
-    if not takes_int8(plan.auto) and not options.insist and options.plan is None:
-        del made.models["int8"]
+@dataclass(frozen=True, kw_only=True)
+class _Decision:
+    """`kept`: precisions that are written. `plan`, `audit`: of int8, also if it is left out."""
+
+    kept: tuple[str, ...]
+    selection: Selection
+    plan: Plan | None = None
+    audit: Mapping[str, Any] | None = None
+
+    @property
+    def stored_plan(self) -> dict[str, Any] | None:
+        """The plan as the manifest and the evidence hold it."""
+        return None if self.plan is None else self.plan.to_dict()
 
 
-def _write_variant(folder: Path, precision: str, model: bytes, int8: Int8 | None) -> Variant:
-    outline = read_outline(model)
-    (folder / FILES[precision]).write_bytes(model)
-    opset = outline.opsets["ai.onnx"]
-    return Variant(
-        precision=precision,
-        file=FILES[precision],
-        sha256=hashlib.sha256(model).hexdigest(),
-        bytes=len(model),
-        opset=opset,
-        ir_version=outline.ir_version,
-        onnxruntime=lowest_onnxruntime(opset, outline.ir_version),
-        plan=int8.plan.to_dict() if int8 is not None and precision == "int8" else {},
-    )
+def _decided(int8: _Int8, models: Mapping[str, bytes], quality: QualityReport | None, request: _Request) -> _Decision:
+    """Whether int8 is taken. It is left out of the bundle if it neither pays nor was asked for in any case."""
+    if int8.variant is None:
+        return _Decision(kept=tuple(models), selection=Selection(precision="fp32", reason=int8.reason))
+    plan = decide(int8.variant, {precision: len(model) for precision, model in models.items()}, quality, request.options.budget)
+    keeps_int8 = "int8" in plan.selection.precisions or request.options.requires_int8
+    kept = tuple(each for each in models if each != "int8" or keeps_int8)
+    return _Decision(kept=kept, selection=plan.selection, plan=plan, audit=int8.variant.audit)
 
 
-def _time(made: _Made, folder: Path, contract: Contract, options: ExportOptions, watch: Watch) -> None:
-    """fp32 alone, where int8 has not been raced against it."""
-    if not made.heats:
-        watch("timing", 0, 1)
-        batch = min(options.race_batch, contract.largest_batch)
-        made.heats = {batch: race({"fp32": Contender(kind="onnx", path=str(folder / FILES["fp32"]))}, batch=batch)}
+def _golden(reference: TorchReference, engines: Mapping[str, Engine], parity: Parity, request: _Request) -> GoldenAnswers:
+    request.progress("golden cases", 0, 1)
+    return answer_golden(golden_inputs(request.contract, request.held_out or request.calibration), reference, engines, parity)
 
 
-def _evidence(made: _Made, contract: Contract, options: ExportOptions) -> dict[str, Any]:
-    batch = min(options.race_batch, contract.largest_batch)
+def _latencies(int8: _Int8, fp32: bytes, request: _Request) -> Latencies:
+    """What was measured for int8, or fp32 alone."""
+    if int8.variant is not None and int8.variant.latencies:
+        return int8.variant.latencies
+    request.progress("timing", 0, 1)
+    batch = request.options.batch(request.contract)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        path.write_bytes(fp32)
+        return {batch: runner.benchmark({"fp32": runner.EngineSpec(kind="onnx", path=str(path))}, batch=batch)}
+
+
+def _evidence(parity: Parity, quality: QualityReport | None, latencies: Latencies, decision: _Decision, request: _Request) -> dict[str, Any]:
+    batch = request.options.batch(request.contract)
     return {
-        "parity": {"fp32": made.parity.to_dict()},
-        "quality": made.judgement and made.judgement.to_dict(),
+        "parity": {"fp32": parity.to_dict()},
+        "quality": None if quality is None else quality.to_dict(),
         "speed": {
             "batch": batch,
-            "ms_per_call": {precision: round(heat.median_ms, 4) for precision, heat in made.heats[batch].items()},
-            "heats": [{"batch": size, **{name: asdict(heat) for name, heat in heats.items()}} for size, heats in made.heats.items()],
+            "ms_per_call": {precision: round(stats.median_ms, 4) for precision, stats in latencies[batch].items()},
+            "latencies": [{"batch": size, **{name: asdict(stats) for name, stats in each.items()}} for size, each in latencies.items()],
         },
-        "int8": {**made.int8.plan.to_dict(), "audit": made.int8.audit} if made.int8 is not None else None,
+        "int8": None if decision.stored_plan is None else {**decision.stored_plan, "audit": decision.audit},
         "machine": machine(),
     }
-
-
-def versions() -> dict[str, str]:
-    """Versions that decide the bytes of a bundle."""
-    return {"edgeport": __version__, **{package: importlib.metadata.version(package) for package in PACKAGES}}
-
-
-def machine() -> dict[str, Any]:
-    """The machine that the evidence was measured on."""
-    return {"processor": processor(), "system": f"{platform.system()} {platform.machine()}", "threads": usable_threads(), "python": platform.python_version()}
-
-
-def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The CPU's name as Linux tells it, else what Python knows."""
-    try:
-        lines = cpuinfo.read_text().splitlines()
-    except OSError:
-        return platform.processor() or "unknown"
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor() or "unknown")

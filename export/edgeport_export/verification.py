@@ -5,14 +5,17 @@ from pathlib import Path
 
 from edgeport_runtime import Bundle, BundleError, CheckReport, load
 
-from .parity import Parity, measure_parity
-from .progress import Watch, unwatched
-from .source import Source
+from .network.reference import TorchReference
+from .progress import ProgressCallback, no_progress
+from .sources import NetworkSource
+from .validation.parity import Parity, measure_parity
+
+SEED = 10_000  # inputs that the export did not use
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """What was found. True where the fp32 sweep passed, every variant's golden cases did, and the checkpoint is the one exported."""
+    """The findings. True if the fp32 sweep passed, every variant's golden cases did, and the checkpoint is the one exported."""
 
     parity: Parity
     checks: tuple[CheckReport, ...]
@@ -26,21 +29,21 @@ class Verification:
         return "\n".join(lines if self.same_checkpoint else [*lines, "FAILED the bundle was made from another checkpoint than this one"])
 
 
-def require_same_contract(bundle: Bundle, source: Source) -> None:
-    """Raises BundleError where the bundle promises something else than the network it is compared with."""
+def require_same_contract(bundle: Bundle, source: NetworkSource) -> None:
+    """Raises BundleError if the bundle promises something else than the network it is compared with."""
     if bundle.manifest.contract != source.contract:
         raise BundleError(f"{bundle.folder}: this bundle was made for another contract than the checkpoint's; export the checkpoint again")
 
 
-def verify(bundle: str | Path, source: Source, watch: Watch = unwatched) -> Verification:
+def verify(bundle: str | Path, source: NetworkSource, progress: ProgressCallback = no_progress) -> Verification:
     """Compare the bundle's fp32 variant with PyTorch over the sweep, at inputs the export did not use, and re-run all golden cases.
 
-    Raises BundleError and its kin where the bundle cannot be read, or was made for another contract.
+    Raises BundleError and its kin if the bundle cannot be read, or was made for another contract.
     """
     opened = Bundle(bundle)
     require_same_contract(opened, source)
     model = opened.read(opened.variant("fp32"))
-    parity = measure_parity(source.network, source.contract, model, seed=10_000, watch=watch)
+    parity = measure_parity(TorchReference(source.network, source.contract), model, seed=SEED, progress=progress)
     checks = tuple(load(bundle, precision=variant.precision).check() for variant in opened.manifest.variants)
     same = opened.manifest.provenance.get("checkpoint_sha256") == source.checkpoint_sha256
     return Verification(parity=parity, checks=checks, same_checkpoint=same)

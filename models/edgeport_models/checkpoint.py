@@ -69,7 +69,7 @@ def umask() -> int:
 
 
 def read_card(path: str | Path) -> Card:
-    """The card of a checkpoint that edgeport wrote. Raises CheckpointError where there is none."""
+    """The card of a checkpoint that edgeport wrote. Raises CheckpointError if there is none."""
     path = Path(path)
     require_file(path)
     if path.suffix != ".safetensors":
@@ -97,7 +97,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
                 return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # safe_open is no dict
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path}: the checkpoint is damaged or truncated ({_said(error)}); copy or train it again") from error
+        raise CheckpointError(f"{path}: the checkpoint is damaged or truncated ({_reason(error)}); copy or train it again") from error
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path}: the file holds more than tensors (a pickled object, or no checkpoint at all); save the module's state_dict() and give that"
@@ -105,8 +105,8 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     return state_of(loaded, path)
 
 
-def _said(error: Exception) -> str:
-    """The first sentence of what a library says, with its kind where that is a mere number: torch's KeyError of a pickle is `101`."""
+def _reason(error: Exception) -> str:
+    """The first sentence of a library's error, with its kind if that is a mere number: torch's KeyError of a pickle is `101`."""
     words = str(error).split(". ")[0].splitlines()
     return words[0] if words and not words[0].isdigit() else f"{type(error).__name__}{f' {words[0]}' if words else ''}"
 
@@ -128,7 +128,7 @@ def state_of(loaded: Any, path: Path) -> dict[str, Tensor]:
 
 
 def load_state(module: nn.Module, state: Mapping[str, Tensor], *, name: str | Path) -> None:
-    """Load every tensor into the module, behind what wrappers leave in front of every name (`module.`, `_orig_mod.`, `model.`).
+    """Load every tensor into the module, without the prefixes that wrappers leave before every name (`module.`, `_orig_mod.`, `model.`).
 
     A tensor that the module shares under several names may be given under one. Raises CheckpointError listing all missing,
     unexpected and mis-shaped keys at once.
@@ -153,7 +153,7 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], *, name: str | Pa
 def _without_prefixes(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """What all names have in front goes until some fit: DataParallel's `module.`, torch.compile's `_orig_mod.`, a trainer's `model.`.
 
-    A network may have a part called `module` itself: nothing goes where names fit as they are, or where none ever do.
+    A network may have a part called `module` itself: no prefix is removed if names fit as they are, or if none ever do.
     """
     shorter = dict(state)
     while not set(shorter) & set(wanted):
@@ -164,7 +164,7 @@ def _without_prefixes(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor])
 
 
 def require_file(path: Path) -> None:
-    """Raises CheckpointError where there is no such file."""
+    """Raises CheckpointError if there is no such file."""
     if path.is_dir():
         raise CheckpointError(f"{path}: expected a checkpoint, but this is a folder; name the file in it")
     if not path.is_file():

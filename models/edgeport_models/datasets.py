@@ -33,7 +33,7 @@ CIFAR_CALIBRATION = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """One data set. `labels` is empty where the truth of an example is an image."""
+    """One data set. `labels` is empty if the truth of an example is an image."""
 
     name: str
     labels: tuple[str, ...]
@@ -51,21 +51,21 @@ def load_data(name: str, *, pairs: bool = False) -> Data:
         raise DataError(f"expected one of {', '.join(loaders)} or folder:PATH as data, got {name!r}")
     data = loaders[name]()
     if bool(data.labels) == pairs:
-        wanted = "pairs of images (photos, or folder:PATH)" if pairs else "labelled images (digits, cifar10, or folder:PATH)"
+        wanted = "pairs of images (photos, or folder:PATH)" if pairs else "labeled images (digits, cifar10, or folder:PATH)"
         raise DataError(f"this network learns from {wanted}, not from {name!r}")
     return data
 
 
 def _digits() -> Data:
-    """1,797 digits of 8x8 grey levels 0..16, drawn as white on black RGB images of 32x32."""
+    """1,797 digits of 8x8 gray levels 0..16, drawn as white on black RGB images of 32x32."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    grey = (digits.images * (255 / 16)).astype(np.uint8)
+    gray = (digits.images * (255 / 16)).astype(np.uint8)
     side = (DIGITS_PX, DIGITS_PX)
     examples = [
         Example(source=Image.fromarray(image).resize(side, Image.Resampling.BICUBIC).convert("RGB"), truth=int(label))
-        for image, label in zip(grey, digits.target, strict=True)
+        for image, label in zip(gray, digits.target, strict=True)
     ]
     split = len(examples) - DIGITS_TEST
     return Data(
@@ -86,8 +86,8 @@ def _photos() -> Data:
     return Data(
         name="photos",
         labels=(),
-        train=random_patches(china[:, :edge], TRAIN_PATCHES, TRAIN_PATCH_PX, seed=1, recolour=True),
-        calibration=random_patches(china[:, edge:], CALIBRATION_PATCHES, min(TILE_PX, china.shape[1] - edge), seed=2, recolour=True),
+        train=random_patches(china[:, :edge], TRAIN_PATCHES, TRAIN_PATCH_PX, seed=1, recolor=True),
+        calibration=random_patches(china[:, edge:], CALIBRATION_PATCHES, min(TILE_PX, china.shape[1] - edge), seed=2, recolor=True),
         test=tiles(flower, seed=3),
     )
 
@@ -98,11 +98,11 @@ def add_noise(clean: Photo, generator: np.random.Generator) -> Photo:
     return noisy
 
 
-def random_patches(photo: Photo, count: int, side_px: int, *, seed: int, recolour: bool) -> list[Example]:
+def random_patches(photo: Photo, count: int, side_px: int, *, seed: int, recolor: bool) -> list[Example]:
     """`count` pairs of a noisy square and its clean original, cut at random places.
 
-    `recolour`: channels change places and some are inverted, without which a network that learns from one photograph
-    knows only its colours (24.9 dB instead of 28.0 dB on the other one, at equal training).
+    `recolor`: channels change places and some are inverted, without which a network that learns from one photograph
+    knows only its colors (24.9 dB instead of 28.0 dB on the other one, at equal training).
     """
     generator = np.random.default_rng(seed)
     height, width = photo.shape[0] - side_px, photo.shape[1] - side_px
@@ -110,12 +110,12 @@ def random_patches(photo: Photo, count: int, side_px: int, *, seed: int, recolou
         raise DataError(f"expected photographs of at least {side_px}x{side_px} pixels, got {photo.shape[0]}x{photo.shape[1]}")
     corners = [(int(generator.integers(height + 1)), int(generator.integers(width + 1))) for _ in range(count)]
     squares = [np.ascontiguousarray(photo[y : y + side_px, x : x + side_px]) for y, x in corners]
-    if recolour:
-        squares = [_recoloured(square, generator) for square in squares]
+    if recolor:
+        squares = [_recolored(square, generator) for square in squares]
     return [Example(source=add_noise(square, generator), truth=square) for square in squares]
 
 
-def _recoloured(square: Photo, generator: np.random.Generator) -> Photo:
+def _recolored(square: Photo, generator: np.random.Generator) -> Photo:
     shuffled = square[:, :, generator.permutation(3)]
     inverted: Photo = np.where(generator.integers(0, 2, 3).astype(bool), 255 - shuffled, shuffled).astype(np.uint8)
     return inverted
@@ -169,7 +169,7 @@ def _photo_folder(root: Path) -> Data:
         if min(photo.shape[:2]) < TRAIN_PATCH_PX:
             raise DataError(f"{path}: expected photographs of at least {TRAIN_PATCH_PX}x{TRAIN_PATCH_PX} pixels, got {photo.shape[0]}x{photo.shape[1]}")
         parts[part] += (
-            random_patches(photo, 16, TRAIN_PATCH_PX, seed=index, recolour=False)
+            random_patches(photo, 16, TRAIN_PATCH_PX, seed=index, recolor=False)
             if part == "train"
             else tiles(photo, seed=index, side_px=min(TILE_PX, *photo.shape[:2]))
         )
@@ -177,7 +177,7 @@ def _photo_folder(root: Path) -> Data:
 
 
 def folder_images(folder: Path) -> list[Path]:
-    """The images directly in a folder, sorted by name. Raises DataError where there are none."""
+    """The images directly in a folder, sorted by name. Raises DataError if there are none."""
     try:
         return image_files(folder)
     except InputError as error:

@@ -58,7 +58,7 @@ class Network:
         return set(inspect.signature(self.build).parameters)
 
     def make(self, arguments: Mapping[str, Any]) -> nn.Module:
-        """Build the network from those of `arguments` that it knows. Raises NetworkError where a value does not fit."""
+        """Build the network from those of `arguments` that it knows. Raises NetworkError if a value does not fit."""
         known = {name: value for name, value in {**self.arguments, **arguments}.items() if name in self.parameters}
         try:
             return self.build(**known)

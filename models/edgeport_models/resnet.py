@@ -17,7 +17,7 @@ class ResNet18(ResNet):  # type: ignore[misc]  # torchvision ships no types
     float (B, 3, H, W) -> logits float (B, num_classes), H and W from SMALLEST_PX up.
     `weights`: "imagenet" (downloaded by torchvision), "none", or the path of a .safetensors, .pt or .pth file.
     `frozen`: only `fc` learns; the backbone keeps its weights and its BatchNorm statistics.
-    Raises NetworkError where the weights cannot be downloaded, CheckpointError where a file does not fit.
+    Raises NetworkError if the weights cannot be downloaded, CheckpointError if a file does not fit.
     """
 
     SMALLEST_PX = 32  # one position is left after the five halvings

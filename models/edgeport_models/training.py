@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from edgeport_runtime import Contract
 from edgeport_runtime.evaluate import Example
-from edgeport_runtime.images import Source, prepare, require_size, stack
+from edgeport_runtime.images import ImageSource, prepare, require_size, stack
 
 from .datasets import Part
 from .errors import DataError, TrainingError
@@ -47,7 +47,7 @@ def _starts(count: int, batch: int) -> list[int]:
     return [start for start in range(0, count, batch) if count - start > 1]
 
 
-def normalise(pixels: Tensor, contract: Contract) -> Tensor:
+def normalize(pixels: Tensor, contract: Contract) -> Tensor:
     """uint8 (B, H, W, C) -> float32 (B, C, H, W): (pixel / 255 - mean) / std."""
     mean, std = (torch.tensor(values, dtype=torch.float32) for values in (contract.pixels.mean, contract.pixels.std))
     return ((pixels.float() / 255 - mean) / std).permute(0, 3, 1, 2)
@@ -65,11 +65,11 @@ def _batches(part: Part, contract: Contract, recipe: Recipe, generator: torch.Ge
         order = torch.randperm(len(part), generator=generator).tolist()
         for start in _starts(len(part), recipe.batch):
             examples = [part[index] for index in order[start : start + recipe.batch]]
-            yield normalise(_pixels(examples, contract), contract), examples
+            yield normalize(_pixels(examples, contract), contract), examples
 
 
-def _image(example: Example) -> Source:
-    """The image that a generator should make. Raises DataError where the example holds a label instead."""
+def _image(example: Example) -> ImageSource:
+    """The image that a generator should make. Raises DataError if the example holds a label instead."""
     if isinstance(example.truth, int):
         raise DataError("a generator learns from pairs of images, but this example has a label")
     return example.truth
@@ -86,7 +86,7 @@ def random_views(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _finite(loss: Tensor) -> float:
-    """The loss as a number. Raises TrainingError where it is none: what follows would be NaN weights."""
+    """The loss as a number. Raises TrainingError if it is none, before the weights become NaN."""
     value = float(loss.item())
     if not math.isfinite(value):
         raise TrainingError(f"the loss became {value}: the training diverged; lower the learning rate")
@@ -95,14 +95,14 @@ def _finite(loss: Tensor) -> float:
 
 def _classify(module: nn.Module, contract: Contract, part: Part, recipe: Recipe, generator: torch.Generator, step: Step) -> None:
     learnt = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.SGD(learnt, recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.learning_rate, total_steps=steps(part, recipe), pct_start=0.2)
+    optimizer = torch.optim.SGD(learnt, recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, total_steps=steps(part, recipe), pct_start=0.2)
     for x, examples in _batches(part, contract, recipe, generator):
         truth = torch.tensor([example.truth for example in examples])
         loss = F.cross_entropy(module(random_views(x, generator).contiguous(memory_format=torch.channels_last)), truth)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
+        optimizer.step()
         schedule.step()
         step(f"loss {_finite(loss):.4f}")
 
@@ -114,7 +114,7 @@ def _adversarial(module: nn.Module, contract: Contract, part: Part, recipe: Reci
     schedule = torch.optim.lr_scheduler.OneCycleLR(makers[0], recipe.learning_rate, total_steps=steps(part, recipe), pct_start=0.1)
     for x, examples in _batches(part, contract, recipe, generator):
         given = x.contiguous(memory_format=torch.channels_last)
-        wanted = normalise(torch.from_numpy(np.stack([prepare(_image(example), contract.pixels) for example in examples])), contract)
+        wanted = normalize(torch.from_numpy(np.stack([prepare(_image(example), contract.pixels) for example in examples])), contract)
         made = module(given)
         real, fake = judge(given, wanted), judge(given, made.detach())
         judged = F.binary_cross_entropy_with_logits(real, torch.ones_like(real)) + F.binary_cross_entropy_with_logits(fake, torch.zeros_like(fake))

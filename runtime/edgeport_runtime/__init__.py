@@ -6,8 +6,10 @@ from .compare import Comparison, Tolerance, compare
 from .contract import Contract, Input, Output, Pixels, Range
 from .device import SessionOptions
 from .errors import AlteredError, BundleError, ContractError, DeviceError, EdgeportError, FormatError, ImageError, InputError
-from .evaluate import Quality, evaluate
-from .model import Label, Model, Prediction, Segmentation, load
+from .evaluate import evaluate
+from .model import Model, load
+from .predictions import Label, Prediction, Segmentation
+from .tasks import Quality
 
 __version__ = "0.1.0"
 

@@ -1,4 +1,4 @@
-"""`python -m edgeport_runtime` is `edgeport-run`, for machines where scripts are not on the path."""
+"""`python -m edgeport_runtime` is `edgeport-run`, for machines without scripts on the path."""
 
 import sys
 

@@ -7,17 +7,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .bundle import Bundle, GoldenCase
+from .bundle import Bundle
 from .compare import Comparison, Tolerance, compare
 from .contract import Contract
 from .engine import Arrays
 from .errors import BundleError
+from .manifest import GoldenCase
 from .protobuf import Array
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckReport:
-    """One comparison for each output of each golden case, each way that the engine may run it. True where there is at least one and all passed."""
+    """One comparison for each output of each golden case in each execution mode of the engine. True if there is at least one and all passed."""
 
     precision: str
     against: str
@@ -32,8 +33,8 @@ class CheckReport:
         return "\n".join([head, *(f"  FAILED {each}" for each in self.comparisons if not each)])
 
 
-def check(bundle: Bundle, precision: str, ways: Mapping[str, Callable[[Arrays], Arrays]]) -> CheckReport:
-    """Check every file of the bundle, run every golden case each of these ways (see Engine.ways), and compare. Raises AlteredError."""
+def check(bundle: Bundle, precision: str, modes: Mapping[str, Callable[[Arrays], Arrays]]) -> CheckReport:
+    """Check every file of the bundle, run every golden case in each mode (see Engine.execution_modes), and compare. Raises AlteredError."""
     contract = bundle.manifest.contract
     if not bundle.manifest.golden:
         raise BundleError(f"{bundle.folder}: this bundle has no golden cases, so there is nothing to check")
@@ -41,15 +42,15 @@ def check(bundle: Bundle, precision: str, ways: Mapping[str, Callable[[Arrays], 
     comparisons = []
     for case in bundle.manifest.golden:
         inputs = {each.name: bundle.tensor(file) for each, file in zip(contract.inputs, case.inputs, strict=True)}
-        for way, run in ways.items():
+        for mode, run in modes.items():
             outputs = run(inputs)
             for name, expected, tolerance in _expected(bundle, case, contract, precision):
-                comparisons.append(compare(f"{case.folder}/{name}{way and f', {way}'}", outputs[name], expected, tolerance))
+                comparisons.append(compare(f"{case.folder}/{name}{mode and f', {mode}'}", outputs[name], expected, tolerance))
     return CheckReport(precision=precision, against="PyTorch" if precision == "fp32" else f"what {precision} gave on the host", comparisons=tuple(comparisons))
 
 
 def _expected(bundle: Bundle, case: GoldenCase, contract: Contract, precision: str) -> Iterator[tuple[str, Array, Tolerance]]:
-    """fp32 is held to PyTorch, before rounding where the output is pixels; other precisions to what they gave on the host."""
+    """fp32 is held to PyTorch, before rounding if the output is pixels; other precisions to what they gave on the host."""
     if precision not in case.tolerance:
         raise BundleError(f"{bundle.folder}: {case.folder} holds nothing to check {precision} against")
     files = case.outputs if precision == "fp32" else case.host[precision]
@@ -62,7 +63,7 @@ def drift_tolerance(host: NDArray[Any], truth: NDArray[Any], floor: float) -> To
     """What a lossy variant may differ by on another machine from what it gave on the host.
 
     Its own error bounds it: a drift as large as the error would double what the user was promised, so the largest drift
-    may reach the largest error, and the rms half of the rms error. Fused integer kernels differ by single quantisation
+    may reach the largest error, and the rms half of the rms error. Fused integer kernels differ by single quantization
     steps between machines (microsoft/onnxruntime#32132), which stays under both; saturating products do not.
     """
     error = np.abs(host.astype(np.float64) - truth.astype(np.float64))

@@ -17,7 +17,10 @@ from .device import PROVIDERS
 from .doctor import diagnose
 from .errors import EdgeportError, InputError
 from .evaluate import evaluate
-from .model import PRECISIONS, Answer, Model, Prediction, Segmentation, load
+from .model import Model, load
+from .predictions import Answer, Prediction, Segmentation
+from .selection import PRECISIONS
+from .tasks import find_task
 from .timing import example_inputs, measure_calls
 
 
@@ -48,17 +51,17 @@ def build_parser() -> argparse.ArgumentParser:
         added.add_argument("--json", action="store_true", help="print JSON for machines")
         if model:
             added.add_argument("bundle", help="folder of the bundle, or a lone .onnx file that edgeport wrote")
-            added.add_argument("--device", default="cpu", choices=sorted(PROVIDERS), help="where to run; never another one than asked")
+            added.add_argument("--device", default="cpu", choices=sorted(PROVIDERS), help="the device to run on; never another one than asked")
             added.add_argument("--precision", default="auto", choices=PRECISIONS)
             added.add_argument("--threads", type=int, default=0, help="0: what CPU affinity and cgroup quota allow")
-            added.add_argument("--batch", type=int, default=1, help="images that most calls bring; --precision auto and --data-parallel go by it")
+            added.add_argument("--batch", type=int, default=1, help="typical number of images per call; --precision auto and --split-batch depend on it")
             text = "whether each thread runs images of its own, instead of a part of each operator; left out: what was faster for such batches"
-            added.add_argument("--data-parallel", action=argparse.BooleanOptionalAction, default=None, help=text)
+            added.add_argument("--split-batch", action=argparse.BooleanOptionalAction, default=None, help=text)
         return added
 
     info = command("info", _info, "what the bundle holds and promises", model=False)
     info.add_argument("bundle", help="folder of the bundle")
-    command("check", _check, "re-run the golden cases on this machine; exit code 1 where one fails")
+    command("check", _check, "re-run the golden cases on this machine; exit code 1 if one fails")
     predict = command("predict", _predict, "predict images")
     predict.add_argument("images", nargs="+")
     predict.add_argument("--top", type=int, default=3, help="classes to list for each image")
@@ -73,7 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _load(arguments: argparse.Namespace) -> Model:
-    options = {name: getattr(arguments, name) for name in ("device", "precision", "batch", "threads", "data_parallel")}
+    options = {name: getattr(arguments, name) for name in ("device", "precision", "batch", "threads", "split_batch")}
     return load(arguments.bundle, **options)
 
 
@@ -93,9 +96,10 @@ def _info(arguments: argparse.Namespace) -> int:
         _print("  labels  " + ", ".join(contract.labels[:10]) + (f" … {len(contract.labels)} in all" if len(contract.labels) > 10 else ""))
     for variant in manifest.variants:
         _print(f"  {variant.precision:7s} {variant.file}: {variant.bytes:,} bytes, opset {variant.opset}, onnxruntime {variant.onnxruntime} or newer")
-    batches = f", {manifest.auto['in_batches']} for batches of {manifest.auto['from_batch']} and more" if "in_batches" in manifest.auto else ""
-    apart = f", data-parallel from {manifest.auto['data_parallel_from']} images" if "data_parallel_from" in manifest.auto else ""
-    _print(f"  auto    {manifest.auto['precision']}{batches}{apart}: {manifest.auto['reason']}")
+    auto = manifest.auto
+    batches = f", {auto.batch_precision} for batches of {auto.from_batch} and more" if auto.batch_precision is not None else ""
+    split = f", batches split among the threads from {auto.split_batch_from} images" if auto.split_batch_from is not None else ""
+    _print(f"  auto    {auto.precision}{batches}{split}: {auto.reason}")
     return _print(f"  golden  {len(manifest.golden)} cases")
 
 
@@ -108,7 +112,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
 def _predict(arguments: argparse.Namespace) -> int:
     model = _load(arguments)
-    if model.contract.task in ("image-to-image", "segmentation", "embedding") and arguments.out is None:
+    if find_task(model.contract.task).writes_files and arguments.out is None:
         raise InputError(f"the results of this model ({model.contract.task}) are written to files: name a folder for them with --out")
     names = [f"{Path(image).stem}.png" for image in arguments.images]
     if arguments.out is not None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, kw_only=True)
 class Tolerance:
-    """The largest difference allowed, and where it matters the root mean square, in the units of the output."""
+    """The largest difference allowed, and if it matters the root mean square, in the units of the output."""
 
     max_abs: float
     rms: float | None = None
@@ -18,10 +18,10 @@ class Tolerance:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """How far `actual` is from `expected`. True where it is within the tolerance.
+    """How far `actual` is from `expected`. True if it is within the tolerance.
 
     NaN, infinities that are not in both, another shape or zero elements never pass.
-    `worst`: index of the largest difference; `snr_db`: signal over difference, inf where equal.
+    `worst`: index of the largest difference; `snr_db`: signal over difference, inf if equal.
     """
 
     name: str

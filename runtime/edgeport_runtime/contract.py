@@ -8,8 +8,8 @@ from numbers import Integral
 from typing import Any, Literal, get_args
 
 from .errors import ContractError, InputError
+from .tasks import TASKS, OutputKind, TaskName
 
-Task = Literal["classification", "image-to-image", "segmentation", "embedding", "tensors"]
 Resize = Literal["stretch", "crop", "letterbox", "keep"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 DTYPES = ("float32", "float64", "float16", "uint8", "int8", "uint16", "int16", "int32", "int64", "bool")
@@ -20,11 +20,11 @@ NARROW_KEY = "edgeport.narrow_weights"  # in int8 graphs whose weights keep to 7
 
 @dataclass(frozen=True, kw_only=True)
 class Pixels:
-    """How an image becomes the uint8 pixels a network is fed, and how the graph normalises them.
+    """How an image becomes the uint8 pixels a network is fed, and how the graph normalizes them.
 
     `height`, `width`: the size in pixels that the network is used at unless the caller names another.
-    `mode`: "RGB" (3 channels) or "L" (grey, 1 channel).
-    `resize`: "stretch" to height x width; "crop": the shorter side to `resize_shorter_px`, then the centre;
+    `mode`: "RGB" (3 channels) or "L" (gray, 1 channel).
+    `resize`: "stretch" to height x width; "crop": the shorter side to `resize_shorter_px`, then the center;
         "letterbox": fit inside, padded with `fill`; "keep": the image's own size.
     `interpolation`: Pillow's filter, antialiased whenever the image shrinks.
     `mean`, `std`: per channel, for pixels scaled to 0..1: the network sees (pixel / 255 - mean) / std.
@@ -57,7 +57,7 @@ class Pixels:
         elif any(not value > 0 for value in self.std):
             found.append(f"pixels.std must be above 0, got {self.std}")
         if self.resize == "crop" and self.resize_shorter_px < 1:
-            found.append("pixels.resize_shorter_px must be at least 1 where resize is 'crop'")
+            found.append("pixels.resize_shorter_px must be at least 1 if resize is 'crop'")
         if not 0 <= self.fill <= 255:
             found.append(f"pixels.fill must be in 0..255, got {self.fill}")
         return found
@@ -91,7 +91,7 @@ class Output:
     name: str
     dtype: str
     shape: tuple[int | str, ...]
-    kind: Literal["logits", "pixels", "tensor"]
+    kind: OutputKind
     range: tuple[float, float] = (-1.0, 1.0)
 
 
@@ -131,7 +131,7 @@ class Contract:
     Raises ContractError listing every fault at once.
     """
 
-    task: Task
+    task: TaskName
     inputs: tuple[Input, ...]
     outputs: tuple[Output, ...]
     axes: Mapping[str, Range] = field(default_factory=dict)
@@ -139,8 +139,8 @@ class Contract:
 
     def __post_init__(self) -> None:
         found = [fault for each in self.inputs for fault in each.faults()]
-        if self.task not in get_args(Task):
-            found.append(f"task must be one of {list(get_args(Task))}, got {self.task!r}")
+        if self.task not in TASKS:
+            found.append(f"task must be one of {list(TASKS)}, got {self.task!r}")
         if not self.inputs or not self.outputs:
             found.append("at least one input and one output are needed")
         named = {axis for each in self.inputs for axis in each.shape if isinstance(axis, str)}
@@ -148,12 +148,9 @@ class Contract:
         found += [f"axis {axis!r} has a range but is in no input" for axis in sorted(set(self.axes) - named)]
         found += [f"axis {name!r} has {fault}" for name, size in self.axes.items() for fault in size.faults()]
         found += [*self._naming_faults(), *self._size_faults()]
-        if self.task == "segmentation" and self.labels and self.outputs and self.outputs[0].shape[1:2] != (len(self.labels),):
-            found.append(f"{len(self.labels)} labels for an output of shape {self.outputs[0].shape}, whose second axis holds the classes")
-        if self.task == "classification" and self.labels and self.outputs and self.outputs[0].shape[-1] != len(self.labels):
-            found.append(f"{len(self.labels)} labels for an output of {self.outputs[0].shape[-1]} classes")
-        if self.task != "tensors" and (len(self.inputs) != 1 or self.inputs[0].pixels is None):
-            found.append(f"the task {self.task!r} takes exactly one input of pixels")
+        if self.task in TASKS:
+            images = [each.pixels is not None for each in self.inputs]
+            found += TASKS[self.task].faults(images, self.outputs[0].shape if self.outputs else (), self.labels)
         if found:
             raise ContractError("the contract contradicts itself: " + "; ".join(found))
 
@@ -225,7 +222,7 @@ class Contract:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Contract":
-        """Read what `to_dict` wrote. Raises ContractError where a field is missing, unknown or of the wrong kind."""
+        """Read what `to_dict` wrote. Raises ContractError if a field is missing, unknown or of the wrong kind."""
         try:
             return cls(
                 task=data["task"],

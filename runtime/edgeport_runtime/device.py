@@ -10,11 +10,11 @@ from types import ModuleType
 from typing import Any
 
 from .contract import is_whole
-from .errors import BundleError, DeviceError, InputError
+from .errors import BundleError, DeviceError, InputError, first_line
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 WHEELS = ("onnxruntime", "onnxruntime-gpu")
-LEAST_MOST_THREADS = 64  # that may be asked for however few processors there are
+MOST_THREADS = 64  # that may be asked for, unless there are more processors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class SessionOptions:
     `device`: "cpu" or "cuda", never anything else than asked.
     `threads`: of one operator; 0 takes what the CPU affinity and the cgroup quota allow.
     `spinning`: threads wait actively between operators: 10 to 30 % less latency, at the price of a busy CPU while others wait.
-    `data_parallel`: on a CPU, each thread runs images of its own where a batch divides evenly among the threads, instead of a part of each operator.
+    `split_batch`: on a CPU, each thread runs images of its own if a batch divides evenly among the threads, instead of a part of each operator.
     `exact_int8`: on x86 CPUs whose int8 products saturate, take onnxruntime's slower exact ones; elsewhere it changes nothing.
     `tf32`: let CUDA round float32 products to 10 bits; off, because it costs parity (microsoft/onnxruntime#19288).
     """
@@ -32,22 +32,22 @@ class SessionOptions:
     device: str = "cpu"
     threads: int = 0
     spinning: bool = True
-    data_parallel: bool = False
+    split_batch: bool = False
     exact_int8: bool = False
     tf32: bool = False
 
     def __post_init__(self) -> None:
         if self.device not in PROVIDERS:
             raise InputError(f"device must be one of {list(PROVIDERS)}, got {self.device!r}")
-        most = max(LEAST_MOST_THREADS, os.cpu_count() or 1)  # thousands, each waiting actively, would not come to an end
+        most = max(MOST_THREADS, os.cpu_count() or 1)  # thousands, each waiting actively, would not come to an end
         if not is_whole(self.threads) or not 0 <= self.threads <= most:
             raise InputError(f"threads must be 0 (what this machine allows) or a whole number up to {most}, got {self.threads!r}")
         object.__setattr__(self, "threads", int(self.threads))
-        for name in ("spinning", "data_parallel"):
+        for name in ("spinning", "split_batch"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name} must be True or False, got {getattr(self, name)!r}")
-        if self.data_parallel and self.device != "cpu":
-            raise InputError(f"data_parallel shares a batch among the threads of a CPU, so there is none on {self.device}: leave it out")
+        if self.split_batch and self.device != "cpu":
+            raise InputError(f"split_batch divides a batch among the threads of a CPU, so there is none on {self.device}: leave it out")
 
 
 def onnxruntime() -> ModuleType:
@@ -89,7 +89,7 @@ def wheels() -> dict[str, str]:
 
 
 def cgroup_cpus(root: Path = Path("/sys/fs/cgroup")) -> float | None:
-    """CPUs that the cgroup quota allows (version 2, then 1); None where there is no quota."""
+    """CPUs that the cgroup quota allows (version 2, then 1); None if there is no quota."""
     try:
         quota, period = (root / "cpu.max").read_text().split()
     except (OSError, ValueError):
@@ -129,7 +129,7 @@ def open_session(model: bytes, options: SessionOptions) -> Any:
             warnings.simplefilter("ignore")  # what it warns of, a session on another provider, is an error below
             session = ort.InferenceSession(model, settings, providers=providers)
     except Exception as error:  # its exceptions derive from Exception directly
-        raise BundleError(f"onnxruntime {ort.__version__} cannot load the model: {_first_line(error)}") from error
+        raise BundleError(f"onnxruntime {ort.__version__} cannot load the model: {first_line(error)}") from error
     if session.get_providers()[0] != provider:
         raise DeviceError(
             f"asked for {options.device}, but onnxruntime could only start {session.get_providers()[0]}; run `edgeport-run doctor`, or ask for device='cpu'"
@@ -145,8 +145,4 @@ def _require_cuda(ort: ModuleType) -> None:
         raise DeviceError(
             f"asked for cuda, but {', '.join(installed) or 'this onnxruntime'} has no CUDA; install edgeport-runtime[gpu], or ask for device='cpu'"
         )
-    ort.preload_dlls()  # finds the libraries of the nvidia-* wheels; only prints where it fails, the session's provider tells
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    ort.preload_dlls()  # finds the libraries of the nvidia-* wheels; only prints if it fails, the session's provider tells

@@ -8,12 +8,12 @@ import PIL
 
 from .device import cgroup_cpus, onnxruntime, usable_threads, wheels
 from .errors import DeviceError
-from .probe import int8_products_are_exact
+from .int8_probe import int8_products_are_exact
 
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnosis:
-    """Facts to show, and faults in words. True where there is no fault."""
+    """Facts to show, and faults in words. True if there is no fault."""
 
     facts: dict[str, str]
     faults: tuple[str, ...]

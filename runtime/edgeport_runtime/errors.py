@@ -44,3 +44,9 @@ class InputError(EdgeportError):
 
 class DeviceError(EdgeportError):
     """The device that was asked for cannot run the model on this machine."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error that says something, or its type: messages of other libraries may be empty or fill screens."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

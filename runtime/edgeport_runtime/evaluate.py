@@ -1,112 +1,71 @@
 """Quality on a folder of images: accuracy for a classifier, PSNR for a generator."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from .contract import Contract
 from .engine import Arrays
 from .errors import InputError
-from .images import Pixel, Source, describe, image_files, prepare, require_size, stack
-from .model import Model, batches
+from .images import ImageSource, Pixel, describe, image_files, pixel_batches, prepare
+from .model import Model
+from .tasks import Quality, Task, find_task
 
-LARGEST_BATCH = 32
+BATCH = 32  # images that are in memory, and that run at once if the contract allows it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One image with what is true of it: the index of its label, or the image it should become."""
+    """One image with its truth: the index of its label, or the image it should become."""
 
-    source: Source
-    truth: "int | Source"
+    source: ImageSource
+    truth: "int | ImageSource"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Quality:
-    """The task's metric over `count` images: "accuracy" in 0..1, "psnr_db" from the mean squared error of all pixels, or one of the user's own.
+def measure(contract: Contract, run: Callable[[Pixel], Arrays], examples: Sequence[Example], advance: Callable[[int], None] = lambda done: None) -> Quality:
+    """Feed every example through `run` (uint8 (N, H, W, C) -> outputs), in batches of one image size, and score the first output.
 
-    For a classifier, `answers` are the chosen classes, and `margins` by how much each led the next, over the range of its logits.
+    `advance`: called with the number of images that are done. Raises InputError without examples, or for a task without a metric.
     """
-
-    metric: str
-    value: float
-    count: int
-    answers: tuple[int, ...] = ()
-    margins: tuple[float, ...] = ()
-
-    def __str__(self) -> str:
-        if self.metric == "accuracy":
-            return f"{self.value:.2%} accuracy"
-        return f"{self.value:.2f} dB PSNR" if self.metric == "psnr_db" else f"{self.value:.4g} {self.metric}"
-
-
-def psnr_db(squared_error: float, elements: int) -> float:
-    """Peak signal-to-noise ratio for levels in 0..255."""
-    return float(10 * np.log10(255.0**2 * elements / squared_error)) if squared_error else float("inf")
-
-
-def measure(contract: Contract, run: Callable[[Pixel], Arrays], examples: Sequence[Example], step: Callable[[int], None] = lambda done: None) -> Quality:
-    """Feed every example through `run` (uint8 (N, H, W, C) -> outputs), at one batch per image size, and score the answers."""
     if not examples:
         raise InputError("nothing to evaluate: there are no images")
-    _require_metric(contract)
-    answers, margins = [0] * len(examples), [0.0] * len(examples)
-    squared_error, elements = 0.0, 0
-    batch = min(LARGEST_BATCH, contract.largest_batch)
-    for start in range(0, len(examples), batch):
-        part = examples[start : start + batch]
-        for group, output in _outputs(contract, run, part):
-            for index, answer in zip(group, output, strict=True):
-                if contract.task == "classification":
-                    answers[start + index], margins[start + index] = int(answer.argmax()), margin(answer)
-                    continue
-                wanted = prepare(part[index].truth, contract.pixels)  # type: ignore[arg-type]
-                if wanted.shape != answer.shape:
-                    raise InputError(f"{describe(part[index].source)}: the output is {answer.shape}, but its target image is {wanted.shape}")
-                squared_error += float(np.sum(np.square(answer.astype(np.float64) - wanted.astype(np.float64))))
-                elements += answer.size
-        step(len(part))
-    if contract.task == "image-to-image":
-        return Quality(metric="psnr_db", value=psnr_db(squared_error, elements), count=len(examples))
-    right = sum(answer == example.truth for answer, example in zip(answers, examples, strict=True))
-    return Quality(metric="accuracy", value=right / len(examples), count=len(examples), answers=tuple(answers), margins=tuple(margins))
+    scorer_of = _require_metric(contract).scorer
+    assert scorer_of is not None  # a task with a metric has one
+    scorer, output = scorer_of(len(examples)), contract.outputs[0].name
+    sources = [example.source for example in examples]
+    for indices, pixels in pixel_batches(sources, contract, prepared_at_once=min(BATCH, contract.largest_batch)):
+        for index, row in zip(indices, run(pixels)[output], strict=True):
+            truth = examples[index].truth
+            scorer.add(index, row, prepare(truth, contract.pixels) if scorer.truth_is_image else truth, describe(sources[index]))  # type: ignore[arg-type]
+        advance(len(indices))
+    return scorer.quality()
 
 
-def _require_metric(contract: Contract) -> None:
-    if contract.task not in ("classification", "image-to-image"):
+def _require_metric(contract: Contract) -> Task:
+    task = find_task(contract.task)
+    if task.metric is None:
         raise InputError(f"a model of the task {contract.task!r} has no metric that edgeport knows")
-
-
-def margin(logits: NDArray[Any]) -> float:
-    """By how much the largest of (classes,) leads the next, over their range; 0..1."""
-    ordered = np.sort(logits.astype(np.float64))
-    return float((ordered[-1] - ordered[-2]) / (ordered[-1] - ordered[0])) if len(ordered) > 1 and ordered[-1] > ordered[0] else 0.0
-
-
-def _outputs(contract: Contract, run: Callable[[Pixel], Arrays], part: Sequence[Example]) -> Iterator[tuple[list[int], NDArray[Any]]]:
-    arrays = [prepare(example.source, contract.pixels) for example in part]
-    for example, array in zip(part, arrays, strict=True):
-        require_size(array.shape, contract, describe(example.source))
-    for group in batches([array.shape for array in arrays], len(arrays)):
-        yield group, run(stack([arrays[index] for index in group]))[contract.outputs[0].name]
+    return task
 
 
 def folder_examples(contract: Contract, folder: Path) -> list[Example]:
     """A classifier's folder holds one folder per label; a generator's holds `input` and `target` with equal file names.
 
-    Raises InputError where the layout is another, a folder is no label of the model, or the model's task has no truth to compare with.
+    Raises InputError if the layout is another, a folder is no label of the model, or the model's task has no truth to compare with.
     """
-    _require_metric(contract)
-    if contract.task == "image-to-image":
-        inputs, targets = image_files(folder / "input"), {path.name: path for path in image_files(folder / "target")}
-        missing = [path.name for path in inputs if path.name not in targets]
-        if missing:
-            raise InputError(f"{folder / 'target'}: no target image for {', '.join(missing[:5])}")
-        return [Example(source=path, truth=targets[path.name]) for path in inputs]
+    scorer = _require_metric(contract).scorer
+    return _pairs(folder) if scorer is not None and scorer.truth_is_image else _labeled(contract, folder)
+
+
+def _pairs(folder: Path) -> list[Example]:
+    inputs, targets = image_files(folder / "input"), {path.name: path for path in image_files(folder / "target")}
+    missing = [path.name for path in inputs if path.name not in targets]
+    if missing:
+        raise InputError(f"{folder / 'target'}: no target image for {', '.join(missing[:5])}")
+    return [Example(source=path, truth=targets[path.name]) for path in inputs]
+
+
+def _labeled(contract: Contract, folder: Path) -> list[Example]:
     classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")) if folder.is_dir() else []
     unknown = [path.name for path in classes if path.name not in contract.labels]
     if not classes or unknown:
@@ -115,7 +74,7 @@ def folder_examples(contract: Contract, folder: Path) -> list[Example]:
     return [Example(source=file, truth=contract.labels.index(path.name)) for path in classes for file in image_files(path)]
 
 
-def evaluate(model: Model, folder: str | Path, step: Callable[[int], None] = lambda done: None) -> Quality:
+def evaluate(model: Model, folder: str | Path, advance: Callable[[int], None] = lambda done: None) -> Quality:
     """Accuracy or PSNR of a loaded model on a folder; `folder:PATH` and `PATH` mean the same."""
     examples = folder_examples(model.contract, Path(str(folder).removeprefix("folder:")))
-    return measure(model.contract, model.raw, examples, step)
+    return measure(model.contract, model.raw, examples, advance)

@@ -4,7 +4,7 @@ The only preprocessing there is: training, calibration, parity and the device al
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from .contract import Contract, Pixels
 from .errors import ImageError, InputError
 
 Pixel = NDArray[np.uint8]
-Source = str | Path | bytes | Image.Image | NDArray[Any]
+ImageSource = str | Path | bytes | Image.Image | NDArray[Any]
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 LARGEST_PX = 89_478_485  # Pillow only warns up to twice this; see PIL.Image.MAX_IMAGE_PIXELS
@@ -28,11 +28,11 @@ FILTERS = {
 }
 
 
-def decode(source: Source) -> Image.Image:
+def decode(source: ImageSource) -> Image.Image:
     """Open a file, bytes, a PIL image or an array as an upright PIL image, still in its own mode.
 
     Arrays are uint8 of shape (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA, values in 0..255.
-    Raises ImageError where it is no image, is truncated, or has more than LARGEST_PX pixels.
+    Raises ImageError if it is no image, is truncated, or has more than LARGEST_PX pixels.
     """
     if isinstance(source, np.ndarray):
         return _from_array(source)
@@ -50,13 +50,13 @@ def decode(source: Source) -> Image.Image:
         raise ImageError(f"{name}: there is no such file") from error
     except UnidentifiedImageError as error:
         raise ImageError(f"{name}: expected an image ({', '.join(FORMATS)}), but the content is not one") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # a warning only where warnings are errors
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # a warning only if warnings are errors
         raise ImageError(f"{name}: its pixels are more than the {LARGEST_PX:,} that are decoded; shrink the image first") from error
     except (OSError, ValueError, SyntaxError) as error:  # Pillow raises SyntaxError for broken PNG chunks
         raise ImageError(f"{name}: the image cannot be read ({error})") from error
 
 
-def describe(source: Source) -> str:
+def describe(source: ImageSource) -> str:
     """What to call an image in a message: its path, or what kind of thing it is."""
     if isinstance(source, str | Path):
         return str(source)
@@ -78,7 +78,7 @@ def _from_array(array: NDArray[Any]) -> Image.Image:
 def convert(image: Image.Image, mode: str) -> Image.Image:
     """To RGB or L as torchvision's loader does (`convert`): alpha is dropped, palettes are looked up, CMYK is converted.
 
-    16-bit grey is scaled to 8 bits first, because Pillow's own conversion clips it at 255.
+    16-bit gray is scaled to 8 bits first, because Pillow's own conversion clips it at 255.
     """
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image).astype(np.uint32) // 257).astype(np.uint8))
@@ -98,7 +98,7 @@ def fit(image: Image.Image, pixels: Pixels, height: int, width: int) -> Image.Im
     if pixels.resize == "stretch":
         return image.resize((width, height), resample)
     if pixels.resize == "crop":
-        return _centre(_shorter(image, round(pixels.resize_shorter_px * min(height, width) / min(pixels.height, pixels.width)), resample), height, width)
+        return _center(_shorter(image, round(pixels.resize_shorter_px * min(height, width) / min(pixels.height, pixels.width)), resample), height, width)
     if pixels.resize == "letterbox":
         scale = min(width / image.width, height / image.height)
         inner = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), resample)
@@ -114,8 +114,8 @@ def _shorter(image: Image.Image, size_px: int, resample: Image.Resampling) -> Im
     return image.resize((size_px, longer) if image.width <= image.height else (longer, size_px), resample)
 
 
-def _centre(image: Image.Image, height: int, width: int) -> Image.Image:
-    """torchvision's CenterCrop: round-half-even offsets, black where the image is too small."""
+def _center(image: Image.Image, height: int, width: int) -> Image.Image:
+    """torchvision's CenterCrop: round-half-even offsets, black if the image is too small."""
     if image.width < width or image.height < height:
         page = Image.new(image.mode, (max(width, image.width), max(height, image.height)))
         page.paste(image, ((page.width - image.width) // 2, (page.height - image.height) // 2))
@@ -124,7 +124,7 @@ def _centre(image: Image.Image, height: int, width: int) -> Image.Image:
     return image.crop((left, top, left + width, top + height))
 
 
-def prepare(source: Source, pixels: Pixels, size_px: tuple[int, int] | None = None) -> Pixel:
+def prepare(source: ImageSource, pixels: Pixels, size_px: tuple[int, int] | None = None) -> Pixel:
     """Decode, convert and fit one image: uint8 (height, width, channels), values in 0..255.
 
     `size_px`: (height, width) instead of the contract's. Raises ImageError.
@@ -154,14 +154,40 @@ def require_size(size_px: tuple[int, ...], contract: Contract, name: str) -> Non
 
 
 def stack(arrays: Sequence[Pixel]) -> Pixel:
-    """Images of one size as one batch: uint8 (N, H, W, C). Raises ImageError where sizes differ."""
+    """Images of one size as one batch: uint8 (N, H, W, C). Raises ImageError if sizes differ."""
     if len({array.shape for array in arrays}) > 1:
         raise ImageError(f"one batch holds images of one size, got {sorted({array.shape for array in arrays})}")
     return np.stack(arrays)
 
 
+def pixel_batches(
+    sources: Sequence[ImageSource], contract: Contract, *, size_px: tuple[int, int] | None = None, prepared_at_once: int | None = None
+) -> Iterator[tuple[list[int], Pixel]]:
+    """Images prepared for a contract, in batches of one size: the indices of the images, and their pixels, uint8 (N, H, W, C).
+
+    `size_px`: (height, width) instead of the contract's. `prepared_at_once`: how many images are in memory; all of them if left out.
+    A batch is at most as large as the contract allows. Raises ImageError naming the image.
+    """
+    step = prepared_at_once or max(1, len(sources))
+    for start in range(0, len(sources), step):
+        part = sources[start : start + step]
+        arrays = [prepare(source, contract.pixels, size_px) for source in part]
+        for source, array in zip(part, arrays, strict=True):
+            require_size(array.shape, contract, describe(source))
+        for group in groups_of_one_shape([array.shape for array in arrays], contract.largest_batch):
+            yield [start + index for index in group], stack([arrays[index] for index in group])
+
+
+def groups_of_one_shape(shapes: Sequence[tuple[int, ...]], largest: int) -> list[list[int]]:
+    """Indices of equal shapes in lists of at most `largest`, in order of first appearance."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index, shape in enumerate(shapes):
+        groups.setdefault(shape, []).append(index)
+    return [group[start : start + largest] for group in groups.values() for start in range(0, len(group), largest)]
+
+
 def image_files(folder: Path) -> list[Path]:
-    """The image files directly in a folder, sorted by name. Raises InputError where there are none."""
+    """The image files directly in a folder, sorted by name. Raises InputError if there are none."""
     found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES) if folder.is_dir() else []
     if not found:
         raise InputError(

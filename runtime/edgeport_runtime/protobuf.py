@@ -18,7 +18,7 @@ EXTERNAL = 1  # TensorProto.DataLocation
 
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    """The number that starts at `at`, and where the next thing starts. Raises FormatError where it is cut off or too long."""
+    """The number that starts at `at`, and the place at which the next thing starts. Raises FormatError if it is cut off or too long."""
     value = shift = 0
     while True:
         if at >= len(data):
@@ -36,7 +36,7 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
 def fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     """Yield (field number, value) of one message: an int for numbers, a view for bytes, strings and messages.
 
-    Raises FormatError where the bytes are not a protobuf message.
+    Raises FormatError if the bytes are not a protobuf message.
     """
     at = 0
     try:

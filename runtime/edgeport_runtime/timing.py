@@ -39,7 +39,7 @@ def measure_calls(call: Callable[[], Any], *, seconds: float = 1.0, warm_up: int
 
 
 def example_inputs(contract: Contract, *, batch: int, size_px: tuple[int, int] | None = None, seed: int = 0) -> dict[str, NDArray[Any]]:
-    """Random inputs of the contract's shapes: pixels over the whole range, tensors from a normal distribution.
+    """Random inputs of the contract's shapes: pixels over the whole range, tensors as in `random_array`.
 
     Every axis is set to the contract's default size, `batch` and `size_px` (height, width). Raises InputError outside its ranges.
     """
@@ -57,10 +57,17 @@ def example_inputs(contract: Contract, *, batch: int, size_px: tuple[int, int] |
         contract.require_shapes(shapes)  # before anything is allocated
     except InputError as error:
         raise InputError(f"cannot run at batch {batch}{'' if size_px is None else f' and {size_px[0]}x{size_px[1]}'}: {error}") from error
-    return {each.name: _random(shapes[each.name], each.dtype, generator) for each in contract.inputs}
+    return {each.name: random_array(shapes[each.name], each.dtype, generator) for each in contract.inputs}
 
 
-def _random(shape: tuple[int, ...], dtype: str, generator: np.random.Generator) -> NDArray[Any]:
-    if np.issubdtype(np.dtype(dtype), np.integer):
-        return generator.integers(0, 256 if dtype == "uint8" else 2, shape).astype(dtype)
-    return generator.standard_normal(shape).astype(dtype)
+def random_array(shape: tuple[int, ...], dtype: str, generator: np.random.Generator) -> NDArray[Any]:
+    """Random numbers for an input that holds no pixels, or that need not look like an image.
+
+    Floats from a normal distribution, uint8 over 0..255, bool as True and False. Other integers are 0 or 1, because they may be indices.
+    """
+    kind = np.dtype(dtype)
+    if kind == np.bool_:
+        return generator.integers(0, 2, shape).astype(bool)
+    if np.issubdtype(kind, np.integer):
+        return generator.integers(0, 256 if kind == np.uint8 else 2, shape).astype(kind)
+    return generator.standard_normal(shape).astype(kind)

@@ -1,15 +1,5 @@
-"""Replacements that make a graph right at every size, and fast. One file each; none of them knows any particular model."""
+"""Replacements that make a graph right at every size, and fast. One file for each; none of them knows any particular network.
 
-from collections.abc import Callable
-from typing import Any
-
-from . import adaptive_pool, arithmetic, attention, average_pool, resize
-
-# aten operator -> the ONNX that stands for it, handed to the exporter as its custom translation table
-TRANSLATIONS: dict[Any, Callable[..., Any]] = {
-    **adaptive_pool.TRANSLATIONS,
-    **arithmetic.TRANSLATIONS,
-    **attention.TRANSLATIONS,
-    **average_pool.TRANSLATIONS,
-    **resize.TRANSLATIONS,
-}
+`translations`: an aten operator as ONNX, while a network is traced. `float_graph`: exact passes over the fp32 graph.
+`int8_graph`: passes that let integer kernels run. All passes change a `GraphEditor`'s graph and return a `PassResult`.
+"""

@@ -1,0 +1,1 @@
+"""Timing engines against each other: one process for each, one awake at a time."""

@@ -1,0 +1,179 @@
+"""Timing engines against each other fairly: one process for each engine, one awake at a time, in turns.
+
+Thread pools of engines in one process steal from each other, and a shared machine drifts. So every round visits every engine; reports quote
+medians over rounds, and ratios between engines of one benchmark.
+"""
+
+import json
+import re
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from edgeport_export.errors import ExportError
+
+WORKER = Path(__file__).with_name("worker.py")
+ROUND_SECONDS = 0.25
+SPLIT_BATCH = " split batch"  # appended to the precision in the name of an engine in which each thread runs images of its own
+BUSY = 0.2  # of their time that threads wait for a processor: 0.08 on a quiet machine with two, 0.35 and more beside one program that computes
+UNSTEADY = 1.3  # upper over lower quartile of one engine's rounds: mostly below 1.1, and 1.4 to 1.7 if a rented machine's slow phase fell into them
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSpec:
+    """One engine.
+
+    `kind`: "onnx" (`path`: a model file of a bundle) or "torch" (`path`: a checkpoint; `factory`: the my.package:factory that
+    builds the network, with the contract of `bundle`, if the checkpoint does not name it). `mode`: for torch "eager", "channels_last" or "compile".
+    `split_batch`: of a model file, as in SessionOptions.
+    """
+
+    kind: str
+    path: str
+    factory: str = ""
+    bundle: str = ""
+    mode: str = "eager"
+    threads: int = 0
+    split_batch: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyStats:
+    """Milliseconds per call of one engine: the median over rounds of each round's median, and every round.
+
+    `load_ms`: from the file to a session. `peak_bytes`: the most memory its process held, Python and inputs included.
+    `waited`: share of its threads' time, 0..1, in which they waited for processors that other programs held (Linux; elsewhere, and if more
+    threads were asked for than there are processors, 0).
+    """
+
+    median_ms: float
+    rounds_ms: tuple[float, ...]
+    load_ms: float = 0.0
+    peak_bytes: int = 0
+    waited: float = 0.0
+
+    @property
+    def lower_quartile_ms(self) -> float:
+        """Of the rounds, for decisions: on a shared machine others only ever add time, sometimes to half of all rounds."""
+        return sorted(self.rounds_ms)[len(self.rounds_ms) // 4]
+
+    @property
+    def quartile_ratio(self) -> float:
+        """The upper quartile of the rounds over the lower one."""
+        return sorted(self.rounds_ms)[3 * len(self.rounds_ms) // 4] / self.lower_quartile_ms
+
+
+def benchmark(engines: Mapping[str, EngineSpec], *, batch: int, size_px: tuple[int, int] | None = None, rounds: int = 5) -> dict[str, LatencyStats]:
+    """Time every engine on the same random inputs. Raises ExportError with an engine's last words if it does not start."""
+    with ExitStack() as stack:
+        processes = {name: _start(stack, engine, batch, size_px) for name, engine in engines.items()}
+        ready = {name: _require_ready(name, process) for name, process in processes.items()}  # all are asleep before the first turn
+        turns: dict[str, list[_Turn]] = {name: [] for name in processes}
+        for _ in range(rounds):
+            for name, process in processes.items():
+                turns[name].append(_turn(name, process))
+    return {name: _stats(turns[name], ready[name]) for name in processes}
+
+
+def _stats(turns: list["_Turn"], ready: Mapping[str, Any]) -> LatencyStats:
+    times = tuple(each.ms for each in turns)
+    return LatencyStats(median_ms=statistics.median(times), rounds_ms=times, waited=round(statistics.median(each.waited for each in turns), 3), **ready)
+
+
+def disturbance(measured: Iterable[LatencyStats]) -> str:
+    """A sentence if other programs held the processors, or if rounds differ; empty if neither is so by much.
+
+    A rented machine may slow down for seconds on end while nothing on it waits: then rounds differ.
+    """
+    stats = list(measured)
+    waited, ratio = max((each.waited for each in stats), default=0.0), max((each.quartile_ratio for each in stats), default=1.0)
+    if waited > BUSY:
+        return f"the machine was busy: threads waited for a processor {waited:.0%} of their time, so measure again when it is quiet"
+    return f"the machine was unsteady: some rounds of one engine took {ratio:.1f} times as long as others, so measure again" if ratio > UNSTEADY else ""
+
+
+class PairTimer:
+    """Times one model file against another, again and again, in two processes that stay: importing takes longer than most models run.
+
+    Use it as a context. `batch`: of every call. `rounds`: in which the two take turns.
+    """
+
+    def __init__(self, *, batch: int, rounds: int = 3) -> None:
+        self.batch = batch
+        self.rounds = rounds
+        self._stack = ExitStack()
+        self._processes: list[subprocess.Popen[str]] = []
+
+    def __enter__(self) -> "PairTimer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def compare(self, first: Path, second: Path) -> tuple[float, float]:
+        """Milliseconds per call of each: the shortest of the rounds. Raises ExportError if one does not start."""
+        engines = [EngineSpec(kind="onnx", path=str(path)) for path in (first, second)]
+        if not self._processes:
+            self._processes = [_start(self._stack, engine, self.batch, None) for engine in engines]
+        else:
+            for process, engine in zip(self._processes, engines, strict=True):
+                _send(process, _request(engine, self.batch, None))
+        for process in self._processes:
+            _require_ready("a candidate", process)
+        turns = [[_turn("a candidate", process) for process in self._processes] for _ in range(self.rounds)]
+        return min(turn[0].ms for turn in turns), min(turn[1].ms for turn in turns)
+
+
+def _request(engine: EngineSpec, batch: int, size_px: tuple[int, int] | None) -> str:
+    return json.dumps({**asdict(engine), "batch": batch, "size_px": size_px, "seconds": ROUND_SECONDS})
+
+
+def _start(stack: ExitStack, engine: EngineSpec, batch: int, size_px: tuple[int, int] | None) -> "subprocess.Popen[str]":
+    command = [sys.executable, str(WORKER), _request(engine, batch, size_px)]
+    process = stack.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+    stack.callback(process.kill)
+    return process
+
+
+def _require_ready(name: str, process: "subprocess.Popen[str]") -> dict[str, Any]:
+    """What the engine reports of itself once it has run. Raises ExportError with its last words."""
+    line = _pipe(process.stdout).readline()
+    if not line.startswith("{"):
+        words = [line for line in _pipe(process.stderr).read().strip().splitlines() if line.strip()]
+        last = re.sub(r"^[\w.]+Error: ", "", words[-1]) if words else "its process ended without a word"
+        raise ExportError(f"{name} could not be timed: {last}")
+    return {key: value for key, value in json.loads(line).items() if key != "ready"}
+
+
+def _send(process: "subprocess.Popen[str]", line: str) -> None:
+    stdin = _pipe(process.stdin)
+    try:
+        stdin.write(line + "\n")
+        stdin.flush()
+    except BrokenPipeError:  # the process has ended, and whoever waits for its answer finds none
+        with suppress(BrokenPipeError):
+            stdin.close()
+
+
+class _Turn(NamedTuple):
+    ms: float
+    waited: float
+
+
+def _turn(name: str, process: "subprocess.Popen[str]") -> _Turn:
+    _send(process, "go")
+    line = _pipe(process.stdout).readline()
+    if not line:
+        raise ExportError(f"{name} stopped while it was timed; is there enough memory for batch and size?")
+    return _Turn(**json.loads(line))
+
+
+def _pipe(pipe: IO[Any] | None) -> IO[Any]:
+    if pipe is None:
+        raise RuntimeError("the process was started without this pipe")
+    return pipe

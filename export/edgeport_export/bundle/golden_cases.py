@@ -1,0 +1,121 @@
+"""Golden cases: stored inputs with PyTorch's outputs and each variant's, in the layout of ONNX's own backend tests."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from edgeport_export.errors import ExportError
+from edgeport_export.network.reference import TorchReference
+from edgeport_export.network.size_sweep import sweep_inputs, sweep_sizes
+from edgeport_export.rewrites.names import levels_name
+from edgeport_export.validation.parity import FACTOR, Parity
+from edgeport_runtime import Contract, Tolerance
+from edgeport_runtime.check import drift_tolerance
+from edgeport_runtime.engine import Arrays, Engine
+from edgeport_runtime.evaluate import Example
+from edgeport_runtime.images import pixel_batches
+from edgeport_runtime.manifest import File, GoldenCase
+
+DEVICE_FACTOR = 10.0  # times PyTorch's floor: another CPU or a GPU sums in another order, and a changed weight shows above it
+HALF_FACTOR = 4.0  # times fp16's own error on the host, which sums in float32 what a card may sum in half precision
+REAL_IMAGES = 3
+MADE_UP = 4  # inputs without real images
+
+
+@dataclass(frozen=True, kw_only=True)
+class GoldenAnswers:
+    """What every case gave. `inputs`, `truths`: arrays and PyTorch's outputs, for each case. `host`: precision -> outputs for each case.
+
+    `tolerance`: precision -> one for each output.
+    """
+
+    contract: Contract
+    inputs: Sequence[Arrays]
+    truths: Sequence[Arrays]
+    host: Mapping[str, Sequence[Arrays]]
+    tolerance: Mapping[str, tuple[Tolerance, ...]]
+
+
+def golden_inputs(contract: Contract, examples: Sequence[Example]) -> list[Arrays]:
+    """A few real images at the contract's own size if there are any, then made-up ones at an odd, non-square size."""
+    made = [sweep_inputs(contract, sizes, seed=1000 + index) for index, sizes in enumerate(sweep_sizes(contract)[:MADE_UP])]
+    if not examples:
+        return made
+    sources = [example.source for example in examples[:REAL_IMAGES]]
+    return [*({contract.inputs[0].name: pixels} for _, pixels in pixel_batches(sources, contract)), made[-1]]
+
+
+def answer_golden(inputs: Sequence[Arrays], reference: TorchReference, engines: Mapping[str, Engine], parity: Parity) -> GoldenAnswers:
+    """Run every case in PyTorch and in each engine, by precision. Raises ExportError if a variant gives NaN or infinity."""
+    contract = reference.contract
+    truths = [reference.run(arrays) for arrays in inputs]
+    host = {precision: [engine.run(arrays) for arrays in inputs] for precision, engine in engines.items()}
+    for precision, answers in host.items():
+        if not all(np.isfinite(array).all() for each in answers for array in each.values()):
+            raise ExportError(f"{precision} gives NaN or infinity on a golden case, so no bundle was written: leave {precision} out with --precision")
+    tolerance = {precision: _tolerances(contract, precision, truths, answers, parity) for precision, answers in host.items()}
+    return GoldenAnswers(contract=contract, inputs=inputs, truths=truths, host=host, tolerance=tolerance)
+
+
+def write_golden(folder: Path, golden: GoldenAnswers) -> tuple[GoldenCase, ...]:
+    """Write every case under `folder` and return its entries for the manifest."""
+    return tuple(_write_case(folder, golden, index) for index in range(len(golden.inputs)))
+
+
+def _write_case(folder: Path, golden: GoldenAnswers, index: int) -> GoldenCase:
+    name, arrays, truth = f"test_data_set_{index}", golden.inputs[index], golden.truths[index]
+    outputs = list(enumerate(golden.contract.outputs))
+    (folder / name).mkdir()
+
+    def write(file: str, output: str, array: NDArray[Any]) -> File:
+        return _write(folder, f"{name}/{file}.pb", output, array)
+
+    return GoldenCase(
+        folder=name,
+        inputs=tuple(write(f"input_{i}", each.name, arrays[each.name]) for i, each in enumerate(golden.contract.inputs)),
+        outputs=tuple(write(f"output_{i}", each.name, truth[each.name]) for i, each in outputs),
+        levels={each.name: write(f"levels_{i}", each.name, truth[levels_name(each.name)]) for i, each in outputs if each.kind == "pixels"},
+        host={
+            precision: tuple(write(f"{precision}_output_{i}", each.name, answers[index][each.name]) for i, each in outputs)
+            for precision, answers in golden.host.items()
+        },
+        tolerance=golden.tolerance,
+    )
+
+
+def _tolerances(contract: Contract, precision: str, truths: Sequence[Arrays], answers: Sequence[Arrays], parity: Parity) -> tuple[Tolerance, ...]:
+    """One for each output. fp32 follows PyTorch's own floor; a lossy precision may drift by as much as it already loses."""
+    found = []
+    for each in contract.outputs:
+        compared = levels_name(each.name) if each.kind == "pixels" else each.name
+        floor = _significant(DEVICE_FACTOR / FACTOR * parity.allowed(compared) * parity.ranges[compared])
+        if precision == "fp32":
+            # the device's uint8 is held to PyTorch's value before rounding: half a level is the rounding itself
+            found.append(Tolerance(max_abs=floor + (0.5 if each.kind == "pixels" else 0.0)))
+            continue
+        drift = drift_tolerance(_joined(answers, each.name), _joined(truths, each.name), floor)
+        if precision == "fp16":
+            drift = Tolerance(max_abs=HALF_FACTOR * drift.max_abs, rms=HALF_FACTOR * drift.rms if drift.rms is not None else None)
+        found.append(Tolerance(max_abs=_significant(drift.max_abs), rms=None if drift.rms is None else _significant(drift.rms)))
+    return tuple(found)
+
+
+def _joined(arrays: Sequence[Arrays], name: str) -> NDArray[Any]:
+    return np.concatenate([each[name].ravel() for each in arrays])
+
+
+def _significant(value: float) -> float:
+    """Three digits are enough for a tolerance, and keep the manifest readable."""
+    return float(f"{value:.3g}")
+
+
+def _write(folder: Path, file: str, name: str, array: NDArray[Any]) -> File:
+    data = onnx.numpy_helper.from_array(np.ascontiguousarray(array), name).SerializeToString(deterministic=True)
+    (folder / file).write_bytes(data)
+    return File(file=file, sha256=hashlib.sha256(data).hexdigest())

@@ -1,0 +1,291 @@
+"""`edgeport`: train, export, verify, bench, demo. Exit code 0: good; 1: parity failed; 2: bad input; 130: interrupted."""
+
+import dataclasses
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edgeport_export.errors import ParityError
+from edgeport_runtime import Bundle, EdgeportError, InputError, __version__
+from edgeport_runtime.contract import strict_json
+from edgeport_runtime.tasks import format_metric
+
+from . import console
+
+app = typer.Typer(
+    help="From a trained PyTorch image model to a bundle that runs without PyTorch.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+)
+INTERRUPTED = "interrupted; nothing was left half-written"
+MOST_NAMED = 12  # products that stayed float
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; every error that edgeport knows becomes one sentence on stderr."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupted)  # by default they end the process on the spot, and what is half-written stays
+    try:
+        code = int(app(args=argv, prog_name="edgeport", standalone_mode=False) or 0)
+        return _fail(INTERRUPTED, code) if code == 130 else code  # typer turns Ctrl-C into this number
+    except ParityError as error:
+        return _fail(str(error), 1)
+    except EdgeportError as error:
+        return _fail(str(error), 2)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail(INTERRUPTED, 130)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # click's usage errors, without importing click: typer may carry its own
+            raise
+        return _fail(error.format_message(), 2) if error.format_message() else 2
+
+
+def _interrupted(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"edgeport: {message}", file=sys.stderr)
+    return code
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"edgeport {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
+    pass
+
+
+@app.command()
+def train(
+    name: Annotated[str, typer.Argument(help="cnn, cnn-separable, resnet18, attention or generator.")],
+    out: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
+    data: Annotated[str, typer.Option(help="digits, photos, cifar10 or folder:PATH; the network's own if left out.")] = "",
+    epochs: Annotated[int, typer.Option(help="0: as the recipe says.")] = 0,
+    batch: Annotated[int, typer.Option(help="0: as the recipe says.")] = 0,
+    learning_rate: Annotated[float, typer.Option(help="0: as the recipe says.")] = 0.0,
+    seed: int = 0,
+    size: Annotated[int, typer.Option(help="Side in pixels that images are brought to; 0: the network's own.")] = 0,
+    weights: Annotated[str, typer.Option(help="resnet18 only: imagenet, none, or a file.")] = "",
+    frozen: Annotated[bool, typer.Option(help="resnet18 only: train the last layer alone.")] = False,
+    force: Annotated[bool, typer.Option(help="Replace the file if it exists.")] = False,
+) -> None:
+    """Train a network and write its checkpoint."""
+    from .train_command import TrainingJob, run_training
+
+    given = {"epochs": epochs, "batch": batch, "learning_rate": learning_rate}
+    arguments: dict[str, Any] = ({"weights": weights} if weights else {}) | ({"frozen": True} if frozen else {})
+    job = TrainingJob(
+        name=name, out=out, data=data, changes={**{k: v for k, v in given.items() if v}, "seed": seed}, side_px=size, arguments=arguments, force=force
+    )
+    with console.progress_display(f"training {name}") as progress:
+        quality = run_training(job, progress)
+    console.say(f"{out}: {quality} on {quality.count} held-out images" if quality else f"{out}: written; there are no held-out images to judge it on")
+
+
+@app.command()
+def export(
+    name: Annotated[str, typer.Argument(help="The network that the checkpoint was trained for, or my.package:factory for any nn.Module.")],
+    out: Annotated[Path, typer.Option(help="The folder to write the bundle to.")],
+    checkpoint: Annotated[Path | None, typer.Option(help="Weights: what `edgeport train` wrote, or for a factory any .safetensors, .pt or .pth.")] = None,
+    calibration: Annotated[str, typer.Option(help="digits, photos, cifar10 or folder:PATH; what the network was trained on if left out.")] = "",
+    precision: Annotated[str, typer.Option(help="fp32, int8, fp16, by commas. Left out: fp32, and int8 if it pays; int8 that is named is kept.")] = "",
+    dynamic: Annotated[str, typer.Option(help="Axes with ranges: batch=1..64,height=32..1024:32,width (a step after the colon).")] = "",
+    contract: Annotated[Path | None, typer.Option(help="Factory only: a contract as JSON, in the form of a manifest's.")] = None,
+    task: Annotated[str, typer.Option(help="Factory only: classification, image-to-image, segmentation, embedding or tensors.")] = "",
+    size: Annotated[str, typer.Option(help="Factory only: HEIGHTxWIDTH in pixels.")] = "",
+    gray: Annotated[bool, typer.Option(help="Factory only: the network takes one gray channel.")] = False,
+    mean: Annotated[str, typer.Option(help="Factory only: per channel, for pixels in 0..1, such as 0.485,0.456,0.406; 0 if left out.")] = "",
+    std: Annotated[str, typer.Option(help="Factory only: per channel; 1 if left out.")] = "",
+    resize: Annotated[str, typer.Option(help="Factory only: stretch, crop:SHORTER_PX, letterbox or keep.")] = "",
+    interpolation: Annotated[str, typer.Option(help="Factory only: nearest, bilinear, bicubic or lanczos.")] = "",
+    labels: Annotated[Path | None, typer.Option(help="Factory only: a file with one label a line, in the order of the logits.")] = None,
+    transforms: Annotated[str, typer.Option(help="Factory only: a torchvision weights object, such as ResNet50_Weights.IMAGENET1K_V2.")] = "",
+    max_drop: Annotated[float, typer.Option(help="Points of accuracy, dB, or units of --metric that int8 may lose.")] = 0.5,
+    metric: Annotated[
+        str | None, typer.Option(help="my.module:function(outputs, truths) -> number, larger is better, instead of the task's own metric.")
+    ] = None,
+    sqnr_floor: Annotated[float, typer.Option(help="dB of signal over error that int8's outputs must keep, if no metric can tell.")] = 30.0,
+    target: Annotated[str | None, typer.Option(help="The CPU that int8 is for: x86-vnni, x86 or arm64; this machine's kind if left out.")] = None,
+    plan: Annotated[Path | None, typer.Option(help="A bundle, or a JSON file, whose int8 plan is replayed instead of searching for one.")] = None,
+    calibration_images: Annotated[int, typer.Option(help="At most that many are used.")] = 128,
+    search_seconds: Annotated[float, typer.Option(help="Time for the search for the int8 plan.")] = 120.0,
+    batch: Annotated[int, typer.Option(min=1, help="Typical number of images per call: speed is measured at that many, and at one.")] = 8,
+    force: Annotated[bool, typer.Option(help="Replace the bundle if it exists.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make a bundle from a network: fp32 and int8, compared with PyTorch, with golden cases and evidence."""
+    from edgeport_export.options import ExportOptions
+
+    from .export_command import ExportJob, NetworkArguments, run_export
+
+    pixels = {"mean": mean, "std": std, "resize": resize, "interpolation": interpolation, "transforms": transforms}
+    described = NetworkArguments(contract=contract, task=task, size_px=_size(size), gray=gray, labels=labels, **pixels)
+    options = ExportOptions(
+        max_drop=max_drop,
+        metric=metric,
+        sqnr_floor_db=sqnr_floor,
+        target=target,
+        calibration_images=calibration_images,
+        search_seconds=search_seconds,
+        benchmark_batch=batch,
+    )
+    job = ExportJob(
+        name=name,
+        checkpoint=checkpoint,
+        out=out,
+        calibration=calibration,
+        precision=precision,
+        dynamic=dynamic,
+        described=described,
+        plan=plan,
+        options=options,
+        force=force,
+    )
+    with console.progress_display(f"exporting {name}") as progress:
+        run_export(job, progress)
+    _show_bundle(Bundle(out), as_json)
+
+
+def _show_bundle(bundle: Bundle, as_json: bool) -> None:
+    evidence, manifest = bundle.evidence(), bundle.manifest
+    if as_json:
+        print(strict_json({"bundle": str(bundle.folder), "auto": dataclasses.asdict(manifest.auto), **evidence}))
+        return
+    quality, speed = evidence["quality"], evidence["speed"]
+    rows = []
+    for variant in manifest.variants:
+        value = "" if quality is None else format_metric(quality["metric"], quality["values"][variant.precision])
+        changed = "" if quality is None else quality["changed"].get(variant.precision, "")
+        integer = f"{variant.plan['integer_share']:.0%}" if variant.plan else ""
+        spent = speed["ms_per_call"].get(variant.precision)
+        rows.append([variant.precision, f"{variant.bytes:,}", value, changed, "" if spent is None else f"{spent:.2f}", integer])
+    title = f"{bundle.folder}" + (
+        "" if quality is None else f"   PyTorch: {format_metric(quality['metric'], quality['values']['torch'])} on {quality['count']} held-out images"
+    )
+    console.table(["variant", "bytes", "quality", "labels changed", f"ms per batch of {speed['batch']}", "integer multiplications"], rows, title)
+    parity = evidence["parity"]["fp32"]
+    sizes = {tuple(sorted(case["sizes"].items())) for case in parity["cases"]}
+    console.say(f"fp32 agrees with PyTorch at {len(sizes)} sizes: largest difference {parity['worst']:.1e} of the output's range")
+    console.say(f"auto: {manifest.auto.precision} ({manifest.auto.reason})")
+    for variant in manifest.variants:
+        for line in _kept_float(variant.plan.get("kept_float", {})):
+            console.say(line)
+
+
+def _kept_float(kept: Mapping[str, str]) -> Iterator[str]:
+    """The products that an int8 plan leaves in float, and why."""
+    for name, reason in list(kept.items())[:MOST_NAMED]:
+        yield f"float in int8: {name}: {reason}"
+    if len(kept) > MOST_NAMED:
+        yield f"float in int8: {len(kept) - MOST_NAMED} more, each with its reason under plan.kept_float in manifest.json"
+
+
+@app.command()
+def verify(
+    bundle: Path,
+    checkpoint: Annotated[Path | None, typer.Option(help="The weights that the bundle was made from.")] = None,
+    model: Annotated[str, typer.Option(help="my.package:factory, if the bundle was made from one.")] = "",
+    as_json: Json = False,
+) -> int:
+    """Compare an existing bundle with PyTorch again; exit code 1 if anything disagrees."""
+    from edgeport_export.sources import source_of_bundle
+    from edgeport_export.verification import verify as run
+
+    source = source_of_bundle(Bundle(bundle), checkpoint, model)
+    with console.progress_display("verifying") as progress:
+        verification = run(bundle, source, progress)
+    if as_json:
+        golden = {check.precision: bool(check) for check in verification.checks}
+        found = {"passed": bool(verification), "same_checkpoint": verification.same_checkpoint, "golden": golden}
+        print(strict_json({**found, "parity": verification.parity.to_dict()}))
+    else:
+        console.say(str(verification))
+    return 0 if verification else 1
+
+
+@app.command()
+def diff(first: Path, second: Path, as_json: Json = False) -> int:
+    """List the differences between two bundles: contract, graphs, sizes, golden cases, evidence; exit code 1 if anything does."""
+    from edgeport_export.bundle.diff import diff_bundles
+
+    found = diff_bundles(Bundle(first), Bundle(second))
+    if as_json:
+        print(strict_json([dataclasses.asdict(each) for each in found]))
+    elif found:
+        console.table(["what", str(first), str(second)], [[each.what, _short(each.first), _short(each.second)] for each in found])
+    else:
+        console.say("the bundles do not differ in anything but measurements")
+    return 1 if found else 0
+
+
+def _short(text: str, most: int = 60) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+@app.command()
+def bench(
+    bundle: Path,
+    against: Annotated[str, typer.Option(help="torch: PyTorch eager, channels-last and compiled.")] = "",
+    checkpoint: Annotated[Path | None, typer.Option(help="What PyTorch runs; needed with --against torch.")] = None,
+    model: Annotated[str, typer.Option(help="my.package:factory, if the bundle was made from one.")] = "",
+    batch: Annotated[int, typer.Option(help="0: 16, or the largest that the contract allows.")] = 0,
+    size: Annotated[str, typer.Option(help="HEIGHTxWIDTH in pixels; the contract's size if left out.")] = "",
+    threads: Annotated[int, typer.Option(help="0: what CPU affinity and cgroup quota allow.")] = 0,
+    rounds: int = 7,
+    as_json: Json = False,
+) -> None:
+    """Time the variants, and PyTorch beside them: one process per engine, one awake at a time."""
+    from edgeport_export.benchmark.runner import EngineSpec, benchmark, disturbance
+
+    if against not in ("", "torch") or batch < 0 or rounds < 1 or threads < 0:
+        raise InputError("expected --against torch (or nothing), --rounds of at least 1, --batch and --threads of at least 0")
+    size_px = _size(size)
+    opened = Bundle(bundle)
+    batch = batch or min(16, opened.manifest.contract.largest_batch)
+    engines = {f"edgeport {v.precision}": EngineSpec(kind="onnx", path=str(opened.folder / v.file), threads=threads) for v in opened.manifest.variants}
+    if against == "torch":
+        from edgeport_export.sources import source_of_bundle
+        from edgeport_export.verification import require_same_contract
+
+        require_same_contract(opened, source_of_bundle(opened, checkpoint, model))
+        torch = EngineSpec(kind="torch", path=str(checkpoint or ""), factory=model, bundle=str(bundle), threads=threads)
+        engines |= {f"torch {mode}": dataclasses.replace(torch, mode=mode) for mode in ("eager", "channels_last", "compile")}
+    with console.progress_display("timing") as progress:
+        progress(f"{len(engines)} engines", 0, 1)
+        measured = benchmark(engines, batch=batch, size_px=size_px, rounds=rounds)
+    if as_json:
+        print(strict_json({name: dataclasses.asdict(stats) for name, stats in measured.items()}))
+        return
+    best = min(stats.median_ms for stats in measured.values())
+    rows = [
+        [name, f"{stats.median_ms:.3f}", f"{stats.median_ms / batch:.3f}", f"{stats.median_ms / best:.2f}x"]
+        for name, stats in sorted(measured.items(), key=lambda each: each[1].median_ms)
+    ]
+    console.table(["engine", f"ms per batch of {batch}", "ms per image", "time over the best"], rows, opened.manifest.name)
+    if busy := disturbance(measured.values()):
+        console.say(busy)
+
+
+def _size(text: str) -> tuple[int, int] | None:
+    if not text:
+        return None
+    sides = text.lower().split("x")
+    if len(sides) != 2 or not all(side.isascii() and side.isdigit() and int(side) for side in sides):
+        raise InputError(f"expected a size as HEIGHTxWIDTH in pixels, such as 224x224, got {text!r}")
+    return int(sides[0]), int(sides[1])
+
+
+@app.command()
+def demo(out: Annotated[Path, typer.Option(help="The folder for checkpoints, bundles and images.")] = Path("demo")) -> None:
+    """Train all four networks on real data, export, verify, run without torch, and print one table."""
+    from .demo import run_demo
+
+    run_demo(out)

@@ -1,0 +1,243 @@
+"""The contract of a user's own network: from a few facts about its input, and one run that shows its outputs."""
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.transforms import InterpolationMode
+
+from edgeport_export.errors import ExportError, NetworkFailure
+from edgeport_runtime import Contract, ContractError, Output, Pixels, Range
+from edgeport_runtime.contract import pixel_input
+from edgeport_runtime.errors import first_line
+from edgeport_runtime.tasks import TaskName, find_task
+
+from .size_sweep import other_sizes
+from .wrapper import flatten
+
+PIXEL_AXES = ("batch", "height", "width")
+DEFAULT_BATCH = Range(low=1, high=64)
+FILTERS = {mode: mode.value for mode in (InterpolationMode.NEAREST, InterpolationMode.BILINEAR, InterpolationMode.BICUBIC, InterpolationMode.LANCZOS)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageTask:
+    """A user's description of a network with one image input.
+
+    `axes`: ranges of the axes among batch, height and width that are dynamic; the others are fixed, the batch at 1.
+    `output_range`: for image-to-image, the values of the network that are the levels 0 and 255.
+    """
+
+    task: TaskName
+    pixels: Pixels
+    axes: Mapping[str, Range] = field(default_factory=lambda: {"batch": DEFAULT_BATCH})
+    labels: tuple[str, ...] = ()
+    output_range: tuple[float, float] = (0.0, 1.0)
+
+
+def image_contract(network: nn.Module, task: ImageTask) -> Contract:
+    """Run the network once at the size of `task.pixels` and describe its outputs. Raises NetworkFailure, ContractError."""
+    unknown = sorted(set(task.axes) - set(PIXEL_AXES))
+    if unknown:
+        raise ContractError(f"an image has the axes batch, height and width, got {', '.join(unknown)}")
+    pixels = task.pixels
+    axes = _moving(task.axes, {"batch": 1, "height": pixels.height, "width": pixels.width})
+    fixed = dict(zip(PIXEL_AXES, (1, pixels.height, pixels.width), strict=True))
+    shape = tuple(axis if axis in axes else fixed[axis] for axis in PIXEL_AXES)
+    given = replace(pixel_input(pixels), shape=(*shape, pixels.channels))
+    if axes.get("batch", DEFAULT_BATCH).low > 1:
+        raise ContractError(f"a single image is a batch of 1, so the batch must start there, got {axes['batch']}: batch=1..{axes['batch'].high}")
+    first = {"batch": 2 if "batch" in axes else 1, "height": pixels.height, "width": pixels.width}
+    second = other_sizes(axes, first, least=1)
+    named = named_outputs(network, (_image(pixels, first),), taken={given.name})
+    others = _elsewhere(network, pixels, second, len(named))
+    outputs = tuple(_described(name, value, other, first, second) for (name, value), other in zip(named, others, strict=True))
+    return Contract(task=task.task, inputs=(given,), outputs=_named_for_task(outputs, task), axes=axes, labels=task.labels)
+
+
+def _moving(axes: Mapping[str, Range], own: Mapping[str, int]) -> dict[str, Range]:
+    """The axes without those of one size, which are fixed. Raises ContractError if that is not the contract's own size."""
+    for name, sizes in axes.items():
+        if sizes.low == sizes.high and own.get(name, sizes.low) != sizes.low:
+            raise ContractError(f"{name}={sizes} holds one size, which is not the contract's own {own[name]}: leave {name} out, or name its own size")
+    return {name: sizes for name, sizes in axes.items() if sizes.low != sizes.high or name not in own}
+
+
+def _image(pixels: Pixels, sizes: Mapping[str, int]) -> Tensor:
+    return torch.rand((sizes["batch"], pixels.channels, sizes["height"], sizes["width"]), generator=torch.Generator().manual_seed(0))
+
+
+def _elsewhere(network: nn.Module, pixels: Pixels, sizes: Mapping[str, int], count: int) -> list[Tensor | None]:
+    """The outputs at other sizes; None for each if the network does not run there, which preflight reports."""
+    try:
+        found = [value for _, value in named_outputs(network, (_image(pixels, sizes),))]
+    except (NetworkFailure, ContractError):
+        found = []
+    return list(found) if len(found) == count else [None] * count
+
+
+def named_outputs(network: nn.Module, inputs: tuple[Tensor, ...], taken: Collection[str] = ()) -> list[tuple[str, Tensor]]:
+    """The tensors that the network returns, in the order of `flatten`, named by their keys or numbered; `taken` names get "_out" appended."""
+    was_training = [module for module in network.modules() if module.training]
+    try:
+        with torch.no_grad():  # not inference_mode: what a lazy module makes of itself here is to be exported
+            answer = network.eval()(*inputs)
+    except Exception as error:  # whatever the user's code raises
+        shapes = ", ".join(str(tuple(value.shape)) for value in inputs)
+        raise NetworkFailure(f"the network fails on an input of shape {shapes}: {first_line(error)}; name the size and the channels it takes") from error
+    finally:
+        for module in was_training:
+            module.training = True
+    try:
+        tensors = flatten(answer)
+    except TypeError as error:
+        raise ContractError(f"{error}; let a wrapper around the network return tensors alone") from error
+    if not tensors or any(tensor.ndim == 0 for tensor in tensors):
+        raise ContractError("each output needs at least one axis, but one is a single number; let a wrapper leave it out")
+    keys = [str(key) for key, value in answer.items() if value is not None] if isinstance(answer, Mapping) else []
+    if len(keys) == len(tensors):
+        return [(f"{key}_out" if key in taken else key, tensor) for key, tensor in zip(keys, tensors, strict=True)]
+    return [("output" if len(tensors) == 1 else f"output_{index}", tensor) for index, tensor in enumerate(tensors)]
+
+
+def _described(name: str, value: Tensor, other: Tensor | None, first: Mapping[str, int], second: Mapping[str, int]) -> Output:
+    """An axis that moved from the first size to the second with one of the input's is that one; any other that moved is "?"."""
+    moving = {axis: (size, second[axis]) for axis, size in first.items() if size != second[axis]}
+    shape: list[int | str] = []
+    for position, size in enumerate(value.shape):
+        if other is None or other.ndim != value.ndim:  # one size alone is known: the batch comes first, and an image keeps its size
+            guess = "batch" if position == 0 and "batch" in moving else "?" if value.ndim == 4 and position > 1 and len(moving) > 1 else size
+            shape.append(guess)
+            continue
+        pair = (size, other.shape[position])
+        known = [axis for axis, sizes in moving.items() if sizes == pair]
+        shape.append(size if pair[0] == pair[1] else known[0] if known else "?")
+    return Output(name=name, dtype=str(value.dtype).removeprefix("torch."), shape=tuple(shape), kind="tensor")
+
+
+def _named_for_task(outputs: tuple[Output, ...], task: ImageTask) -> tuple[Output, ...]:
+    """The first output takes the kind that the task needs. Raises ContractError if its shape does not fit."""
+    first, rest = outputs[0], outputs[1:]
+    kind = find_task(task.task)
+    if kind.output_axes is not None and len(first.shape) != kind.output_axes:
+        raise ContractError(f"{task.task} needs a first output with {kind.output_axes} axes, but {first.name!r} has the shape {first.shape}; name another task")
+    if kind.output_kind == "logits":
+        rival = next((each.name for each in rest if "logit" in each.name.lower() and len(each.shape) == 2), "")
+        if rival and "logit" not in first.name.lower():
+            raise ContractError(f"{task.task} answers from the first output, which is {first.name!r}, not {rival!r}: let a wrapper return {rival!r} first")
+        return (replace(first, kind="logits", name="logits" if first.name == "output" else first.name), *rest)
+    if kind.output_kind == "pixels":
+        batch, channels, height, width = first.shape
+        if channels not in (1, 3):
+            raise ContractError(f"{task.task} needs 1 or 3 channels out, but {first.name!r} has {channels}; name another task")
+        image = Output(name="image", dtype="uint8", shape=(batch, height, width, channels), kind="pixels", range=task.output_range)
+        return (image, *rest)
+    return outputs
+
+
+def require_classes(contract: Contract) -> None:
+    """Raises ContractError for a task with classes that has only one: every answer would be sure."""
+    axis = find_task(contract.task).classes_axis
+    if axis is not None and contract.outputs[0].shape[axis:][:1] == (1,):
+        raise ContractError(
+            f"{contract.task} needs at least two classes, but {contract.outputs[0].name!r} has one: for one logit z let the network return "
+            "torch.cat([torch.zeros_like(z), z], 1), whose softmax is sigmoid(z), or name the task tensors"
+        )
+
+
+def pixels_of_weights(weights: Any) -> Pixels:
+    """The preprocessing of a torchvision weights object: its `transforms()` (resize, center crop, mean, std). Raises ExportError."""
+    preset = weights.transforms()
+    try:
+        crop = preset.crop_size[0] if hasattr(preset, "crop_size") else preset.resize_size[0]
+        resize = preset.resize_size[0]
+        kind = FILTERS[preset.interpolation]
+        return Pixels(
+            height=crop,
+            width=crop,
+            resize="crop",
+            resize_shorter_px=resize,
+            interpolation=kind,
+            mean=tuple(preset.mean),
+            std=tuple(preset.std),
+        )
+    except (AttributeError, KeyError, TypeError, IndexError) as error:
+        raise ExportError(f"{weights}: expected the transforms of a classification or segmentation model, got {preset!r}; give a contract instead") from error
+
+
+def parse_axes(text: str) -> dict[str, Range]:
+    """Read "batch=1..64,height=32..1024:32,width"; an axis without a range gets 1..64 for the batch, 32..1024 for a side.
+
+    A step comes after a colon. Raises ContractError.
+    """
+    axes: dict[str, Range] = {}
+    for part in filter(None, (each.strip() for each in text.split(","))):
+        name, _, span = part.partition("=")
+        if name in axes:
+            raise ContractError(f"the axis {name} is named twice")
+        default = DEFAULT_BATCH if name == "batch" else Range(low=32, high=1024)
+        if not span:
+            axes[name] = default
+            continue
+        span, _, step = span.partition(":")
+        low, dots, high = span.partition("..")
+        if not dots or not all(each.isascii() and each.isdigit() for each in (low, high, step or "1")):
+            raise ContractError(f"expected an axis as name=low..high or name=low..high:step, such as height=32..1024:32, got {part!r}")
+        axes[name] = Range(low=int(low), high=int(high), step=int(step or 1))
+        if axes[name].faults():
+            raise ContractError(f"{part!r}: expected low..high:step with 1 <= low <= high and a step of at least 1, such as height=32..1024:32")
+    return axes
+
+
+def with_axes(contract: Contract, axes: Mapping[str, Range]) -> Contract:
+    """The contract with these axes dynamic and every other one fixed at its own size, the batch at 1. Raises ContractError."""
+    unknown = sorted(set(axes) - set(contract.axes))
+    if unknown:
+        raise ContractError(f"this contract has the axes {', '.join(contract.axes)}, got {', '.join(unknown)}")
+    image = next((each.pixels for each in contract.inputs if each.pixels is not None), None)
+    fixed = {"batch": 1, **({"height": image.height, "width": image.width} if image else {})}
+    axes = _moving(axes, fixed)
+    lost = sorted(set(contract.axes) - set(axes) - set(fixed))
+    if lost:
+        raise ContractError(f"the axes {', '.join(lost)} have no size of their own to be fixed at; name them with --dynamic")
+
+    def settled(shape: tuple[int | str, ...]) -> tuple[int | str, ...]:
+        return tuple(fixed[axis] if axis in contract.axes and axis not in axes and isinstance(axis, str) else axis for axis in shape)
+
+    return replace(
+        contract,
+        axes=dict(axes),
+        inputs=tuple(replace(each, shape=settled(each.shape)) for each in contract.inputs),
+        outputs=tuple(replace(each, shape=settled(each.shape)) for each in contract.outputs),
+    )
+
+
+def read_contract(path: Path) -> Contract:
+    """A contract that the user wrote as JSON, in the form of the manifest's, or a whole manifest. Raises ContractError."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ContractError(f"{path}: the contract cannot be read ({error.strerror})") from error
+    except json.JSONDecodeError as error:
+        raise ContractError(f"{path}: the contract is not JSON ({error})") from error
+    if isinstance(found, dict) and isinstance(found.get("contract"), dict):
+        found = found["contract"]
+    try:
+        return Contract.from_dict(found)
+    except ContractError as error:
+        raise ContractError(f"{path}: {error}") from error
+
+
+def read_labels(path: Path) -> tuple[str, ...]:
+    """One label a line; blank lines are dropped. Raises ContractError."""
+    try:
+        labels = tuple(line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ContractError(f"{path}: the labels cannot be read ({error})") from error
+    if not labels:
+        raise ContractError(f"{path}: expected one label a line, but the file is empty")
+    return labels

@@ -1,0 +1,283 @@
+"""The int8 variant of an export: calibrated, searched by measuring or replayed from a plan, and timed against fp32."""
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from edgeport_export.benchmark.runner import SPLIT_BATCH, EngineSpec, LatencyStats, PairTimer, benchmark
+from edgeport_export.errors import ExportError, NoIntegerProducts
+from edgeport_export.progress import ProgressCallback, counter
+from edgeport_export.rewrites.finalize import finalize
+from edgeport_export.rewrites.nodes import every_node
+from edgeport_export.validation.quality import QualityEvaluator, drop, metric_is_sufficient
+from edgeport_runtime import Contract
+from edgeport_runtime.device import usable_threads
+from edgeport_runtime.engine import Engine, divides
+from edgeport_runtime.evaluate import Example
+
+from .budget import Budget
+from .calibration import Calibration, calibrate, clipping, pixel_arrays
+from .macs import integer_nodes, share_of_macs
+from .plan import Plan, SearchedPlan
+from .qdq import observed_values
+from .search import SearchResult, closest_ranges, search
+from .targets import Target
+from .variants import Names, Probes, QuantizableGraph, VariantBuilder
+
+PROBES = 8  # images on which errors are measured
+AUDITED = 32  # held-out images whose activations are examined for clipping
+REASONS = 3  # named if nothing can run as integers
+HELD_BACK = 5  # without held-out images, one of so many calibration images is held back for that and for the probes
+LEAST_HELD = 4  # of which there must be so many
+FURTHEST = 2  # times its own size at which errors are measured, too, if the contract promises such sizes
+ATTEMPTS = 3  # if int8 loses: one process in three ran AttentionNet on one image in 0.25 ms all its life, the others in 0.16
+BENCHMARK_ROUNDS = 11  # five were not enough on a shared machine to tell 1.00 from 1.15
+SEARCH_BATCH_MS = 80.0  # the search times batches that fp32 takes about this long for
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measuring:
+    """How time is measured. Tests replace it by figures that are known."""
+
+    benchmark: Callable[..., Mapping[str, LatencyStats]] = benchmark
+    pair_timer: Callable[..., AbstractContextManager[Any]] = PairTimer
+    threads: Callable[[], int] = usable_threads
+
+
+@dataclass(frozen=True, kw_only=True)
+class Int8Settings:
+    """What is asked of an int8 variant. `batch`: the batch size at which speed is measured. `plan`: replayed instead of a search."""
+
+    target: Target
+    budget: Budget
+    batch: int
+    plan: Plan | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredVariant:
+    """An int8 variant before anybody has decided about it.
+
+    `model`: the file's bytes. `plan`: searched, or a whole one that was replayed. `latencies`: batch size -> engine -> what was measured; empty
+    if the target is another kind of machine. `audit`: for the evidence.
+    """
+
+    model: bytes
+    plan: SearchedPlan
+    latencies: Mapping[int, Mapping[str, LatencyStats]]
+    audit: Mapping[str, Any]
+
+
+def int8_unsupported_reason(contract: Contract) -> str:
+    """Why no int8 variant can be made for this contract, and what to do; empty if one can."""
+    if len(contract.inputs) != 1 or contract.inputs[0].pixels is None:
+        return "int8 is calibrated with images, so it is made for networks with one image input: leave int8 out with --precision fp32"
+    if not any(each.kind == "pixels" or each.dtype.startswith("float") for each in contract.outputs):
+        return (
+            "every output is integers, on which int8's error cannot be measured: let the network return the numbers that they are made of, or --precision fp32"
+        )
+    return ""
+
+
+def calibration_sample(examples: Sequence[Example], most: int, seed: int = 0) -> list[Example]:
+    """At most `most` examples, drawn evenly at random, in their own order."""
+    if len(examples) <= most:
+        return list(examples)
+    return [examples[index] for index in sorted(np.random.default_rng(seed).choice(len(examples), most, replace=False))]
+
+
+def make_int8_variant(
+    traced: onnx.ModelProto,
+    contract: Contract,
+    settings: Int8Settings,
+    calibration: Sequence[Example],
+    evaluator: QualityEvaluator | None,
+    measuring: Measuring,
+    progress: ProgressCallback,
+) -> MeasuredVariant:
+    """Calibrate and search, or replay a plan; then time the variant against fp32.
+
+    `evaluator`: judges variants on held-out images; None if there are none. Raises ExportError without calibration images, or if a plan was made
+    for another graph or target; ImageError for unreadable images; NoIntegerProducts.
+    """
+    _require_target(settings)
+    graph = QuantizableGraph.of(traced, contract, settings.target)
+    if not graph.quantizable:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(graph.not_quantizable.items())[:REASONS])
+        raise NoIntegerProducts(f"no product of this network can run as integers{f' ({reasons})' if reasons else ''}, so there is no int8 variant of it")
+    plan: SearchedPlan
+    with ExitStack() as stack:
+        if settings.plan is not None:
+            plan, audit, builder = _replayed(stack, graph, settings.plan)
+        else:
+            plan, audit, builder = _searched(stack, graph, settings, calibration, evaluator, measuring, progress)
+        model = finalize(builder.model(frozenset(plan.integer)), contract)
+        progress("timing fp32 and int8", 0, 1)
+        sizes = dict.fromkeys((settings.batch, 1)) if settings.target.is_here else ()
+        latencies = {size: _latencies(builder.file(frozenset()), model, contract, size, measuring) for size in sizes}
+    return MeasuredVariant(model=model, plan=plan, latencies=latencies, audit=audit)
+
+
+def _require_target(settings: Int8Settings) -> None:
+    plan, asked = settings.plan, settings.target.name
+    if plan is not None and plan.target != asked:
+        raise ExportError(f"the int8 plan was made for the target {plan.target}, not {asked}: ask for that one, or make a new plan")
+
+
+def _replayed(stack: ExitStack, graph: QuantizableGraph, plan: Plan) -> tuple[Plan, dict[str, Any], VariantBuilder]:
+    if plan.graph_sha256 != graph.sha256:
+        raise ExportError(
+            "the int8 plan was made for another graph (other weights, another contract, or other versions of PyTorch and onnxscript): "
+            "leave --plan out to make a new one"
+        )
+    return plan, {}, stack.enter_context(VariantBuilder(graph, plan.ranges, Probes(graph, []), plan.method))
+
+
+def _searched(
+    stack: ExitStack,
+    graph: QuantizableGraph,
+    settings: Int8Settings,
+    examples: Sequence[Example],
+    evaluator: QualityEvaluator | None,
+    measuring: Measuring,
+    progress: ProgressCallback,
+) -> tuple[SearchedPlan, dict[str, Any], VariantBuilder]:
+    if not examples:
+        raise ExportError("int8 needs calibration images, and there are none: name data with --calibration, or leave int8 out with --precision fp32")
+    seen, unseen = _parts(examples, evaluator)
+    values = observed_values(graph.model, graph.target)
+    calibration = calibrate(graph.model, values, graph.contract, seen, counter(progress, "calibrating int8", len(seen)))
+    fresh = evaluator is None and bool(unseen)
+    probed = _spread(unseen if fresh else seen, PROBES)
+    builder = closest_ranges(stack, graph, calibration, Probes(graph, pixel_arrays(graph.contract, probed)), progress)
+    timer = stack.enter_context(measuring.pair_timer(batch=_search_batch(builder, settings.batch, measuring))) if settings.target.is_here else None
+    budget = settings.budget
+    result = search(builder, timer, lambda names: _keeps_budget(builder, names, evaluator, budget), seconds=budget.seconds, progress=progress)
+    ranges = {name: pair for name, pair in builder.ranges.items() if np.isfinite(pair).all()}
+    progress("auditing what clips", 0, 1)
+    clipped = [asdict(each) for each in clipping(graph.model, ranges, graph.contract, unseen)] if unseen else None
+    plan = _plan(builder, result, calibration, settings.batch, probed, fresh)
+    return plan, {"clipped": clipped, "clipping_images": len(unseen), "ranges": builder.method}, builder
+
+
+def _parts(examples: Sequence[Example], evaluator: QualityEvaluator | None) -> tuple[list[Example], list[Example]]:
+    """Images to calibrate with, and images to examine afterwards: the evaluator's, or one of HELD_BACK if there are enough."""
+    if evaluator is not None:
+        return list(examples), _spread(evaluator.examples, AUDITED)
+    if len(examples) < HELD_BACK * LEAST_HELD:
+        return list(examples), []
+    kept = [each for index, each in enumerate(examples) if index % HELD_BACK]
+    return kept, _spread(examples[::HELD_BACK], AUDITED)
+
+
+def _spread(examples: Sequence[Example], most: int) -> list[Example]:
+    """At most `most`, evenly taken: folders list one class after the other."""
+    return [examples[index] for index in np.linspace(0, len(examples) - 1, min(most, len(examples))).round().astype(int)]
+
+
+def _search_batch(builder: VariantBuilder, batch: int, measuring: Measuring) -> int:
+    """`batch`, or less if fp32 would take too long for dozens of comparisons."""
+    with measuring.pair_timer(batch=1, rounds=1) as timer:
+        one = timer.compare(builder.file(frozenset()), builder.file(frozenset()))[0]
+    return max(1, min(batch, int(SEARCH_BATCH_MS / one)))
+
+
+def _keeps_budget(builder: VariantBuilder, names: Names, evaluator: QualityEvaluator | None, budget: Budget) -> bool:
+    if evaluator is None:
+        return builder.sqnr_db(names) >= budget.sqnr_floor_db
+    contract = builder.graph.contract
+    if not metric_is_sufficient(evaluator.torch, len(contract.outputs), budget.max_drop) and builder.sqnr_db(names) < budget.sqnr_floor_db:
+        return False
+    with Engine(builder.file(names).read_bytes(), contract, builder.graph.target.session) as engine:
+        return drop(evaluator.torch, evaluator.measure(engine)) <= budget.max_drop
+
+
+def _plan(builder: VariantBuilder, result: SearchResult, calibration: Calibration, batch: int, probed: Sequence[Example], unseen: bool) -> SearchedPlan:
+    graph = builder.graph
+    integer = result.integer or result.fastest  # if the budget left nothing, the plan is for users who want int8 in any case
+    running = _running(builder, integer) if graph.target.is_here else set(integer)  # kernels of other machines cannot be asked here
+    reasons = {**graph.not_quantizable, **result.reasons}
+    no_kernel = "onnxruntime has no integer kernel for it here"
+    return SearchedPlan(
+        target=graph.target.name,
+        formats=graph.target.formats,
+        method=builder.method,
+        integer=tuple(name for name in graph.quantizable if name in integer),
+        kept_float={name: no_kernel if name in integer else reasons.get(name, no_kernel) for name in graph.macs if name not in (running & integer)},
+        integer_share=round(share_of_macs(graph.macs, running & integer), 6),
+        ranges=builder.ranges,
+        graph_sha256=graph.sha256,
+        calibration_images=calibration.images,
+        calibration_sha256=calibration.sha256,
+        batch=batch,
+        sqnr_db=_rounded(builder.sqnr_db(integer)),
+        sqnr_elsewhere=_sqnr_elsewhere(builder, integer, probed),
+        findings=result.findings(graph.macs),
+        agreement={name: round(share, 6) for name, share in builder.agreement(integer).items()},
+        probes=len(probed),
+        unseen=unseen,
+    )
+
+
+def _running(builder: VariantBuilder, integer: Names) -> set[str]:
+    """The products that onnxruntime runs as integers here. One that a pass merged into the convolution after it counts as that one."""
+    made = builder.file(integer).read_bytes()
+    merged = integer - {node.name for node in every_node(onnx.load_from_string(made).graph)}
+    return integer_nodes(made) & set(builder.graph.macs) | merged
+
+
+def _sqnr_elsewhere(builder: VariantBuilder, integer: Names, examples: Sequence[Example]) -> dict[str, float]:
+    """How near int8 stays to fp32 at the ends of the promised heights and widths."""
+    contract, pixels = builder.graph.contract, builder.graph.contract.pixels
+    sides = [name for name in ("height", "width") if name in contract.axes]
+    if not sides or pixels.resize == "keep":
+        return {}
+    own = {"height": pixels.height, "width": pixels.width}
+    smallest = own | {name: contract.axes[name].low for name in sides}
+    largest = own | {name: contract.axes[name].nearest(min(contract.axes[name].high, FURTHEST * own[name])) for name in sides}
+    found = {}
+    for size in (smallest, largest):
+        if size != own:
+            probes = Probes(builder.graph, pixel_arrays(contract, examples, (size["height"], size["width"])))
+            found[f"{size['height']}x{size['width']}"] = _rounded(builder.sqnr_db_on(integer, probes))
+    return found
+
+
+def _rounded(decibels: float) -> float:
+    return round(max(-999.0, min(999.0, decibels)), 2)
+
+
+def _latencies(fp32: Path, int8: bytes, contract: Contract, batch: int, measuring: Measuring) -> dict[str, LatencyStats]:
+    """Benchmark fp32 and int8, and their split-batch modes if the batch divides by the threads.
+
+    If int8 loses, repeat in new processes, up to ATTEMPTS times, and keep each engine's fastest run, with the split-batch run beside it.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "int8.onnx"
+        path.write_bytes(int8)
+        engines = {"fp32": EngineSpec(kind="onnx", path=str(fp32)), "int8": EngineSpec(kind="onnx", path=str(path))}
+        found = _benchmark(engines, contract, batch, measuring)
+        for _ in range(ATTEMPTS - 1):
+            if found["int8"].lower_quartile_ms <= found["fp32"].lower_quartile_ms:
+                break
+            again = _benchmark(engines, contract, batch, measuring)
+            for name in engines:
+                if again[name].lower_quartile_ms < found[name].lower_quartile_ms:
+                    found |= {key: stats for key, stats in again.items() if key in (name, name + SPLIT_BATCH)}
+        return found
+
+
+def _benchmark(engines: Mapping[str, EngineSpec], contract: Contract, batch: int, measuring: Measuring) -> dict[str, LatencyStats]:
+    split = {name + SPLIT_BATCH: replace(each, split_batch=True) for name, each in engines.items()}
+    if divides(contract, batch, measuring.threads()):
+        try:
+            return dict(measuring.benchmark({**engines, **split}, batch=batch, rounds=BENCHMARK_ROUNDS))
+        except ExportError:  # twice as many processes may be more than this machine can hold, and nothing depends on them
+            pass
+    return dict(measuring.benchmark(engines, batch=batch, rounds=BENCHMARK_ROUNDS))

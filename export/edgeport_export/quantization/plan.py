@@ -1,0 +1,141 @@
+"""The int8 plan: the products that run as integers and why, with every figure that decided it; stored in the manifest, and replayed from there."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from edgeport_export.errors import ExportError
+from edgeport_runtime import Bundle
+from edgeport_runtime.bundle import MANIFEST
+from edgeport_runtime.manifest import FORMAT, Selection, selection_of_format_1
+
+SEAL = "sha256"
+RENAMED = {"limits": "ranges"}  # fields of format 1; its words about the decision are those of the selection
+ADDED = {"agreement", "probes", "unseen", "sqnr_elsewhere"}  # fields that the first plans of format 1 lack; they have no seal either, but their manifest does
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What was measured about one product.
+
+    `speedup`: time of the whole variant with this product in float, over its time with the product as integers; None if the search did not
+    get to it. `sqnr_db`: signal over error of the outputs if this product alone runs as integers.
+    """
+
+    macs: int
+    speedup: float | None = None
+    sqnr_db: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchedPlan:
+    """The result of a search: everything that decides the bytes of an int8 variant, and what was measured about its error.
+
+    `integer`: names of the products that run as integers. `kept_float`: name -> reason. `integer_share`: of all MACs at the contract's own
+    size, 0..1. `ranges`: value -> lowest and highest number that does not clip; `method`: how they were chosen. `graph_sha256`: of the float
+    graph that the plan was made for. `calibration_images`: number of different ones. `batch`: the batch size that the plan was made for.
+    `sqnr_db`: signal over error of the outputs at the contract's own size; `sqnr_elsewhere`: at other sizes, as "heightxwidth".
+    `agreement`: of outputs of integers, the share of entries that are fp32's. `probes`: number of images that errors were measured on;
+    `unseen`: whether none of them was calibrated with.
+    """
+
+    target: str
+    formats: str
+    method: str
+    integer: tuple[str, ...]
+    kept_float: Mapping[str, str]
+    integer_share: float
+    ranges: Mapping[str, tuple[float, float]]
+    graph_sha256: str
+    calibration_images: int
+    calibration_sha256: str
+    batch: int
+    sqnr_db: float
+    sqnr_elsewhere: Mapping[str, float] = field(default_factory=dict)
+    findings: Mapping[str, Finding] = field(default_factory=dict)
+    agreement: Mapping[str, float] = field(default_factory=dict)
+    probes: int = 0
+    unseen: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(SearchedPlan):
+    """A searched plan with the decision about it.
+
+    `speedup`: fp32's time over int8's, at `batch`; None if the target's CPU was not at hand. `selection`: what "auto" takes, and why.
+    """
+
+    speedup: float | None
+    selection: Selection
+
+    def to_dict(self) -> dict[str, Any]:
+        """With a hash over all of it, because its figures were measured and hold for nothing else."""
+        body = {"format": FORMAT, **asdict(self)}
+        return {**body, SEAL: _seal(body)}
+
+
+def _seal(body: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def plan_from_dict(data: Any) -> Plan:
+    """Read a plan of this or an older format.
+
+    Raises ExportError if a field is missing or unknown, or if the plan was changed after it was made.
+    """
+    if not isinstance(data, Mapping):
+        raise ExportError(f"this is no int8 plan of edgeport: expected an object of JSON, got {type(data).__name__}")
+    body = {key: value for key, value in data.items() if key != SEAL}
+    form = body.get("format", 1)
+    if form not in range(1, FORMAT + 1):
+        raise ExportError(f"this int8 plan has format {form!r}, and this edgeport reads up to {FORMAT}: upgrade edgeport, or make a new plan")
+    current = _from_format_1(body) if form == 1 else {key: value for key, value in body.items() if key != "format"}
+    names = {each.name for each in fields(Plan)}
+    missing, unknown = sorted(names - set(current) - (ADDED if form == 1 else set())), sorted(set(current) - names)
+    if missing or unknown:
+        raise ExportError(f"this is no int8 plan of edgeport: missing {', '.join(missing) or 'nothing'}, unknown {', '.join(unknown) or 'nothing'}")
+    if data.get(SEAL) != _seal(body) and (SEAL in data or form > 1):
+        raise ExportError("this int8 plan was changed after it was made, so that its figures are no longer those of its variant: make a new one without --plan")
+    try:
+        return Plan(
+            **{
+                **current,
+                "integer": tuple(current["integer"]),
+                "ranges": {name: (float(low), float(high)) for name, (low, high) in current["ranges"].items()},
+                "findings": {name: Finding(**each) for name, each in current["findings"].items()},
+                "selection": Selection(**current["selection"]),
+            }
+        )
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ExportError(f"this is no int8 plan of edgeport: {error}") from error
+
+
+def _from_format_1(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields under their present names. The words about the decision are left out: they are the selection's reason."""
+    known = {each.name for each in fields(Plan)} | {*RENAMED, "auto"}
+    current = {RENAMED.get(key, key): value for key, value in body.items() if key in known}
+    auto, findings = current.pop("auto", None), current.pop("findings", None)
+    if isinstance(auto, Mapping):
+        current["selection"] = asdict(selection_of_format_1(auto))
+    if isinstance(findings, Mapping):
+        current["findings"] = {
+            name: {"macs": each.get("multiplications"), "speedup": each.get("slower"), "sqnr_db": each.get("sqnr_db")} for name, each in findings.items()
+        }
+    return current
+
+
+def read_plan(path: Path) -> Plan:
+    """From a bundle, a manifest, or a file that holds a plan alone. Raises ExportError, BundleError."""
+    folder = path if path.is_dir() else path.parent if path.name == MANIFEST else None
+    if folder is not None:
+        plans = [variant.plan for variant in Bundle(folder).manifest.variants if variant.plan]
+        if not plans:
+            raise ExportError(f"{folder}: this bundle has no int8 plan to replay")
+        return plan_from_dict(plans[0])
+    try:
+        return plan_from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise ExportError(f"{path}: the int8 plan cannot be read ({error}); name a bundle, or a JSON file with its plan") from error

@@ -1,0 +1,178 @@
+"""A float graph that can be quantized, and a builder of its int8 variants."""
+
+import hashlib
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from edgeport_export.rewrites.finalize import finalize
+from edgeport_export.rewrites.graph import GraphEditor, Ranges
+from edgeport_runtime import Contract
+from edgeport_runtime.device import open_session
+from edgeport_runtime.engine import Arrays
+from edgeport_runtime.timing import example_inputs
+
+from .macs import count_macs
+from .qdq import candidates, preprocess, quantize
+from .targets import Target
+
+Names = frozenset[str]
+KEPT_VARIANTS = 4  # the last ones, as models and files
+FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizableGraph:
+    """A float graph, and which of its products can run as integers on a target.
+
+    `model`: preprocessed for the quantizer. `sha256`: of the graph as it was traced. `quantizable`: names of products, in the graph's order.
+    `not_quantizable`: name -> reason.
+    """
+
+    model: onnx.ModelProto
+    sha256: str
+    contract: Contract
+    target: Target
+    quantizable: tuple[str, ...]
+    not_quantizable: Mapping[str, str]
+
+    @classmethod
+    def of(cls, traced: onnx.ModelProto, contract: Contract, target: Target) -> "QuantizableGraph":
+        """Preprocess a traced graph, which is left as it is."""
+        model = preprocess(traced)
+        quantizable, not_quantizable = candidates(GraphEditor(model), target)
+        return cls(
+            model=model,
+            sha256=hashlib.sha256(traced.SerializeToString(deterministic=True)).hexdigest(),
+            contract=contract,
+            target=target,
+            quantizable=tuple(quantizable),
+            not_quantizable=not_quantizable,
+        )
+
+    @cached_property
+    def macs(self) -> dict[str, int]:
+        """MACs of every product, at the contract's own size."""
+        return count_macs(self.model, example_inputs(self.contract, batch=1))
+
+    @cached_property
+    def editor(self) -> GraphEditor:
+        """For reading alone."""
+        return GraphEditor(self.model)
+
+
+class Probes:
+    """Inputs on which errors are measured, with the float graph's outputs for them. `arrays`: one mapping for each run."""
+
+    def __init__(self, graph: QuantizableGraph, arrays: Iterable[Arrays]) -> None:
+        self.graph = graph
+        self.arrays = list(arrays)
+
+    @cached_property
+    def expected(self) -> list[Arrays]:
+        """The float outputs of the float graph."""
+        return self.outputs(self.graph.model)
+
+    def outputs(self, model: onnx.ModelProto, names: Sequence[str] = ()) -> list[Arrays]:
+        """A model's outputs of these names for each probe; without names, all that are floats."""
+        session: Any = open_session(model.SerializeToString(), self.graph.target.session)
+        names = names or [each.name for each in model.graph.output if each.type.tensor_type.elem_type in FLOATS]
+        return [dict(zip(names, session.run(names, arrays), strict=True)) for arrays in self.arrays]
+
+
+class VariantBuilder:
+    """Makes int8 variants of one graph with given ranges, each once. Use it as a context: it keeps files.
+
+    `method`: how the ranges were chosen. `probes`: inputs for `sqnr_db` and `agreement`.
+    """
+
+    def __init__(self, graph: QuantizableGraph, ranges: Ranges, probes: Probes, method: str) -> None:
+        self.graph = graph
+        self.ranges = ranges
+        self.method = method
+        self.probes = probes
+        self._folder = tempfile.TemporaryDirectory()
+        self._models: dict[Names, onnx.ModelProto] = {}
+        self._files: dict[Names, Path] = {}
+        self._sqnr_db: dict[Names, float] = {}
+        self._written = 0
+
+    def __enter__(self) -> "VariantBuilder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._folder.cleanup()
+
+    def model(self, integer: Names) -> onnx.ModelProto:
+        """The variant in which the named products run as integers, with all traced outputs; without names, the float graph."""
+        if not integer:
+            return self.graph.model
+        if integer not in self._models:
+            made = quantize(self.graph.model, self.graph.contract, integer, self.ranges, self.graph.target)
+            if len(self._models) >= KEPT_VARIANTS:
+                del self._models[next(iter(self._models))]
+            self._models[integer] = made
+        return self._models[integer]
+
+    def file(self, integer: Names) -> Path:
+        """The variant as it would ship."""
+        path = self._files.pop(integer, None)
+        if path is None:
+            self._written += 1
+            path = Path(self._folder.name) / f"{self._written}.onnx"
+            path.write_bytes(finalize(self.model(integer), self.graph.contract, check=False))
+            if len(self._files) >= KEPT_VARIANTS:
+                self._files.pop(next(iter(self._files))).unlink()
+        self._files[integer] = path  # last in the order: the least recently used one goes first
+        return path
+
+    def sqnr_db(self, integer: Names) -> float:
+        """Signal over error of the variant's float outputs against the float graph's, on the probes. The worst output counts."""
+        if integer not in self._sqnr_db:
+            self._sqnr_db[integer] = self.sqnr_db_on(integer, self.probes)
+        return self._sqnr_db[integer]
+
+    def sqnr_db_on(self, integer: Names, probes: Probes) -> float:
+        """The same on other probes."""
+        got = probes.outputs(self.model(integer))
+        return min(sqnr_db([each[name] for each in probes.expected], [each[name] for each in got]) for name in probes.expected[0])
+
+    def agreement(self, integer: Names) -> dict[str, float]:
+        """For every output of integers, such as the classes of an argmax: the share of its entries, 0..1, that are the float graph's."""
+        names = [each.name for each in self.graph.contract.outputs if each.kind != "pixels" and not each.dtype.startswith("float")]
+        if not names:
+            return {}
+        expected, got = (self.probes.outputs(model, names) for model in (self.graph.model, self.model(integer)))
+        return {name: agreement([each[name] for each in expected], [each[name] for each in got]) for name in names}
+
+
+def agreement(expected: Sequence[NDArray[Any]], got: Sequence[NDArray[Any]]) -> float:
+    """The share of equal entries, 0..1. An image whose output has another size, as boxes above a threshold have, agrees nowhere."""
+    same = sum(int(np.count_nonzero(a == b)) for a, b in zip(expected, got, strict=True) if a.shape == b.shape)
+    return same / max(1, sum(each.size for each in expected))
+
+
+def sqnr_db(expected: Sequence[NDArray[Any]], got: Sequence[NDArray[Any]]) -> float:
+    """Signal over error, in dB. Each list: (N, …), images along the first axis.
+
+    The signal is what differs from image to image: a constant part, such as the bias of a depth in meters, would hide any error. If a size
+    occurs once, the signal is what differs from the output's mean. An error that is no number counts as infinite; so does another size.
+    """
+    if any(a.shape != b.shape for a, b in zip(expected, got, strict=True)):
+        return float("-inf")
+    sizes: dict[tuple[int, ...], list[NDArray[np.float64]]] = {}
+    for each in expected:
+        sizes.setdefault(each.shape[1:], []).append(each.astype(np.float64))
+    alike = [np.concatenate(rows) for rows in sizes.values()]
+    signal = sum(float(np.sum(np.square(rows - (rows.mean(axis=0) if len(rows) > 1 else rows.mean())))) for rows in alike)
+    error = sum(float(np.sum(np.square(a.astype(np.float64) - b.astype(np.float64)))) for a, b in zip(expected, got, strict=True))
+    if not error:
+        return float("inf")
+    return float(10 * np.log10(signal / error)) if signal and np.isfinite(signal) and np.isfinite(error) else float("-inf")

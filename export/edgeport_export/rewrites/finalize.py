@@ -1,0 +1,27 @@
+"""The last step of every variant: from a graph with all that was traced to the bytes of a file."""
+
+import onnx
+
+from edgeport_runtime import Contract
+from edgeport_runtime.contract import METADATA_KEY, NARROW_KEY
+
+from .float_graph.precise_mean import precise_mean
+from .graph import GraphEditor
+from .names import LEVELS_SUFFIX
+
+
+def finalize(model: onnx.ModelProto, contract: Contract, *, check: bool = True) -> bytes:
+    """A variant's bytes: the contract's outputs alone, and the contract itself in the metadata. `model` is left as it is.
+
+    `check`: run ONNX's full checker, which raises onnx.checker.ValidationError. The int8 search leaves it out for its candidates.
+    """
+    editor = GraphEditor.of_copy(model)
+    for value in sorted(editor.outputs):
+        if value.endswith(LEVELS_SUFFIX):
+            editor.remove_output(value)
+    precise_mean(editor, contract)
+    kept = {each.key: each.value for each in model.metadata_props if each.key == NARROW_KEY}
+    onnx.helper.set_model_props(editor.model, {METADATA_KEY: contract.to_json(), **kept})
+    if check:
+        onnx.checker.check_model(editor.model, full_check=True)
+    return bytes(editor.model.SerializeToString(deterministic=True))

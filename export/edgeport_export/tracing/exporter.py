@@ -1,0 +1,179 @@
+"""From an nn.Module to an fp32 ONNX model whose promised axes are dynamic, whose nodes are named by module, and that names no path."""
+
+import ast
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from typing import Any
+
+import onnx
+import onnx_ir
+import torch
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+from torch import Tensor, nn
+
+from edgeport_export.errors import AxisError, ExportError
+from edgeport_export.network.reference import copied
+from edgeport_export.network.size_sweep import example_sizes, other_sizes, own_sizes, sweep_inputs
+from edgeport_export.network.wrapper import ExportWrapper, graph_outputs
+from edgeport_export.rewrites.float_graph import FLOAT_PASSES
+from edgeport_export.rewrites.graph import GraphEditor
+from edgeport_export.rewrites.names import ROOT, WRAPPER
+from edgeport_export.rewrites.translations import TRANSLATIONS
+from edgeport_runtime import Contract
+
+from .exporter_errors import exporter_error, untranslated
+from .module_tracker import ModuleTracker
+from .shape_guards import ShapeGuard, broken, shape_guards
+from .torch_patches import second_attempt, second_may_help, symbolic_linspace
+from .valid_ranges import specialized_axes
+
+OPSET, IR_VERSION = 20, 10
+LARGEST_BYTES = 1_900_000_000  # protobuf ends at 2 GiB, and a bundle's files hold no external data
+SCOPES = "pkg.torch.onnx.name_scopes"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traced:
+    """A network's graph with the outputs of `graph_outputs`, and the guards that are frozen in it."""
+
+    model: onnx.ModelProto
+    guards: tuple[ShapeGuard, ...]
+
+
+def trace(network: nn.Module, contract: Contract, dtype: torch.dtype = torch.float32) -> Traced:
+    """Export in eval mode at an example of batch 2 with unequal sides, neither 0 nor 1, so that no axis is taken for fixed.
+
+    If the network took another way at the example than at its own size, it is traced again at an example as near to that size as can be.
+    If an axis came out fixed, it is traced again at an example that shares no side with the contract's own size.
+    `dtype`: float16 traces a copy of the network in half precision, for CUDA; no card is needed to trace it.
+    Raises ExportError if the exporter fails or the network is too large, AxisError if a promised axis came out fixed.
+    """
+    size = sum(value.numel() * value.element_size() for value in network.state_dict().values())
+    if size > LARGEST_BYTES:
+        raise ExportError(f"the network holds {size / 1e9:.1f} GB of weights; a bundle holds at most {LARGEST_BYTES / 1e9:.1f} GB")
+    module = ExportWrapper(network if dtype == torch.float32 else copied(network).to(dtype), contract, dtype).eval()
+    program, guards = _dynamic(module, contract)
+    model = program.model
+    name_nodes(model)
+    ClearMetadataAndDocStringPass()(model)
+    model.graph.name, model.producer_name, model.producer_version = "edgeport", "edgeport", None
+    editor = GraphEditor(onnx_ir.to_proto(model))
+    for each in FLOAT_PASSES:
+        each(editor, contract)
+    require_versions(editor.model)
+    _require_kernels(editor.model)
+    require_dynamic(editor.model, contract)
+    return Traced(model=editor.model, guards=tuple(guards))
+
+
+def _dynamic(module: ExportWrapper, contract: Contract) -> tuple[Any, list[ShapeGuard]]:
+    """The exported program and its guards, traced at the first of three examples that leaves every axis free."""
+    try:
+        program, guards = _export(module, contract, example_sizes(contract))
+    except AxisError as bound:  # `if height == 64 and width == 64: return self.positions`, which resizes them elsewhere
+        try:
+            return _export(module, contract, other_sizes(contract.axes, {"batch": 2, **own_sizes(contract)}, least=2))
+        except ExportError:
+            raise bound from None
+    if broken(guards, own_sizes(contract)):  # Swin v2 at 128 px: a window covers a stage of 4x4, but not one of 4x5
+        program, guards = _export(module, contract, example_sizes(contract, near=True))
+    return program, guards
+
+
+def _export(module: ExportWrapper, contract: Contract, sizes: Mapping[str, int], first: bool = True) -> tuple[Any, list[ShapeGuard]]:
+    named = [{index: axis for index, axis in enumerate(each.shape) if isinstance(axis, str)} for each in contract.inputs]
+    inputs: tuple[Tensor, ...] = tuple(torch.from_numpy(array) for array in sweep_inputs(contract, sizes, seed=0).values())
+    tracker = ModuleTracker(module.network)
+    try:
+        with _silence(), symbolic_linspace(), nullcontext() if first else second_attempt(), tracker:
+            program: Any = torch.onnx.export(
+                module,
+                inputs,
+                dynamo=True,
+                verbose=False,
+                dynamic_shapes=(tuple(named),),  # one tuple for *inputs
+                input_names=[each.name for each in contract.inputs],
+                output_names=graph_outputs(contract),
+                opset_version=OPSET,
+                custom_translation_table=TRANSLATIONS,
+            )
+    except Exception as error:  # torch.onnx raises many kinds, some of them bare
+        if first and second_may_help(error, untranslated(error)):
+            return _export(module, contract, sizes, first=False)
+        raise exporter_error(error, contract, tracker) from error
+    guards = shape_guards(program.exported_program, contract, tracker)
+    specialized = specialized_axes(guards, contract)
+    if specialized:
+        raise AxisError(specialized)
+    return program, guards
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """torch logs failed guards, and prints graphs that it cannot finish, over several screens; the error says what matters."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def name_nodes(model: onnx_ir.Model) -> None:
+    """Name every node by its module's path and its operator (`layer1.0.conv1/Conv`), so that later messages can name a module."""
+    taken: Counter[str] = Counter()
+    for node in model.graph:
+        name = _module_path(node) + node.op_type
+        taken[name] += 1
+        node.name = name if taken[name] == 1 else f"{name}_{taken[name]}"
+
+
+def _module_path(node: onnx_ir.Node) -> str:
+    """The module that holds the node's weight; without one, the module that was running. (A folded BatchNorm leaves its own scope.)"""
+    for value in node.inputs:
+        if value is not None and value.is_initializer() and value.name is not None and value.name.startswith(f"{ROOT}.") and value.name.endswith(".weight"):
+            return _path(value.name.removeprefix(f"{ROOT}.").removesuffix(".weight"))
+    scopes = ast.literal_eval(node.metadata_props.get(SCOPES, "[]"))
+    path: str = next((scope for scope in reversed(scopes[:-1]) if scope), "")
+    if path.split(".")[0] != ROOT:
+        return WRAPPER
+    return _path(path.removeprefix(ROOT).removeprefix("."))
+
+
+def _path(module: str) -> str:
+    """As a prefix of names, and never WRAPPER, which a module of the user's called "edgeport" would have."""
+    return f"{module}./" if f"{module}/" == WRAPPER else f"{module}/".removeprefix("/")
+
+
+def require_versions(model: onnx.ModelProto) -> None:
+    """A failed conversion leaves another opset behind without a word: read it back. Raises ExportError."""
+    found = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
+    if found.get("ai.onnx") != OPSET or model.ir_version != IR_VERSION:
+        raise ExportError(f"asked for opset {OPSET} and IR {IR_VERSION}, but the exporter wrote {found} and IR {model.ir_version}")
+
+
+def _require_kernels(model: onnx.ModelProto) -> None:
+    """onnxruntime's kernels for the CPU know no bfloat16. Raises ExportError with the first module that makes some."""
+    for node in model.graph.node:
+        if any(each.name == "to" and each.i == onnx.TensorProto.BFLOAT16 for each in node.attribute):
+            module = node.name.rpartition("/")[0] or "the network"
+            raise ExportError(f"{module} computes in bfloat16, which onnxruntime has no CPU kernels for; leave out torch.autocast and .bfloat16()")
+
+
+def require_dynamic(model: onnx.ModelProto, contract: Contract) -> None:
+    """Every promised axis must be symbolic in the graph, under its name. Raises AxisError naming the axis."""
+    for value, each in zip(model.graph.input, contract.inputs, strict=True):
+        for position, (axis, dim) in enumerate(zip(each.shape, value.type.tensor_type.shape.dim, strict=True)):
+            found = dim.dim_param or dim.dim_value
+            if found != axis:
+                raise AxisError(
+                    f"axis {position} of input {each.name!r} was promised as {axis!r}, but the graph has it fixed at {found!r}; "
+                    "the network is bound to that size: fix the axis in the contract"
+                )

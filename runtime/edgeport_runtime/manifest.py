@@ -1,0 +1,182 @@
+"""The manifest as values: what a bundle holds, promises and has decided, read from every format that there has been.
+
+Format 2 (this one) holds the decision for "auto" as a `Selection` and an int8 variant's target beside its plan. Format 1 held the decision as
+text and the target inside the plan alone; its manifests are read into the same values.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .compare import Tolerance
+from .contract import Contract, canonical_json, is_whole
+
+FORMAT = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class File:
+    """One file of the bundle: path relative to it, content hash."""
+
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One ONNX file at one precision. `onnxruntime`: the lowest version that loads it.
+
+    `target`: int8 only, the kind of CPU that it was made for. `plan`: int8 only, which products run as integers, and why; for the host.
+    """
+
+    precision: str
+    file: str
+    sha256: str
+    bytes: int
+    opset: int
+    ir_version: int
+    onnxruntime: str
+    target: str | None = None
+    plan: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GoldenCase:
+    """A stored input with PyTorch's outputs, each variant's outputs on the host, and the differences allowed on the device.
+
+    `inputs`, `outputs`: tensor files in the contract's order. `levels`: for each pixel output, by name, PyTorch's values before rounding.
+    `host`: precision -> output files. `tolerance`: precision -> one Tolerance for each output. fp32 is held to PyTorch, every other
+    precision to what it gave on the host, so that a drift cannot hide inside its own rounding.
+    """
+
+    folder: str
+    inputs: tuple[File, ...]
+    outputs: tuple[File, ...]
+    levels: Mapping[str, File]
+    host: Mapping[str, tuple[File, ...]]
+    tolerance: Mapping[str, tuple[Tolerance, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """What `precision="auto"` takes, as it was measured when the bundle was made.
+
+    `precision`: of the variant; `reason`: why. `batch_precision`, `from_batch`: the variant for calls of at least so many images, if another one
+    is faster there. `split_batch_from`: the batch size from which it is faster that each thread runs images of its own.
+    """
+
+    precision: str
+    reason: str
+    batch_precision: str | None = None
+    from_batch: int | None = None
+    split_batch_from: int | None = None
+
+    @property
+    def precisions(self) -> set[str]:
+        """All that it may take."""
+        return {self.precision, self.batch_precision or self.precision}
+
+    def taken(self, batch: int) -> str:
+        """The precision for calls of `batch` images."""
+        return self.batch_precision if self.batch_precision is not None and self.from_batch is not None and batch >= self.from_batch else self.precision
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The bundle's table of contents. `format`: of the file that it was read from."""
+
+    name: str
+    contract: Contract
+    variants: tuple[Variant, ...]
+    golden: tuple[GoldenCase, ...]
+    auto: Selection
+    provenance: Mapping[str, str]
+    format: int = FORMAT
+
+    def to_json(self) -> str:
+        """Canonical text with a hash over all of it: equal manifests give equal bytes."""
+        return json.dumps(sealed(asdict(self)), sort_keys=True, indent=1, ensure_ascii=True) + "\n"
+
+
+def sealed(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest with a hash over everything else in it, against accidents; whoever alters it on purpose can seal it again."""
+    body = {key: value for key, value in data.items() if key != "sha256"}
+    return {**body, "sha256": hashlib.sha256(canonical_json(body).encode()).hexdigest()}
+
+
+def parse_manifest(data: Mapping[str, Any]) -> Manifest:
+    """Read a manifest whose seal was checked. Raises KeyError, TypeError, ValueError, AttributeError, ContractError if something is missing or wrong."""
+    old = data["format"] == 1
+    manifest = Manifest(
+        name=str(data["name"]),
+        contract=Contract.from_dict(data["contract"]),
+        variants=tuple(_variant_of_format_1(each) if old else Variant(**each) for each in data["variants"]),
+        golden=tuple(_case(each) for each in data["golden"]),
+        auto=selection_of_format_1(data["auto"]) if old else Selection(**data["auto"]),
+        provenance=dict(data["provenance"]),
+        format=data["format"],
+    )
+    faults = _faults(manifest)
+    if faults:
+        raise ValueError("; ".join(faults))
+    return manifest
+
+
+def selection_of_format_1(auto: Mapping[str, Any]) -> Selection:
+    """Format 1 held numbers as text and left out what did not apply. Raises KeyError, ValueError."""
+    batch, split = auto.get("from_batch"), auto.get("data_parallel_from")
+    return Selection(
+        precision=auto["precision"],
+        reason=auto["reason"],
+        batch_precision=auto.get("in_batches"),
+        from_batch=None if batch is None else int(batch),
+        split_batch_from=None if split is None else int(split),
+    )
+
+
+def _variant_of_format_1(data: Mapping[str, Any]) -> Variant:
+    return Variant(**data, target=data.get("plan", {}).get("target"))
+
+
+def _faults(manifest: Manifest) -> list[str]:
+    """What the types cannot tell: every case has a file for each input and output, and each variant's outputs."""
+    precisions, auto, found = [variant.precision for variant in manifest.variants], manifest.auto, []
+    if not precisions or len(set(precisions)) < len(precisions) or not auto.precisions <= set(precisions) or not auto.reason:
+        found.append(f"variants {precisions} with auto {asdict(auto)}")
+    if (auto.batch_precision is None) != (auto.from_batch is None):
+        found.append("auto.batch_precision and auto.from_batch belong together")
+    for name, size in (("from_batch", auto.from_batch), ("split_batch_from", auto.split_batch_from)):
+        if size is not None and (not is_whole(size) or size < 2):
+            found.append(f"auto.{name} must be a batch of at least 2, got {size!r}")
+    counts = len(manifest.contract.inputs), len(manifest.contract.outputs)
+    for case in manifest.golden:
+        listed = (case.outputs, *(case.host[each] for each in precisions), *(case.tolerance[each] for each in precisions))
+        if len(case.inputs) != counts[0] or any(len(each) != counts[1] for each in listed):
+            found.append(f"{case.folder} does not hold {counts[0]} inputs and {counts[1]} outputs for each variant")
+    files = [file.file for case in manifest.golden for file in (*case.inputs, *case.outputs)] + [variant.file for variant in manifest.variants]
+    if not all(isinstance(file, str) for file in files):
+        found.append("a file name is no text")
+    return found
+
+
+def _case(data: Mapping[str, Any]) -> GoldenCase:
+    def files(listed: list[dict[str, str]]) -> tuple[File, ...]:
+        return tuple(File(**each) for each in listed)
+
+    return GoldenCase(
+        folder=data["folder"],
+        inputs=files(data["inputs"]),
+        outputs=files(data["outputs"]),
+        levels={name: File(**each) for name, each in data["levels"].items()},
+        host={precision: files(listed) for precision, listed in data["host"].items()},
+        tolerance={precision: tuple(_tolerance(each) for each in listed) for precision, listed in data["tolerance"].items()},
+    )
+
+
+def _tolerance(data: Mapping[str, float | None]) -> Tolerance:
+    largest, rms = data["max_abs"], data["rms"]
+    if largest is None:
+        raise ValueError("a tolerance without max_abs")
+    return Tolerance(max_abs=float(largest), rms=None if rms is None else float(rms))

@@ -1,0 +1,156 @@
+"""The tasks: everything that depends on what a model is for stands here, once for each task.
+
+Nothing here knows a contract or a model. A task says how its outputs are checked, turned into answers, and scored.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import InputError
+from .predictions import Answer, embeddings, generated_images, predictions, segmentations
+
+TaskName = Literal["classification", "image-to-image", "segmentation", "embedding", "tensors"]
+OutputKind = Literal["logits", "pixels", "tensor"]
+Interpret = Callable[[NDArray[Any], Sequence[str], int], list[Answer]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quality:
+    """The task's metric over `count` images: "accuracy" in 0..1, "psnr_db" from the mean squared error of all pixels, or one of the user's own.
+
+    For a classifier, `answers` are the chosen classes, and `margins` how far each led the next one, over the range of its logits.
+    """
+
+    metric: str
+    value: float
+    count: int
+    answers: tuple[int, ...] = ()
+    margins: tuple[float, ...] = ()
+
+    def __str__(self) -> str:
+        name = {"accuracy": " accuracy", "psnr_db": " PSNR"}.get(self.metric, f" {self.metric}")
+        return f"{format_metric(self.metric, self.value)}{name}"
+
+
+def format_metric(metric: str, value: float) -> str:
+    """A quality as people read it: 98.06% or 30.21 dB."""
+    return f"{value:.2%}" if metric == "accuracy" else f"{value:.2f} dB" if metric == "psnr_db" else f"{value:.4g}"
+
+
+def metric_unit(metric: str) -> str | None:
+    """The unit of a loss in a task's own metric; None for a metric of the user's."""
+    return {"accuracy": "points", "psnr_db": "dB"}.get(metric)
+
+
+class AccuracyScorer:
+    """Counts right answers. Truths are indices of classes."""
+
+    truth_is_image = False
+
+    def __init__(self, count: int) -> None:
+        self.answers, self.margins, self.right = [0] * count, [0.0] * count, 0
+
+    def add(self, index: int, output: NDArray[Any], truth: Any, name: str) -> None:
+        """`index`: of the example. `output`: logits (classes,). `name`: of the image, for messages."""
+        self.answers[index], self.margins[index] = int(output.argmax()), margin(output)
+        self.right += self.answers[index] == truth
+
+    def quality(self) -> Quality:
+        count = len(self.answers)
+        return Quality(metric="accuracy", value=self.right / count, count=count, answers=tuple(self.answers), margins=tuple(self.margins))
+
+
+class PsnrScorer:
+    """Adds up squared errors. Truths are pixels, uint8 (H, W, C)."""
+
+    truth_is_image = True
+
+    def __init__(self, count: int) -> None:
+        self.count, self.squared_error, self.elements = count, 0.0, 0
+
+    def add(self, index: int, output: NDArray[Any], truth: NDArray[Any], name: str) -> None:
+        """`output`: uint8 (H, W, C). `name`: of the image. Raises InputError if the output's size is not the truth's."""
+        if truth.shape != output.shape:
+            raise InputError(f"{name}: the output is {output.shape}, but its target image is {truth.shape}")
+        self.squared_error += float(np.sum(np.square(output.astype(np.float64) - truth.astype(np.float64))))
+        self.elements += output.size
+
+    def quality(self) -> Quality:
+        return Quality(metric="psnr_db", value=psnr_db(self.squared_error, self.elements), count=self.count)
+
+
+Scorer = type[AccuracyScorer] | type[PsnrScorer]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What a model is for.
+
+    `output_axes`: number of axes of the first output; None if any will do. `output_kind`: of the first output. `classes_axis`: its axis that holds
+    the classes. `takes_image`: exactly one input of pixels. `interpret`: the first output, labels and `top` -> an answer for each image; None if there
+    is none. `writes_files`: whether a shell's answers are files. `metric`: the name of its own; `scorer`: called with the number of examples.
+    """
+
+    name: TaskName
+    output_axes: int | None = None
+    output_kind: OutputKind = "tensor"
+    classes_axis: int | None = None
+    takes_image: bool = True
+    interpret: Interpret | None = None
+    writes_files: bool = True
+    metric: str | None = None
+    scorer: Scorer | None = None
+
+    def faults(self, images: Sequence[bool], first_shape: Sequence[int | str], labels: Sequence[str]) -> Iterator[str]:
+        """What a contract of this task gets wrong. `images`: for each input, whether it holds pixels. `first_shape`: of the first output."""
+        if self.takes_image and list(images) != [True]:
+            yield f"the task {self.name!r} takes exactly one input of pixels"
+        if self.classes_axis is not None and labels and first_shape:
+            classes = list(first_shape)[self.classes_axis :][:1]
+            if classes != [len(labels)]:
+                axis = "last" if self.classes_axis == -1 else "second"
+                yield f"{len(labels)} labels for an output of shape {tuple(first_shape)}, whose {axis} axis holds the classes"
+
+
+TASKS = {
+    task.name: task
+    for task in (
+        Task(
+            name="classification",
+            output_axes=2,
+            output_kind="logits",
+            classes_axis=-1,
+            interpret=predictions,
+            writes_files=False,
+            metric="accuracy",
+            scorer=AccuracyScorer,
+        ),
+        Task(name="image-to-image", output_axes=4, output_kind="pixels", interpret=generated_images, metric="psnr_db", scorer=PsnrScorer),
+        Task(name="segmentation", output_axes=4, classes_axis=1, interpret=segmentations),
+        Task(name="embedding", output_axes=2, interpret=embeddings),
+        Task(name="tensors", takes_image=False, writes_files=False),
+    )
+}
+
+
+def find_task(name: str) -> Task:
+    """Look a task up. Raises InputError listing the names."""
+    if name not in TASKS:
+        raise InputError(f"task must be one of {list(TASKS)}, got {name!r}")
+    return TASKS[name]
+
+
+def margin(logits: NDArray[Any]) -> float:
+    """How far the largest of (classes,) leads the next one, over their range; 0..1."""
+    ordered = np.sort(logits.astype(np.float64))
+    return float((ordered[-1] - ordered[-2]) / (ordered[-1] - ordered[0])) if len(ordered) > 1 and ordered[-1] > ordered[0] else 0.0
+
+
+def psnr_db(squared_error: float, elements: int) -> float:
+    """Peak signal-to-noise ratio for levels in 0..255."""
+    return float(10 * np.log10(255.0**2 * elements / squared_error)) if squared_error else math.inf
