@@ -1,4 +1,4 @@
-"""The walls of the house: the runtime never needs torch or onnx, public names are what they say, rooms stay small."""
+"""The boundaries: the runtime never needs torch or onnx, dependencies point one way, and public names are real."""
 
 import ast
 import importlib
@@ -10,8 +10,8 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SOURCES = [path for room in ("runtime", "models", "export") for path in sorted((ROOT / room).rglob("*.py"))]
-LARGEST_FILE, LARGEST_BODY = 300, 40
+PARTS = ("runtime", "models", "export")
+SOURCES = [path for part in PARTS for path in sorted((ROOT / part).rglob("*.py"))]
 BLOCKED = ("torch", "torchvision", "onnx", "onnxscript", "sklearn", "safetensors", "rich", "typer")
 BLOCK = f"import sys; sys.modules.update(dict.fromkeys({BLOCKED!r}))\n"
 USE = """
@@ -62,8 +62,8 @@ def test_public_names_are_sorted_real_and_few(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["edgeport_runtime", "edgeport_models", "edgeport_export"])
-def test_no_public_name_is_the_name_of_a_room(name: str) -> None:
-    """Importing a room binds it in the package, over a function of the same name. `check` and `compare` are bound again by the runtime's own imports."""
+def test_no_public_name_is_the_name_of_a_module(name: str) -> None:
+    """Importing a module binds it in the package, over a function of the same name. `check` and `compare` are bound again by the runtime's own imports."""
     package = importlib.import_module(name)
     for path in sorted((ROOT / name.split("_")[1] / name).glob("[a-z]*.py")):
         importlib.import_module(f"{name}.{path.stem}")
@@ -82,33 +82,27 @@ def test_everything_public_has_a_docstring() -> None:
     assert not bare, bare
 
 
-def test_rooms_stay_small() -> None:
-    large = [f"{path.relative_to(ROOT)}: {lines} lines" for path in SOURCES if (lines := path.read_text().count("\n")) > LARGEST_FILE]
-    for path in SOURCES:
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                body = node.body[1:] if ast.get_docstring(node) else node.body
-                size = max(each.end_lineno or 0 for each in body) - body[0].lineno + 1 if body else 0
-                if size > LARGEST_BODY:
-                    large.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}: {size} lines")
-    assert not large, large
+WRONG_IMPORTS = {
+    "import torch": "runtime/edgeport_runtime/images.py",
+    "import edgeport_export": "models/edgeport_models/layers.py",
+    "from edgeport_models import network": "export/edgeport_export/quantization/qdq.py",
+    "from edgeport_export.cli import app": "export/edgeport_export/pipeline.py",
+    "from edgeport_export.tracing import exporter": "export/edgeport_export/network/wrapper.py",
+    "from edgeport_export.quantization import plan": "export/edgeport_export/bundle/writer.py",  # neighbors
+    "import nobody": "export/edgeport_export/unlisted.py",  # a module that stands in no layer
+}
 
 
-@pytest.mark.parametrize("room", ["runtime", "models", "export", "tests"])
-def test_no_room_is_a_package_of_its_own(room: str) -> None:
-    assert not (ROOT / room / "__init__.py").exists()  # `import models` would collide with every application
-
-
-@pytest.mark.parametrize(
-    ("forbidden", "where"), [("import torch", "runtime/edgeport_runtime/images.py"), ("import edgeport_export", "models/edgeport_models/layers.py")]
-)
-def test_the_import_rules_would_notice(forbidden: str, where: str, tmp_path: Path) -> None:
-    """import-linter over a copy of the house with one wrong arrow."""
+@pytest.mark.parametrize(("forbidden", "where"), WRONG_IMPORTS.items())
+def test_a_wrong_import_would_be_noticed(forbidden: str, where: str, tmp_path: Path) -> None:
+    """import-linter over a copy of the packages with one wrong import."""
     for path in [*SOURCES, ROOT / "pyproject.toml"]:
         copy = tmp_path / path.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_text(path.read_text() + (f"\n{forbidden}\n" if path == ROOT / where else ""))
-    rooms = [str(tmp_path / room) for room in ("runtime", "models", "export")]
-    code = f"import sys; sys.path[:0] = {rooms!r}; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
+        copy.write_text(path.read_text())
+    with (tmp_path / where).open("a") as file:
+        file.write(f"\n{forbidden}\n")
+    packages = [str(tmp_path / part) for part in PARTS]
+    code = f"import sys; sys.path[:0] = {packages!r}; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert done.returncode == 1 and "BROKEN" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 1 and ("BROKEN" in done.stdout or "unlisted" in done.stdout), done.stdout + done.stderr

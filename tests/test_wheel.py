@@ -34,8 +34,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_is_small_and_holds_the_runtime_alone(wheel: Path) -> None:
     assert wheel.stat().st_size < LARGEST_WHEEL
     names = zipfile.ZipFile(wheel).namelist()
-    rooms = {f"edgeport_runtime/{path.name}" for path in (ROOT / "runtime" / "edgeport_runtime").iterdir() if path.suffix == ".py" or path.name == "py.typed"}
-    assert {name for name in names if not name.startswith(f"edgeport_runtime-{edgeport_runtime.__version__}.dist-info/")} == rooms
+    modules = {f"edgeport_runtime/{path.name}" for path in (ROOT / "runtime" / "edgeport_runtime").iterdir() if path.suffix == ".py" or path.name == "py.typed"}
+    assert {name for name in names if not name.startswith(f"edgeport_runtime-{edgeport_runtime.__version__}.dist-info/")} == modules
 
 
 def test_its_needs_are_few_and_neither_onnxruntime_is_forced(wheel: Path) -> None:

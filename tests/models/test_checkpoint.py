@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from edgeport_models import Card, CheckpointError, network
-from edgeport_models.checkpoint import _said, load_state, read_card, read_weights, save, sha256
+from edgeport_models.checkpoint import _reason, load_state, read_card, read_weights, save, sha256
 
 
 class Anything:
@@ -80,7 +80,7 @@ def test_what_was_found_instead_of_tensors_is_listed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "phrase"),
     [
         (KeyError(101), "KeyError 101"),
         (EOFError(), "EOFError"),
@@ -88,8 +88,8 @@ def test_what_was_found_instead_of_tensors_is_listed(tmp_path: Path) -> None:
         (ValueError("header too large\nat 0"), "header too large"),
     ],
 )
-def test_what_a_library_says_becomes_one_phrase(error: Exception, said: str) -> None:
-    assert _said(error) == said
+def test_a_librarys_error_becomes_one_phrase(error: Exception, phrase: str) -> None:
+    assert _reason(error) == phrase
 
 
 @pytest.mark.parametrize("keep", [0, 3, 100, 3000])
@@ -133,8 +133,8 @@ def test_every_key_that_differs_is_listed_at_once(module: nn.Module) -> None:
     with pytest.raises(CheckpointError) as caught:
         load_state(module, state, name="w.pt")
     text = str(caught.value)
-    for said in ("w.pt", "CNN", "1 missing: hidden.bias", "1 unexpected: extra.weight", "1 of another shape: head.weight is (5, 128), expected (2, 128)"):
-        assert said in text
+    for words in ("w.pt", "CNN", "1 missing: hidden.bias", "1 unexpected: extra.weight", "1 of another shape: head.weight is (5, 128), expected (2, 128)"):
+        assert words in text
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path, module: nn.Module, card: Card) -> None:

@@ -44,21 +44,21 @@ def test_photos_are_noisy_and_clean_pairs() -> None:
 
 
 def test_noise_has_the_sigma_it_says() -> None:
-    grey = np.full((300, 300, 3), 128, np.uint8)
-    assert np.std(add_noise(grey, np.random.default_rng(0)) - 128.0) == pytest.approx(NOISE_SIGMA, rel=0.01)
+    gray = np.full((300, 300, 3), 128, np.uint8)
+    assert np.std(add_noise(gray, np.random.default_rng(0)) - 128.0) == pytest.approx(NOISE_SIGMA, rel=0.01)
 
 
 def test_patches_and_tiles_are_cut_from_the_photo() -> None:
     photo = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
     assert len(tiles(photo, seed=0, side_px=16)) == 2 * 3
     np.testing.assert_array_equal(tiles(photo, seed=0, side_px=16)[-1].truth, photo[16:32, 32:48])
-    one = random_patches(photo, 3, 40, seed=0, recolour=False)[0].truth
+    one = random_patches(photo, 3, 40, seed=0, recolor=False)[0].truth
     assert any(np.array_equal(one, photo[:, x : x + 40]) for x in range(11))
-    coloured = np.asarray(random_patches(photo, 1, 40, seed=0, recolour=True)[0].truth)
+    colored = np.asarray(random_patches(photo, 1, 40, seed=0, recolor=True)[0].truth)
     channels = [c for x in range(11) for c in np.moveaxis(photo[:, x : x + 40], 2, 0)]
-    assert all(any(np.array_equal(c, o) or np.array_equal(c, 255 - o) for o in channels) for c in np.moveaxis(coloured, 2, 0))
+    assert all(any(np.array_equal(c, o) or np.array_equal(c, 255 - o) for o in channels) for c in np.moveaxis(colored, 2, 0))
     with pytest.raises(DataError, match="at least 64x64"):
-        random_patches(photo, 1, 64, seed=0, recolour=False)
+        random_patches(photo, 1, 64, seed=0, recolor=False)
 
 
 def make_folder(root: Path, names: list[str]) -> None:
@@ -93,17 +93,17 @@ def test_plain_folder_for_a_generator(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "is_pairs", "said"),
+    ("name", "is_pairs", "message"),
     [
         ("mnist", False, "expected one of digits, photos, cifar10 or folder:PATH as data, got 'mnist'"),
         ("digits", True, "learns from pairs of images"),
-        ("photos", False, "learns from labelled images"),
+        ("photos", False, "learns from labeled images"),
         ("folder:nowhere", False, "is no such folder"),
         ("folder:nowhere", True, "is no such folder"),
     ],
 )
-def test_data_that_cannot_be_had(name: str, is_pairs: bool, said: str) -> None:
-    with pytest.raises(DataError, match=said):
+def test_data_that_cannot_be_had(name: str, is_pairs: bool, message: str) -> None:
+    with pytest.raises(DataError, match=message):
         load_data(name, pairs=is_pairs)
 
 

@@ -6,7 +6,7 @@ import torch
 from torchvision.transforms import v2
 
 from edgeport_models import DataError, network, train
-from edgeport_models.training import normalise, random_views, steps
+from edgeport_models.training import normalize, random_views, steps
 from edgeport_runtime.evaluate import Example
 
 CNN = network("cnn")
@@ -48,12 +48,12 @@ def test_a_generator_gets_nearer_to_its_target() -> None:
         train(module, entry.contract((), 16), brightness(8), entry.recipe)
 
 
-def test_normalise_is_torchvisions() -> None:
+def test_normalize_is_torchvisions() -> None:
     contract = network("resnet18").contract(("a", "b"), 64)
     pixels = np.random.default_rng(0).integers(0, 256, (2, 5, 7, 3), dtype=np.uint8)
     reference = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(contract.pixels.mean, contract.pixels.std)])
     expected = torch.stack([reference(image) for image in pixels])
-    torch.testing.assert_close(normalise(torch.from_numpy(pixels), contract), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(normalize(torch.from_numpy(pixels), contract), expected, atol=1e-6, rtol=0)
 
 
 def test_random_views_keep_shape_and_range_and_follow_the_seed() -> None:

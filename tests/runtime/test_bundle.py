@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from edgeport_runtime import AlteredError, Bundle, BundleError, FormatError, load
-from edgeport_runtime.bundle import FORMAT, MANIFEST, sealed
+from edgeport_runtime.bundle import MANIFEST
+from edgeport_runtime.manifest import FORMAT, sealed
 
 
 def rewrite(bundle: Path, change) -> None:  # type: ignore[no-untyped-def]
@@ -25,7 +26,6 @@ def test_the_manifest_is_read_into_values(classifier: Path) -> None:
     assert manifest.name == "tiny-classifier"
     assert [variant.precision for variant in manifest.variants] == ["fp32", "int8"]
     assert manifest.contract.labels == ("dark", "middle", "bright")
-    assert json.loads(manifest.to_json()) == json.loads((classifier / MANIFEST).read_text())
 
 
 def test_a_missing_bundle(tmp_path: Path) -> None:
@@ -36,12 +36,12 @@ def test_a_missing_bundle(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda data: data.update(format=FORMAT + 1), "upgrade edgeport-runtime"),
         (lambda data: data.pop("format"), "not a manifest of edgeport"),
         (lambda data: data.pop("golden"), "incomplete or malformed"),
-        (lambda data: data["variants"][0].update(colour="red"), "incomplete or malformed"),
+        (lambda data: data["variants"][0].update(color="red"), "incomplete or malformed"),
         (lambda data: data["variants"][0].update(file="../model.onnx"), "points outside the bundle"),
         (lambda data: data["variants"][0].update(file="/etc/passwd"), "points outside the bundle"),
         (lambda data: data.update(format=True), "not a manifest of edgeport"),
@@ -61,9 +61,9 @@ def test_a_missing_bundle(tmp_path: Path) -> None:
         (lambda data: data["golden"][0]["tolerance"]["fp32"][0].update(max_abs=None), "incomplete or malformed"),
     ],
 )
-def test_a_manifest_that_cannot_be_read(altered: Path, change, said: str) -> None:  # type: ignore[no-untyped-def]
+def test_a_manifest_that_cannot_be_read(altered: Path, change, message: str) -> None:  # type: ignore[no-untyped-def]
     rewrite(altered, change)
-    with pytest.raises(FormatError, match=said):
+    with pytest.raises(FormatError, match=message):
         load(altered, precision="fp32")
 
 

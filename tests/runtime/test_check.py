@@ -20,9 +20,9 @@ def test_golden_cases_pass_on_this_machine(name: str, precision: str, request: p
 def test_an_image_alone_is_checked_too(classifier: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A graph may take another way with one image than with several, and only that one may be wrong."""
     engine = load(classifier, precision="int8").engine
-    right = engine._run
-    monkeypatch.setattr(engine, "_run", lambda session, arrays: {k: v + (len(v) == 1) for k, v in right(session, arrays).items()})
-    report = check(Bundle(classifier), "int8", engine.ways())
+    right = engine._run_on
+    monkeypatch.setattr(engine, "_run_on", lambda session, arrays: {k: v + (len(v) == 1) for k, v in right(session, arrays).items()})
+    report = check(Bundle(classifier), "int8", engine.execution_modes())
     assert [bool(each) for each in report.comparisons] == [True, False, True, False] and "image by image" in str(report)
 
 
@@ -57,7 +57,7 @@ def test_a_pixel_may_be_off_only_at_a_tie(generator: Path) -> None:
 def test_int8_of_another_kernel_is_not_hidden_inside_its_own_error(classifier: Path) -> None:
     """fp32's answers are nearer to PyTorch than int8's, and still must not pass for int8's by their distance alone."""
     fp32 = load(classifier, precision="fp32")
-    assert not check(Bundle(classifier), "int8", fp32.engine.ways())
+    assert not check(Bundle(classifier), "int8", fp32.engine.execution_modes())
 
 
 def test_drift_tolerance_by_hand() -> None:

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgeport_runtime.bundle import MANIFEST, sealed
+from edgeport_runtime.bundle import MANIFEST
 from edgeport_runtime.cli import main
+from edgeport_runtime.manifest import sealed
 
 
 @pytest.fixture
@@ -19,7 +20,7 @@ def photo(tmp_path: Path) -> Path:
 def test_info(classifier: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", str(classifier)]) == 0
     text = capsys.readouterr().out
-    for said in (
+    for words in (
         "tiny-classifier: classification",
         "pixels: uint8 (batch, height, width, 3)",
         "height 4..64",
@@ -27,7 +28,7 @@ def test_info(classifier: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "model.int8.onnx",
         "golden  2 cases",
     ):
-        assert said in text
+        assert words in text
     assert main(["info", str(classifier), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["format"] == 1
 
@@ -65,10 +66,10 @@ def test_predict_writes_a_generators_images(generator: Path, photo: Path, tmp_pa
     assert main(["predict", str(generator), str(photo), str(photo), "--out", str(tmp_path / "twice")]) == 2
     assert not (tmp_path / "twice").exists()
     capsys.readouterr()
-    for out, said in ((photo.parent, "exists already, and a result is never written over a file"), (photo, "cannot be written")):
+    for out, message in ((photo.parent, "exists already, and a result is never written over a file"), (photo, "cannot be written")):
         before = photo.read_bytes()
         assert main(["predict", str(generator), str(photo), "--out", str(out)]) == 2
-        assert said in capsys.readouterr().err and photo.read_bytes() == before
+        assert message in capsys.readouterr().err and photo.read_bytes() == before
 
 
 def test_eval(classifier: Path, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,7 +92,7 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["info", "nowhere"], "nowhere: expected a bundle"),
         (["check", "{bundle}", "--precision", "fp16"], "no fp16 variant in this bundle"),
@@ -101,17 +102,17 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
         (["bench", "{bundle}", "--batch", "0"], "within 1..8, got 0"),
         (["bench", "{bundle}", "--batch", "1000000000000"], "within 1..8"),
         (["bench", "{bundle}", "--size", "-1", "5"], "height must be within 4..64"),
-        (["predict", "{bundle}", "nowhere.png", "--top", "0"], "top is how many classes to tell"),
+        (["predict", "{bundle}", "nowhere.png", "--top", "0"], "top is the number of classes to list"),
         (["info", "{bundle}/model.onnx"], "but this is a file"),
         (["bench", "{bundle}", "--batch", "99"], "a whole number within 1..8, got 99"),
         (["bench", "{bundle}", "--size", "1", "1"], "height must be within 4..64, got 1"),
         (["bench", "{bundle}", "--threads", "-1"], "threads must be 0"),
     ],
 )
-def test_bad_input_is_one_sentence_and_exit_code_2(classifier: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_is_one_sentence_and_exit_code_2(classifier: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([argument.format(bundle=classifier) for argument in arguments]) == 2
     err = capsys.readouterr().err
-    assert said in err and err.startswith("edgeport-run: ") and err.count("\n") == 1
+    assert message in err and err.startswith("edgeport-run: ") and err.count("\n") == 1
 
 
 def test_ctrl_c(classifier: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,16 +126,16 @@ def test_ctrl_c(classifier: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert "interrupted" in capsys.readouterr().err
 
 
-def test_info_says_from_which_batch_images_are_shared_among_threads(altered: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_names_the_batch_from_which_batches_are_split(altered: Path, capsys: pytest.CaptureFixture[str]) -> None:
     manifest = json.loads((altered / MANIFEST).read_text())
     manifest["auto"] = {"precision": "int8", "reason": "measured", "data_parallel_from": "6"}
     (altered / MANIFEST).write_text(json.dumps(sealed(manifest)))
     assert main(["info", str(altered)]) == 0
-    assert "auto    int8, data-parallel from 6 images: measured" in capsys.readouterr().out
+    assert "auto    int8, batches split among the threads from 6 images: measured" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("options", "outputs"), [([], 4), (["--data-parallel"], 6), (["--no-data-parallel"], 4), (["--batch", "8"], 6)])
-def test_data_parallel_is_as_measured_or_as_said(altered: Path, options: list[str], outputs: int, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("options", "outputs"), [([], 4), (["--split-batch"], 6), (["--no-split-batch"], 4), (["--batch", "8"], 6)])
+def test_batches_are_split_as_measured_or_as_asked_for(altered: Path, options: list[str], outputs: int, capsys: pytest.CaptureFixture[str]) -> None:
     manifest = json.loads((altered / MANIFEST).read_text())
     manifest["auto"] = {"precision": "int8", "reason": "measured", "data_parallel_from": "6"}
     (altered / MANIFEST).write_text(json.dumps(sealed(manifest)))

@@ -33,7 +33,7 @@ def test_metrics_of_a_case_worked_out_by_hand() -> None:
         ([[1.0]], [1.0], ANY, False),
     ],
 )
-def test_what_passes(actual: list[float], expected: list[float], tolerance: Tolerance, passes: bool) -> None:
+def test_a_comparison_passes_or_not(actual: list[float], expected: list[float], tolerance: Tolerance, passes: bool) -> None:
     assert bool(compare("y", np.array(actual), np.array(expected), tolerance)) is passes
 
 
@@ -43,6 +43,6 @@ def test_uint8_does_not_wrap_around() -> None:
     assert found.max_abs == 255
 
 
-def test_a_failure_says_where() -> None:
+def test_a_failure_names_the_place() -> None:
     text = str(compare("logits", np.array([[0.0, 5.0]]), np.array([[0.0, 1.0]]), Tolerance(max_abs=0.5)))
     assert "logits" in text and "(0, 1)" in text and "0.5 allowed" in text

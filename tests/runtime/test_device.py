@@ -44,7 +44,7 @@ def test_options_are_checked() -> None:
         with pytest.raises(InputError, match="threads must be 0"):
             SessionOptions(threads=threads)  # type: ignore[arg-type]
     assert type(SessionOptions(threads=np.int64(2)).threads) is int  # type: ignore[arg-type]
-    for name in ("spinning", "data_parallel"):
+    for name in ("spinning", "split_batch"):
         with pytest.raises(InputError, match=f"{name} must be True or False, got 'no'"):
             SessionOptions(**{name: "no"})  # type: ignore[arg-type]
 
@@ -55,7 +55,7 @@ def test_telemetry_is_off_before_the_import(monkeypatch: pytest.MonkeyPatch) -> 
     assert device.os.environ["ORT_DISABLE_TELEMETRY"] == "1"
 
 
-def test_without_onnxruntime_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_onnxruntime_the_message_names_the_extras(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
     with pytest.raises(DeviceError, match=r"edgeport-runtime\[cpu\] or edgeport-runtime\[gpu\]"):
         onnxruntime()

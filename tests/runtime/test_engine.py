@@ -30,7 +30,7 @@ def images(count: int, seed: int = 0) -> NDArray[np.uint8]:
 
 
 class Watched:
-    """A session that tells of its runs: how many images, and on which thread."""
+    """A session that records its runs: how many images, and on which thread."""
 
     def __init__(self, session: Any) -> None:
         self.session = session
@@ -45,39 +45,39 @@ class Watched:
 @settings(max_examples=25, deadline=None)
 @given(batch=st.integers(1, 8), threads=st.integers(1, 4), which=st.sampled_from([("classifier", "fp32"), ("classifier", "int8"), ("generator", "fp32")]))
 def test_every_image_gives_what_it_gives_alone(batch: int, threads: int, which: tuple[str, str]) -> None:
-    apart, alone = engine(*which, threads=threads, data_parallel=True), engine(*which, threads=1)
+    split, alone = engine(*which, threads=threads, split_batch=True), engine(*which, threads=1)
     pixels = images(batch, seed=batch)
     expected = [alone.run({"pixels": each[None]}) for each in pixels]
-    for name, value in apart.run({"pixels": pixels}).items():
+    for name, value in split.run({"pixels": pixels}).items():
         # one unit in the last place: a product of one row is summed in another order than one of several
         np.testing.assert_allclose(value, np.concatenate([each[name] for each in expected]), rtol=1e-5, atol=1e-6)
 
 
 def test_each_thread_runs_as_many_images_and_the_caller_is_one_of_them() -> None:
-    made = engine(threads=4, data_parallel=True)
-    made._own = watched = Watched(made._own)
+    made = engine(threads=4, split_batch=True)
+    made._single_thread_session = watched = Watched(made._single_thread_session)
     made.run({"pixels": images(8)})
-    assert [count for count, _ in watched.runs] == [2, 2, 2, 2] and made._shared is None
+    assert [count for count, _ in watched.runs] == [2, 2, 2, 2] and made._multi_thread_session is None
     names = {name for _, name in watched.runs}
     assert threading.current_thread().name in names and all(name.startswith(("edgeport", "MainThread")) for name in names)
 
 
 @pytest.mark.parametrize("batch", [1, 3, 7])
-def test_what_does_not_divide_runs_on_a_session_that_is_opened_then(batch: int) -> None:
-    made = engine(threads=2, data_parallel=True)
-    made._own = watched = Watched(made._own)
+def test_a_batch_that_does_not_divide_runs_on_a_session_that_is_opened_then(batch: int) -> None:
+    made = engine(threads=2, split_batch=True)
+    made._single_thread_session = watched = Watched(made._single_thread_session)
     np.testing.assert_allclose(made.run({"pixels": images(batch)})["logits"], engine().run({"pixels": images(batch)})["logits"], atol=1e-6)
-    assert not watched.runs and made._shared is not None and made._model == b""
+    assert not watched.runs and made._multi_thread_session is not None and made._model == b""
 
 
 def test_one_thread_shares_nothing() -> None:
-    made = engine(threads=1, data_parallel=True)
-    assert made._own is None and list(made.ways()) == ["", "image by image"]
+    made = engine(threads=1, split_batch=True)
+    assert made._single_thread_session is None and list(made.execution_modes()) == ["", "image by image"]
     assert made.run({"pixels": images(4)})["logits"].shape == (4, 3)
 
 
 def test_many_callers_at_once() -> None:
-    made, alone = engine(threads=2, data_parallel=True), engine(threads=1)
+    made, alone = engine(threads=2, split_batch=True), engine(threads=1)
     inputs = [images(1 + seed % 4, seed) for seed in range(24)]
     with ThreadPoolExecutor(6) as callers:
         answers = list(callers.map(lambda pixels: made.run({"pixels": pixels})["logits"], inputs))
@@ -95,7 +95,7 @@ def test_many_callers_at_once() -> None:
         ({"pixels": images(2), "mask": images(2)}, r"expected the inputs \['pixels'\]"),
     ],
 )
-def test_what_the_contract_forbids_is_refused_after_what_it_allows_and_again(arrays: dict[str, NDArray[Any]], refusal: str) -> None:
+def test_arrays_that_the_contract_forbids_are_refused_after_others_and_again(arrays: dict[str, NDArray[Any]], refusal: str) -> None:
     made = engine(threads=1)
     expected = made.run({"pixels": images(2)})["logits"]
     for _ in range(2):
@@ -104,15 +104,15 @@ def test_what_the_contract_forbids_is_refused_after_what_it_allows_and_again(arr
     np.testing.assert_array_equal(made.run({"pixels": images(2)})["logits"], expected)
 
 
-def test_what_fails_on_another_thread_is_raised_here() -> None:
+def test_a_failure_on_another_thread_is_raised_here() -> None:
     class Broken(Watched):
         def run(self, names: list[str], arrays: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
             if threading.current_thread() is not threading.main_thread():
                 raise RuntimeError("out of memory\nwith details")
             return super().run(names, arrays)
 
-    made = engine(threads=2, data_parallel=True)
-    made._own = Broken(made._own)
+    made = engine(threads=2, split_batch=True)
+    made._single_thread_session = Broken(made._single_thread_session)
     with pytest.raises(DeviceError, match=r"failed on cpu at \{'pixels': \(2, 12, 20, 3\)\}: out of memory$"):
         made.run({"pixels": images(4)})
 
@@ -124,7 +124,7 @@ def test_what_fails_on_another_thread_is_raised_here() -> None:
         (8, 1, Range(low=1, high=8), False),
         (7, 2, Range(low=1, high=8), False),
         (2, 4, Range(low=1, high=8), False),
-        (8, 4, Range(low=4, high=8), False),  # parts of two images, where the contract starts at four
+        (8, 4, Range(low=4, high=8), False),  # parts of two images, and the contract starts at four
         (8, 2, Range(low=4, high=8), True),
         (8, 4, Range(low=1, high=9, step=4), False),  # 1, 5 or 9
     ],
@@ -150,4 +150,29 @@ def test_batches_that_cannot_be_cut_are_refused(contract: Contract) -> None:
     bundle = Bundle(STORED / "classifier")
     assert not divides(contract, 4, 2)
     with pytest.raises(InputError, match=r"must be the batch of all inputs and outputs, but they are pixels \(.*\), logits \(.*\): leave it out"):
-        Engine(bundle.read(bundle.variant("fp32")), contract, SessionOptions(data_parallel=True))
+        Engine(bundle.read(bundle.variant("fp32")), contract, SessionOptions(split_batch=True))
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_a_closed_engine_frees_its_sessions_and_says_so(split: bool) -> None:
+    with engine(threads=2, split_batch=split) as made:
+        assert made.run({"pixels": images(4)})["logits"].shape == (4, 3)
+    assert made._single_thread_session is made._multi_thread_session is made._pool is None and made._model == b""
+    for batch in (3, 4):
+        with pytest.raises(DeviceError, match="this engine was closed: load the model again"):
+            made.run({"pixels": images(batch)})
+    made.close()  # once more does no harm
+
+
+class Silent:
+    """A session whose error has an empty message."""
+
+    def run(self, names: list[str], arrays: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        raise MemoryError
+
+
+def test_an_error_without_a_message_is_named_by_its_type() -> None:
+    made = engine(threads=1)
+    made._multi_thread_session = Silent()
+    with pytest.raises(DeviceError, match=r"failed on cpu at \{'pixels': \(1, 12, 20, 3\)\}: MemoryError$"):
+        made.run({"pixels": images(1)})

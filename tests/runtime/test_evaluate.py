@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from edgeport_runtime import InputError, evaluate, load
-from edgeport_runtime.evaluate import Example, measure, psnr_db
+from edgeport_runtime.evaluate import Example, measure
 
 
 def write(path: Path, array: np.ndarray) -> None:
@@ -21,12 +21,6 @@ def test_accuracy_counts_right_answers(classifier: Path, tmp_path: Path) -> None
     assert quality.answers == (2, 0, 0, 0)  # `bright` comes first by name
     assert str(quality) == "75.00% accuracy"
     assert all(0 < margin <= 1 for margin in quality.margins)
-
-
-def test_psnr_by_hand() -> None:
-    assert psnr_db(255.0**2 * 4, 4) == 0.0
-    assert psnr_db(4 * 25.0, 4) == pytest.approx(20 * np.log10(255 / 5))
-    assert psnr_db(0.0, 4) == float("inf")
 
 
 def test_psnr_of_a_run_that_is_known(generator: Path) -> None:
@@ -50,11 +44,11 @@ def test_pairs_are_found_by_name(generator: Path, tmp_path: Path) -> None:
         evaluate(load(generator), tmp_path)
 
 
-@pytest.mark.parametrize(("layout", "said"), [([], "got no folders"), (["cats"], "cats which is no label"), (["dark"], "there are none in it")])
-def test_a_folder_of_another_layout(classifier: Path, tmp_path: Path, layout: list[str], said: str) -> None:
+@pytest.mark.parametrize(("layout", "message"), [([], "got no folders"), (["cats"], "cats which is no label"), (["dark"], "there are none in it")])
+def test_a_folder_of_another_layout(classifier: Path, tmp_path: Path, layout: list[str], message: str) -> None:
     for name in layout:
         (tmp_path / name).mkdir()
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         evaluate(load(classifier), tmp_path)
     with pytest.raises(InputError, match="expected one folder of images per label"):
         evaluate(load(classifier), tmp_path / "nowhere")

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from edgeport_runtime import ImageError, InputError, Pixels
-from edgeport_runtime.images import decode, describe, image_files, prepare, stack
+from edgeport_runtime.contract import image_axes, image_to_image
+from edgeport_runtime.images import decode, describe, groups_of_one_shape, image_files, pixel_batches, prepare, stack
 
 KEEP = Pixels(height=8, width=8, resize="keep")
 RAMP = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
@@ -55,9 +56,9 @@ def test_cmyk_jpeg_from_a_file() -> None:
     assert np.abs(got.astype(int) - np.array(RED)).max() <= 3
 
 
-def test_grey_contract_has_one_channel() -> None:
-    grey = Pixels(height=8, width=8, mode="L", resize="keep", mean=(0.5,), std=(0.5,))
-    got = prepare(Image.new("RGB", (3, 2), (255, 255, 255)), grey)
+def test_gray_contract_has_one_channel() -> None:
+    gray = Pixels(height=8, width=8, mode="L", resize="keep", mean=(0.5,), std=(0.5,))
+    got = prepare(Image.new("RGB", (3, 2), (255, 255, 255)), gray)
     assert got.shape == (2, 3, 1) and got.min() == 255
 
 
@@ -78,7 +79,7 @@ def test_stretch_is_pillows_antialiased_resize(height: int, width: int) -> None:
     np.testing.assert_array_equal(prepare(photo, Pixels(height=height, width=width)), expected)
 
 
-def test_crop_truncates_the_longer_side_and_takes_the_centre() -> None:
+def test_crop_truncates_the_longer_side_and_takes_the_center() -> None:
     photo = np.random.default_rng(1).integers(0, 256, (427, 640, 3), dtype=np.uint8)
     pixels = Pixels(height=224, width=224, resize="crop", resize_shorter_px=256)
     shrunk = np.asarray(Image.fromarray(photo).resize((383, 256), Image.Resampling.BILINEAR))  # 256 * 640 / 427 = 383.7
@@ -108,7 +109,7 @@ TRUNCATED = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (6
 
 
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("source", "message"),
     [
         ("nowhere.png", "nowhere.png: there is no such file"),
         (b"", "not one"),
@@ -124,8 +125,8 @@ TRUNCATED = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (6
         (Image.open(io.BytesIO(TRUNCATED)), "cannot be read"),
     ],
 )
-def test_what_is_no_image_is_refused_by_name(source: object, said: str) -> None:
-    with pytest.raises(ImageError, match=said):
+def test_a_source_that_is_no_image_is_refused_by_name(source: object, message: str) -> None:
+    with pytest.raises(ImageError, match=message):
         prepare(source, KEEP)  # type: ignore[arg-type]
 
 
@@ -167,3 +168,33 @@ def test_describe_and_image_files(tmp_path: Path) -> None:
     assert [path.name for path in image_files(tmp_path)] == ["a.jpg", "b.PNG"]
     with pytest.raises(InputError, match="no such folder"):
         image_files(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    ("shapes", "largest", "expected"),
+    [
+        ([(2, 2), (3, 3), (2, 2), (2, 2), (3, 3)], 2, [[0, 2], [3], [1, 4]]),
+        ([(2, 2)] * 5, 8, [[0, 1, 2, 3, 4]]),
+        ([], 8, []),
+    ],
+)
+def test_groups_of_one_shape_are_no_larger_than_allowed(shapes: list[tuple[int, int]], largest: int, expected: list[list[int]]) -> None:
+    assert groups_of_one_shape(shapes, largest) == expected
+
+
+@pytest.mark.parametrize("at_once", [None, 1, 4, 100])
+def test_every_image_is_in_one_batch_of_its_size(at_once: int | None) -> None:
+    contract = image_to_image(Pixels(height=8, width=8, resize="keep"), image_axes(smallest_px=4, largest_px=64, largest_batch=3))
+    sources = [np.full((8 + index % 2, 8, 3), index, np.uint8) for index in range(11)]
+    seen: list[int] = []
+    for indices, pixels in pixel_batches(sources, contract, prepared_at_once=at_once):
+        assert len(indices) == len(pixels) <= 3 and [int(image[0, 0, 0]) for image in pixels] == indices
+        seen += indices
+    assert sorted(seen) == list(range(11))
+
+
+def test_images_outside_the_contract_are_refused_by_name(tmp_path: Path) -> None:
+    contract = image_to_image(Pixels(height=8, width=8, resize="keep"), image_axes(smallest_px=4, largest_px=64, largest_batch=3))
+    Image.new("RGB", (3, 8)).save(tmp_path / "thin.png")
+    with pytest.raises(ImageError, match=r"thin\.png: 3 px is too small for the width of this model"):
+        list(pixel_batches([RAMP, tmp_path / "thin.png"], contract))

@@ -29,7 +29,7 @@ def test_a_scalar_has_no_dims() -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "message"),
     [
         (b"", "known type"),
         (PACKED_DIMS + b"\x10\x08" + RAW, "ONNX type 8"),  # strings
@@ -42,8 +42,8 @@ def test_a_scalar_has_no_dims() -> None:
         (b"\x0a\x01\x80" + FLOAT + RAW, "end early"),  # a packed number that is cut off
     ],
 )
-def test_damaged_tensors_are_refused(data: bytes, said: str) -> None:
-    with pytest.raises(FormatError, match=said):
+def test_damaged_tensors_are_refused(data: bytes, message: str) -> None:
+    with pytest.raises(FormatError, match=message):
         read_tensor(data)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from edgeport_runtime import InputError, load
 from edgeport_runtime.contract import Input
-from edgeport_runtime.timing import LEAST_CALLS, example_inputs, measure_calls
+from edgeport_runtime.timing import LEAST_CALLS, example_inputs, measure_calls, random_array
 
 
 def test_calls_are_counted_after_the_warm_up() -> None:
@@ -40,3 +40,17 @@ def test_a_size_for_a_model_without_an_image_is_refused() -> None:
     assert example_inputs(tensors, batch=2)["x"].shape == (2, 4)
     with pytest.raises(InputError, match="takes plain tensors and no image"):
         example_inputs(tensors, batch=2, size_px=(5, 5))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "low", "high", "distinct"),
+    [("uint8", 0, 255, 256), ("bool", 0, 1, 2), ("int64", 0, 1, 2), ("int8", 0, 1, 2)],
+)
+def test_tensors_take_the_values_of_their_dtype(dtype: str, low: int, high: int, distinct: int) -> None:
+    array = random_array((9000,), dtype, np.random.default_rng(0))
+    assert array.dtype == dtype and (array.min(), array.max(), len(np.unique(array))) == (low, high, distinct)
+
+
+def test_floats_come_from_a_normal_distribution() -> None:
+    array = random_array((100, 100), "float32", np.random.default_rng(0))
+    assert array.dtype == np.float32 and abs(array.mean()) < 0.05 and abs(array.std() - 1) < 0.05

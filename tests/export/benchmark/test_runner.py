@@ -1,0 +1,93 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edgeport_export import ExportError
+from edgeport_export.benchmark import runner
+from edgeport_export.benchmark.runner import EngineSpec, LatencyStats, PairTimer, benchmark, disturbance
+
+STORED = Path(__file__).parents[2] / "fixtures" / "format1" / "classifier"
+FP32 = EngineSpec(kind="onnx", path=str(STORED / "model.onnx"))
+
+
+def test_every_engine_runs_in_a_process_of_its_own(checkpoint: Path) -> None:
+    measured = benchmark({"onnx": replace(FP32, threads=1)}, batch=2, size_px=(8, 12), rounds=3)["onnx"]
+    assert len(measured.rounds_ms) == 3 and 0 < min(measured.rounds_ms) <= measured.median_ms <= max(measured.rounds_ms)
+    assert measured.load_ms > 0 and measured.peak_bytes > 20e6  # Python and numpy alone take more
+    assert benchmark({"torch": EngineSpec(kind="torch", path=str(checkpoint), mode="channels_last")}, batch=2, rounds=1)["torch"].median_ms > 0
+
+
+def test_a_batch_is_split_if_asked_for() -> None:
+    split = replace(FP32, threads=2, split_batch=True)
+    assert benchmark({"split": split}, batch=4, rounds=1)["split"].median_ms > 0
+    with pytest.raises(ExportError, match="strange could not be timed: split_batch must be True, False"):  # so the process was told
+        benchmark({"strange": replace(split, split_batch="perhaps")}, batch=4)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "engine, batch, message",
+    [
+        (EngineSpec(kind="onnx", path="there.onnx"), 1, r"lost could not be timed: .*there\.onnx: the model cannot be read"),
+        (FP32, 99, r"lost could not be timed: cannot run at batch 99"),
+    ],
+)
+def test_an_engine_that_does_not_start_says_why(engine: EngineSpec, batch: int, message: str) -> None:
+    with pytest.raises(ExportError, match=message):
+        benchmark({"lost": engine}, batch=batch)
+
+
+def test_one_pair_is_timed_after_another() -> None:
+    fp32, int8 = STORED / "model.onnx", STORED / "model.int8.onnx"
+    with PairTimer(batch=2, rounds=1) as timer:
+        first, second = timer.compare(fp32, int8), timer.compare(int8, fp32)
+        assert all(0 < each < 1000 for each in (*first, *second))
+        with pytest.raises(ExportError, match=r"a candidate could not be timed: .*gone\.onnx"):
+            timer.compare(fp32, STORED / "gone.onnx")
+
+
+def scripted(folder: Path, lines: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each engine's process print these lines: the first at once, one more for each line that it is sent, and then end."""
+    script = folder / "worker.py"
+    script.write_text(f"import sys\nlines = {lines!r}\nprint(lines[0], flush=True)\nfor line, _ in zip(lines[1:], sys.stdin):\n    print(line, flush=True)\n")
+    monkeypatch.setattr(runner, "WORKER", script)
+
+
+def test_the_median_of_the_rounds_is_reported_with_the_time_that_threads_waited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = [{"ms": ms, "waited": waited} for ms, waited in ((3.0, 0.5), (9.0, 0.4), (2.0, 0.1))]
+    scripted(tmp_path, [json.dumps({"ready": True, "load_ms": 7.5, "peak_bytes": 8}), *map(json.dumps, turns)], monkeypatch)
+    measured = benchmark({"onnx": FP32}, batch=1, rounds=3)["onnx"]
+    assert measured == LatencyStats(median_ms=3.0, rounds_ms=(3.0, 9.0, 2.0), load_ms=7.5, peak_bytes=8, waited=0.4)
+    assert disturbance([measured]).startswith("the machine was busy: threads waited for a processor 40% of their time")
+
+
+@pytest.mark.parametrize(
+    "lines, message",
+    [
+        ([json.dumps({"ready": True, "load_ms": 1.0, "peak_bytes": 1})], "onnx stopped while it was timed; is there enough memory"),
+        (["Segmentation fault"], "onnx could not be timed: its process ended without a word"),
+    ],
+)
+def test_a_process_that_ends_too_early_is_named(lines: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted(tmp_path, lines, monkeypatch)
+    with pytest.raises(ExportError, match=message):
+        benchmark({"onnx": FP32}, batch=1)
+
+
+def test_threads_that_wait_for_a_processor_are_told_of() -> None:
+    quiet, busy = (LatencyStats(median_ms=1.0, rounds_ms=(1.0,), waited=share) for share in (0.19, 0.41))
+    assert disturbance([]) == disturbance([quiet]) == ""
+    assert disturbance([quiet, busy]).startswith("the machine was busy: threads waited for a processor 41% of their time")
+
+
+def test_rounds_that_differ_are_told_of_and_one_outlier_is_not() -> None:
+    steady, unsteady = (LatencyStats(median_ms=2.0, rounds_ms=rounds) for rounds in ((2.0, 2.1, 2.0, 9.0, 2.5), (2.0, 3.1, 2.1, 3.4, 2.0)))
+    assert (steady.quartile_ratio, unsteady.quartile_ratio) == (pytest.approx(1.25), pytest.approx(1.55))
+    assert disturbance([steady]) == ""
+    assert disturbance([steady, unsteady]) == "the machine was unsteady: some rounds of one engine took 1.6 times as long as others, so measure again"
+
+
+def test_decisions_take_the_lower_quartile_of_the_rounds() -> None:
+    disturbed = LatencyStats(median_ms=6.0, rounds_ms=(3.9, 6.0, 3.7, 6.1, 5.9, 3.8, 7.5, 6.2))
+    assert disturbed.lower_quartile_ms == 3.9 and LatencyStats(median_ms=2.0, rounds_ms=(2.0,)).lower_quartile_ms == 2.0

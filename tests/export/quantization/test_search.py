@@ -1,0 +1,139 @@
+"""The search, with a timer that is made up: what each product takes as integers and in float is written down, so the right plan is known."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from edgeport_export.quantization.calibration import Calibration, calibrate, pixel_arrays
+from edgeport_export.quantization.qdq import observed_values
+from edgeport_export.quantization.search import SearchResult, _within_budget, closest_ranges, profile, search
+from edgeport_export.quantization.targets import TARGETS
+from edgeport_export.quantization.variants import Names, Probes, QuantizableGraph, VariantBuilder
+from edgeport_export.tracing.exporter import trace
+from edgeport_runtime import Contract
+
+FIRST, SECOND, HEAD = "conv1/Conv", "conv2/Conv", "head/Gemm"
+
+
+class MadeUpTimer:
+    """`gain`: milliseconds that each product saves as integers; float alone takes 10."""
+
+    def __init__(self, builder: VariantBuilder, gain: dict[str, float]) -> None:
+        self.builder = builder
+        self.gain = gain
+        self.calls = 0
+
+    def compare(self, first: Path, second: Path) -> tuple[float, float]:
+        self.calls += 1
+        return self._time(first), self._time(second)
+
+    def names(self, path: Path) -> Names:
+        return next(names for names, file in self.builder._files.items() if file == path)
+
+    def _time(self, path: Path) -> float:
+        return 10.0 - sum(self.gain[name] for name in self.names(path))
+
+
+@pytest.fixture(scope="module")
+def graph(tiny: ModuleType, class_contract: Contract) -> QuantizableGraph:
+    return QuantizableGraph.of(trace(tiny.trained_classifier(), class_contract).model, class_contract, TARGETS["x86-vnni"])
+
+
+@pytest.fixture(scope="module")
+def probes(graph: QuantizableGraph, tiny: ModuleType, class_contract: Contract) -> Probes:
+    return Probes(graph, pixel_arrays(class_contract, tiny.brightness_examples(12, seed=0)))
+
+
+@pytest.fixture(scope="module")
+def calibration(graph: QuantizableGraph, tiny: ModuleType, class_contract: Contract) -> Calibration:
+    return calibrate(graph.model, observed_values(graph.model, graph.target), class_contract, tiny.brightness_examples(12, seed=0))
+
+
+@pytest.fixture(scope="module")
+def builder(graph: QuantizableGraph, probes: Probes, calibration: Calibration) -> Iterator[VariantBuilder]:
+    with VariantBuilder(graph, calibration.ranges("minmax"), probes, "minmax") as made:
+        yield made
+
+
+@pytest.mark.parametrize(
+    ("gain", "expected"),
+    [
+        ({FIRST: 1.0, SECOND: 2.0, HEAD: 0.5}, {FIRST, SECOND, HEAD}),
+        ({FIRST: -1.0, SECOND: 4.0, HEAD: 0.5}, {SECOND, HEAD}),
+        ({FIRST: -1.0, SECOND: 4.0, HEAD: -0.5}, {SECOND}),
+        ({FIRST: 0.01, SECOND: 4.0, HEAD: -0.01}, {FIRST, SECOND, HEAD}),  # under the margin: noise decides nothing
+    ],
+)
+def test_what_is_slower_as_integers_stays_float(builder: VariantBuilder, gain: dict[str, float], expected: Names) -> None:
+    timer = MadeUpTimer(builder, gain)
+    found = search(builder, timer, lambda names: True, seconds=60)
+    assert found.integer == expected and timer.calls > 1
+    assert set(found.reasons) == set(gain) - set(expected) and all(reason.startswith("time: ") for reason in found.reasons.values())
+    findings = found.findings(builder.graph.macs)
+    assert set(findings) == {FIRST, SECOND, HEAD} and all(each.sqnr_db is not None and each.sqnr_db > 20 for each in findings.values())
+
+
+def test_if_none_pays_one_is_left_for_a_user_who_wants_int8_in_any_case(builder: VariantBuilder) -> None:
+    timer = MadeUpTimer(builder, {FIRST: -3.0, SECOND: -1.0, HEAD: -0.5})
+    found = search(builder, timer, lambda names: True, seconds=60)
+    assert found.integer == {HEAD} and set(found.reasons) == {FIRST, SECOND}  # the one that loses least
+
+
+def test_one_product_alone_may_lose_less_than_what_was_left(builder: VariantBuilder) -> None:
+    class Together(MadeUpTimer):
+        def _time(self, path: Path) -> float:
+            return 10.0 + {frozenset[str](): 0.0, frozenset([FIRST]): 0.1}.get(self.names(path), 5.0)
+
+    assert search(builder, Together(builder, {}), lambda names: True, seconds=60).integer == {FIRST}
+
+
+def test_the_worst_products_go_first_until_the_budget_is_kept(builder: VariantBuilder) -> None:
+    alone = {name: builder.sqnr_db(frozenset([name])) for name in (FIRST, SECOND, HEAD)}
+    worst = min(alone, key=lambda name: alone[name])
+    found = search(builder, None, lambda names: worst not in names, seconds=60)
+    assert found.integer == set(alone) - {worst}
+    assert found.reasons[worst].startswith(f"error: alone it brings the outputs to {alone[worst]:.1f} dB")
+    assert search(builder, None, lambda names: False, seconds=60).integer == frozenset()
+
+
+@pytest.mark.parametrize("needed", range(16))
+def test_no_more_products_go_than_it_takes(needed: int) -> None:
+    errors = {f"product{index}": float(30 + index) for index in range(15)}
+    asked: list[Names] = []
+
+    def keeps(names: Names) -> bool:
+        asked.append(names)
+        return len(names) <= 15 - needed
+
+    found = _within_budget(SearchResult(integer=frozenset(errors), fastest=frozenset(errors), sqnr_db=errors), keeps, lambda *_: None)
+    assert found.integer == frozenset(list(errors)[needed:]) and set(found.reasons) == set(list(errors)[:needed])
+    assert len(asked) <= 9
+
+
+def test_the_kind_of_ranges_with_the_smallest_error_is_taken(graph: QuantizableGraph, probes: Probes, calibration: Calibration) -> None:
+    with ExitStack() as stack:
+        found = closest_ranges(stack, graph, calibration, probes)
+        assert found.ranges == calibration.ranges(found.method)
+        builders = [stack.enter_context(VariantBuilder(graph, calibration.ranges(each), probes, each)) for each in ("minmax", "percentile", "entropy")]
+        errors = {each.method: each.sqnr_db(frozenset(graph.quantizable)) for each in builders}
+    assert found.method == max(errors, key=lambda method: errors[method])
+
+
+def test_without_time_nothing_is_measured_and_everything_stays(builder: VariantBuilder) -> None:
+    found = search(builder, None, lambda names: True, seconds=0)
+    assert found.integer == {FIRST, SECOND, HEAD} and not found.speedups and not found.sqnr_db
+
+
+def test_if_the_budget_leaves_nothing_the_fastest_variant_is_kept_for_the_plan(builder: VariantBuilder) -> None:
+    timer = MadeUpTimer(builder, {FIRST: -1.0, SECOND: 4.0, HEAD: 0.5})
+    found = search(builder, timer, lambda names: False, seconds=60)
+    assert found.integer == frozenset() and found.fastest == {SECOND, HEAD}
+
+
+def test_the_profile_names_products_as_the_float_graph_does(builder: VariantBuilder, graph: QuantizableGraph) -> None:
+    spent_us = profile(builder.file(frozenset(graph.quantizable)), graph)
+    assert {FIRST, SECOND, HEAD} <= set(spent_us) and all(spent_us[name] >= 0 for name in (FIRST, SECOND, HEAD))
+    assert not list(builder.file(frozenset()).parent.glob("*.json"))  # the profiler's file is removed

@@ -1,0 +1,33 @@
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch.nn import functional as F
+
+from edgeport_export.rewrites.float_graph.precise_mean import precise_mean
+from edgeport_export.rewrites.graph import GraphEditor
+from edgeport_runtime import Pixels, SessionOptions
+from edgeport_runtime.contract import classification, image_axes
+from edgeport_runtime.device import open_session
+
+HW = {0: "batch", 2: "height", 3: "width"}
+EXAMPLE = torch.zeros(2, 3, 20, 28)
+MAPS = {"large": (1, 512), "small": (1, 96)}
+
+
+@pytest.mark.parametrize("top", MAPS)
+@pytest.mark.parametrize("mean", [lambda x: F.adaptive_avg_pool2d(x, 1), lambda x: x.relu().mean((2, 3)), lambda x: x[:, 0].mean((-1, -2), keepdim=True)])
+def test_the_mean_of_a_large_map_is_as_precise_as_pytorchs(exported_graph: Callable[..., onnx.ModelProto], top: str, mean: Any) -> None:
+    low, high = MAPS[top]
+    contract = classification(Pixels(height=32, width=32), ("a",), image_axes(smallest_px=low, largest_px=high, largest_batch=4))
+    model = exported_graph(mean, EXAMPLE, axes=[HW])
+    assert precise_mean(GraphEditor(model), contract).changed == (top == "large") and not precise_mean(GraphEditor(model), contract)
+    onnx.checker.check_model(model, full_check=True)
+    session = open_session(model.SerializeToString(), SessionOptions(threads=1))
+    for batch, height, width in ((1, 1, 1), (2, 7, 5), (1, 96, 96), (1, high, high)):
+        x = np.random.default_rng(0).uniform(0, 1, (batch, 3, height, width)).astype(np.float32)
+        exact = mean(torch.from_numpy(x).double()).numpy()
+        np.testing.assert_allclose(session.run(None, {"a": x})[0], exact, atol=2e-7)
