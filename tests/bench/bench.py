@@ -3,13 +3,13 @@
 Every engine has a process of its own and one is awake at a time; every round visits every engine, and the medians over rounds are quoted with their
 ratios. Pixels to output, uint8 (N, H, W, 3) in. Peers: PyTorch eager, channels-last and compiled; a plain `torch.onnx.export`, dynamic and
 fixed-size; plain `quantize_static` with its defaults and with U8 activations, S8 weights per channel; OpenVINO f32, and OpenVINO + NNCF int8, which
-live in an environment of their own (`--peers` names its Python; left out, they are not raced). edgeport runs what `load(path, batch=…)` takes for
+live in an environment of their own (`--peers` names its Python; left out, they are not timed). edgeport runs what `load(path, batch=…)` takes for
 that batch, and each of its variants beside it; its speed was measured at 16 images when the bundle was made, and its int8 keeps 25 dB from fp32, or
 within half a dB as many as plain U8S8 where that has fewer (random weights).
-A fixed matrix product is timed before and after every turn: one in which it took 15 % longer than at its fastest is taken again (`yardstick.py`).
-Calls of under 40 ms are raced again in new processes (a section says how often): what memory a process got decides up to half of the time of the
+A fixed matrix product is timed before and after every turn: one in which it took 15 % longer than at its fastest is taken again (`reference_workload.py`).
+Calls of under 40 ms are timed again in new processes (a section says how often): what memory a process got decides up to half of the time of the
 shortest, and 1 % of the longest.
-One of the lanes runs the same file as `auto`: what they differ by is what these figures are good for.
+One of the engines runs the same file as `auto`: what they differ by is what these figures are good for.
 
     python tests/bench/bench.py [--only NAME …] [--batch 1 16] [--rounds 5] [--peers .venv-peers/bin/python] [--results FILE] [--again]
 """
@@ -32,8 +32,8 @@ from unittest import mock
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
+from reference_workload import ReferenceWorkload
 from report import NNCF, PLAIN_FP32, PLAIN_U8S8, TORCH, table
-from yardstick import Yardstick
 
 warnings.filterwarnings("ignore")
 
@@ -42,21 +42,22 @@ BATCHES = (1, 16)
 ROUND_SECONDS = 0.3
 SEEN_DB = 0.5  # what plain U8S8 may owe to having been calibrated with some of the images that edgeport holds back
 SQNR_FLOOR_DB = 25.0  # that edgeport's int8 keeps, or as near to fp32 as plain U8S8 where that is further: random weights in deep networks
-HEATS, SHORT_MS = 3, 40.0  # calls as short as this are raced in that many processes each
+PROCESSES, SHORT_MS = 3, 40.0  # calls as short as this are timed in that many processes each
 
 
 def prepare(name: str, folder: Path) -> None:
     """Every file that the engines of one network read. Runs in a process of its own."""
     import torch
-    from subjects import SUBJECTS, Plain, pictures
+    from subjects import SUBJECTS, Plain
+    from subjects import images as random_images
 
     from edgeport_export import ExportOptions, export_bundle
-    from edgeport_export.quantization import HELD_BACK, PROBES
+    from edgeport_export.quantization.int8_variant import HELD_BACK, PROBES
     from edgeport_runtime.evaluate import Example
 
     folder.mkdir(parents=True, exist_ok=True)
     subject = SUBJECTS[name]()
-    images = pictures(subject, CALIBRATION_IMAGES, seed=100)
+    images = random_images(subject, CALIBRATION_IMAGES, seed=100)
     np.save(folder / "images.npy", images)
     module, example = Plain(subject).eval(), torch.from_numpy(images[:2])
     plain = {"dynamic_shapes": ({0: "batch", **({1: "height", 2: "width"} if "height" in subject.contract.axes else {})},)}
@@ -69,7 +70,7 @@ def prepare(name: str, folder: Path) -> None:
     examples = [Example(source=image, truth=0) for image in images]
     # on the very images that edgeport will measure itself on: of networks with random weights, other images may be 5 dB away
     floor_db = min(SQNR_FLOOR_DB, _plain_db(folder, images[::HELD_BACK][:PROBES]) - SEEN_DB)
-    options = ExportOptions(insist=True, sqnr_floor_db=floor_db, race_batch=max(BATCHES))
+    options = ExportOptions(always_keep_int8=True, sqnr_floor_db=floor_db, benchmark_batch=max(BATCHES))
     export_bundle(subject.network, subject.contract, folder / "bundle", name=name, calibration=examples, options=options, force=True)
 
 
@@ -118,47 +119,47 @@ def _quantize(folder: Path, images: np.ndarray) -> None:
     quantize_static(folder / "prepared.onnx", folder / "u8s8.onnx", Reader(), **formats)
 
 
-def lanes(name: str, folder: Path, batch: int, threads: int, peers: str) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Engine -> the Python that runs it, and its order."""
+def engines(name: str, folder: Path, batch: int, threads: int, peers: str) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Engine -> the Python that runs it, and its request."""
     basis = {"subject": name, "images": str(folder / "images.npy"), "batch": batch, "threads": threads, "seconds": ROUND_SECONDS, "precision": ""}
 
-    def order(kind: str, path: str = "", precision: str = "") -> dict[str, Any]:
+    def request(kind: str, path: str = "", precision: str = "") -> dict[str, Any]:
         answer = folder / f"{kind}-{Path(path).stem}-{precision}-{batch}.npy"
         return {**basis, "kind": kind, "path": str(folder / path) if path else "", "precision": precision, "answer": str(answer)}
 
-    ours = {label: (sys.executable, order("edgeport", "bundle", precision)) for label, precision in _edgeport(folder, batch, threads).items()}
-    torch = {label: (sys.executable, order("torch", "", mode)) for label, mode in zip(TORCH, ("eager", "channels-last", "compile"), strict=True)}
+    ours = {label: (sys.executable, request("edgeport", "bundle", precision)) for label, precision in _edgeport(folder, batch, threads).items()}
+    torch = {label: (sys.executable, request("torch", "", mode)) for label, mode in zip(TORCH, ("eager", "channels-last", "compile"), strict=True)}
     files = {PLAIN_FP32[0]: "dynamic", PLAIN_FP32[1]: f"fixed{batch}", "ORT quantize_static default": "s8s8", PLAIN_U8S8: "u8s8"}
-    plain = {label: (sys.executable, order("onnxruntime", f"{file}.onnx")) for label, file in files.items() if (folder / f"{file}.onnx").exists()}
-    others = {"OpenVINO f32": (peers, order("openvino", "dynamic.onnx")), NNCF: (peers, order("openvino", "dynamic.onnx", "int8"))} if peers else {}
+    plain = {label: (sys.executable, request("onnxruntime", f"{file}.onnx")) for label, file in files.items() if (folder / f"{file}.onnx").exists()}
+    others = {"OpenVINO f32": (peers, request("openvino", "dynamic.onnx")), NNCF: (peers, request("openvino", "dynamic.onnx", "int8"))} if peers else {}
     return {**ours, **torch, **plain, **others}
 
 
 def _edgeport(folder: Path, batch: int, threads: int) -> dict[str, str]:
     from edgeport_runtime import Bundle, SessionOptions
-    from edgeport_runtime.model import choose, goes_apart
+    from edgeport_runtime.selection import choose, should_split_batch
 
     bundle = Bundle(folder / "bundle")
     taken, _ = choose(bundle, "cpu", "auto", platform.machine(), batch)
-    how = f"{taken}, data-parallel" if goes_apart(bundle, SessionOptions(threads=threads), taken, batch) else taken
+    how = f"{taken}, split batch" if should_split_batch(bundle, SessionOptions(threads=threads), taken, batch) else taken
     return {f"edgeport auto ({how})": "auto", **{f"edgeport {each.precision}": each.precision for each in bundle.manifest.variants}}
 
 
-def race(entries: dict[str, tuple[str, dict[str, Any]]], rounds: int, yardstick: Yardstick) -> tuple[dict[str, list[float]], dict[str, str], int]:
+def timed(entries: dict[str, tuple[str, dict[str, Any]]], rounds: int, workload: ReferenceWorkload) -> tuple[dict[str, list[float]], dict[str, str], int]:
     """Milliseconds per call of every engine, round by round; the last words of those that did not start; and how many turns were never steady."""
-    times, failed, unsteady = _heat(entries, rounds, yardstick)
+    times, failed, unsteady = _timed_once(entries, rounds, workload)
     if min(statistics.median(each) for each in times.values()) < SHORT_MS:
-        for _ in range(HEATS - 1):
-            more, lost, shaken = _heat(entries, rounds, yardstick)
+        for _ in range(PROCESSES - 1):
+            more, lost, shaken = _timed_once(entries, rounds, workload)
             times, failed, unsteady = {label: times[label] + more[label] for label in more if label in times}, failed | lost, unsteady + shaken
     return times, failed, unsteady
 
 
-def _heat(entries: dict[str, tuple[str, dict[str, Any]]], rounds: int, yardstick: Yardstick) -> tuple[dict[str, list[float]], dict[str, str], int]:
+def _timed_once(entries: dict[str, tuple[str, dict[str, Any]]], rounds: int, workload: ReferenceWorkload) -> tuple[dict[str, list[float]], dict[str, str], int]:
     running: dict[str, subprocess.Popen[str]] = {}
     failed: dict[str, str] = {}
-    for label, (python, order) in entries.items():
-        command = [python, str(Path(__file__).with_name("engines.py")), json.dumps(order)]
+    for label, (python, request) in entries.items():
+        command = [python, str(Path(__file__).with_name("engines.py")), json.dumps(request)]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         line = "…"
         while line and line.strip() != "ready":  # libraries print what they like first
@@ -171,7 +172,7 @@ def _heat(entries: dict[str, tuple[str, dict[str, Any]]], rounds: int, yardstick
     unsteady = 0
     for _ in range(rounds):
         for label, process in running.items():
-            measured, steady = yardstick.steady(lambda process=process: _turn(process))  # type: ignore[misc]
+            measured, steady = workload.steady(lambda process=process: _turn(process))  # type: ignore[misc]
             times[label].append(measured)
             unsteady += not steady
     for process in running.values():
@@ -187,7 +188,7 @@ def _turn(process: subprocess.Popen[str]) -> float:
 
 
 def sqnr_db(entries: dict[str, tuple[str, dict[str, Any]]], labels: Sequence[str]) -> dict[str, float]:
-    """How far each engine's output is from edgeport's fp32, in dB of signal over error; None where they are equal."""
+    """How far each engine's output is from edgeport's fp32, in dB of signal over error; None if they are equal."""
     truth = np.load(entries["edgeport fp32"][1]["answer"]).astype(np.float64)
     found = {}
     for label in labels:
@@ -213,7 +214,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("bench"))
     parser.add_argument("--results", type=Path, default=Path("bench/results.jsonl"))
     parser.add_argument("--table", type=Path, default=Path("docs/bench.md"))
-    parser.add_argument("--again", action="store_true", help="Race what --folder holds, and make nothing anew.")
+    parser.add_argument("--again", action="store_true", help="Time what --folder holds, and make nothing anew.")
     parser.add_argument("--prepare", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.prepare:
@@ -221,20 +222,19 @@ def main() -> None:
         return
     given.results.parent.mkdir(parents=True, exist_ok=True)
     rows = [json.loads(line) for line in given.results.read_text().splitlines()] if given.results.exists() else []
-    yardstick = Yardstick()
+    workload = ReferenceWorkload()
     for name in given.only:
         left = [batch for batch in given.batch if not any(row["name"] == name and row["batch"] == batch for row in rows)]
         if left and not given.again:
             subprocess.run([sys.executable, __file__, "--prepare", name, "--folder", str(given.folder)], check=True)
         for batch in left:
-            entries = lanes(name, given.folder / name, batch, given.threads, given.peers)
-            times, failed, unsteady = race(entries, given.rounds, yardstick)
+            entries = engines(name, given.folder / name, batch, given.threads, given.peers)
+            times, failed, unsteady = timed(entries, given.rounds, workload)
             distances = sqnr_db(entries, list(times))
             side = {**OWN, **OTHERS}[name]
-            told = {"name": name, "side": side, "batch": batch, "threads": given.threads, "peers": _peers(given.peers)}
-            rows.append(
-                {**told, "heats": len(next(iter(times.values()))) // given.rounds, "times": times, "unsteady": unsteady, "sqnr_db": distances, "failed": failed}
-            )
+            counts = {"processes": len(next(iter(times.values()))) // given.rounds, "unsteady": unsteady}
+            about = {"name": name, "side": side, "batch": batch, "threads": given.threads, "peers": _peers(given.peers)}
+            rows.append({**about, **counts, "times": times, "sqnr_db": distances, "failed": failed})
             with given.results.open("a") as file:
                 file.write(json.dumps(rows[-1]) + "\n")
             median = {label: round(statistics.median(each), 3) for label, each in times.items()}

@@ -22,7 +22,7 @@ import onnx
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from edgeport_export.calibration import calibrate
+from edgeport_export.quantization.calibration import calibrate
 from edgeport_runtime import Contract
 from edgeport_runtime.evaluate import Example
 
@@ -34,16 +34,16 @@ def traced(name: str) -> tuple[bytes, list[str], Contract]:
     sys.path.insert(0, str(Path(__file__).parent))
     from subjects import SUBJECTS
 
-    from edgeport_export.quantize import observed_values, preprocess
-    from edgeport_export.targets import target
-    from edgeport_export.trace import trace
+    from edgeport_export.quantization.qdq import observed_values, preprocess
+    from edgeport_export.quantization.targets import find_target
+    from edgeport_export.tracing.exporter import trace
 
     subject = SUBJECTS[name]()
     prepared = preprocess(trace(subject.network, subject.contract).model)
-    return prepared.SerializeToString(), observed_values(prepared, target("")), subject.contract
+    return prepared.SerializeToString(), observed_values(prepared, find_target(None)), subject.contract
 
 
-def pictures(folder: Path, count: int) -> list[Example]:
+def photographs(folder: Path, count: int) -> list[Example]:
     photos = load_sample_images().images
     generator = np.random.default_rng(0)
     for index in range(count):
@@ -78,7 +78,7 @@ def main() -> None:
             print(f"after {done:,} images: {peak_mb():,.0f} MB, {time.monotonic() - started:.0f} s", flush=True)
 
     with tempfile.TemporaryDirectory() as folder:
-        calibrate(onnx.load_from_string(graph), values, contract, pictures(Path(folder), asked.images), step)
+        calibrate(onnx.load_from_string(graph), values, contract, photographs(Path(folder), asked.images), step)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a race of the bench came to, as Markdown."""
+"""The results of the benchmark, as Markdown."""
 
 import math
 import statistics
@@ -12,11 +12,11 @@ NNCF = "OpenVINO + NNCF int8"
 
 def table(rows: list[dict[str, Any]], method: str) -> str:
     """The results as Markdown: one table for each network and batch, and what follows from all of them. `method`: how they were measured."""
-    from edgeport_export.pipeline import processor, versions
+    from edgeport_export.bundle.environment import processor, versions
 
     known = {**versions(), **rows[0]["peers"]}
-    said = ", ".join(f"{package} {version}" for package, version in known.items())
-    lines = ["# edgeport against its peers", "", f"Written by `make bench`. {processor()}, {rows[0]['threads']} threads; {said}.", ""]
+    packages = ", ".join(f"{package} {version}" for package, version in known.items())
+    lines = ["# edgeport against its peers", "", f"Written by `make bench`. {processor()}, {rows[0]['threads']} threads; {packages}.", ""]
     lines += method.splitlines()
     lines += ["", "![chart](bench.svg)", "", *summary(rows)]
     for row in rows:
@@ -33,8 +33,8 @@ def table(rows: list[dict[str, Any]], method: str) -> str:
             times = row["times"][label]
             lines.append(f"| {label} | {value:.3f} | {value / auto:.2f} | {min(times):.3f} to {max(times):.3f} | {_decibels(row['sqnr_db'].get(label))} |")
         lines += [f"| {label} | did not start: {words[:120]} | | | |" for label, words in row["failed"].items()]
-        if row.get("heats", 1) > 1:
-            lines += ["", f"Raced in {row['heats']} processes each."]
+        if row["processes"] > 1:
+            lines += ["", f"Timed in {row['processes']} processes each."]
         if row["unsteady"]:
             lines += ["", f"{row['unsteady']} of these turns found no steady machine."]
     return "\n".join(lines) + "\n"

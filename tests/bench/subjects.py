@@ -14,8 +14,8 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parent))
 from zoo import MEAN, STD, calm, settled_modules
 
-from edgeport_export.contracts import ImageTask, image_contract
-from edgeport_export.sweep import picture
+from edgeport_export.network.contracts import ImageTask, image_contract
+from edgeport_export.network.size_sweep import random_image
 from edgeport_models import network
 from edgeport_runtime import Contract, Pixels, Range
 
@@ -59,13 +59,13 @@ def other(name: str) -> Subject:
 SUBJECTS: dict[str, Callable[[], Subject]] = {**{name: partial(own, name) for name in OWN}, **{name: partial(other, name) for name in OTHERS}}
 
 
-def pictures(subject: Subject, count: int, seed: int) -> np.ndarray:
+def images(subject: Subject, count: int, seed: int) -> np.ndarray:
     """uint8 (count, H, W, C)."""
-    return np.concatenate([picture((1, subject.side, subject.side, 3), np.random.default_rng(seed + index)) for index in range(count)])
+    return np.concatenate([random_image((1, subject.side, subject.side, 3), np.random.default_rng(seed + index)) for index in range(count)])
 
 
 class Plain(nn.Module):
-    """What somebody writes without edgeport: textbook normalisation in front, and for a generator the way back to pixels behind."""
+    """What somebody writes without edgeport: textbook normalization before the network, and for a generator the way back to pixels after it."""
 
     def __init__(self, subject: Subject) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 """Every torchvision architecture through the exporter: `make zoo` writes docs/zoo.md.
 
-Random weights that matter: BatchNorm statistics are settled on pictures, and what is zero at initialisation (heads, layer scales)
+Random weights that matter: BatchNorm statistics are settled on images, and what is zero at initialization (heads, layer scales)
 is drawn at random, so that no error can hide behind a zero. One process per architecture keeps memory flat; results are kept in
 a JSON-lines file, so that an interrupted run goes on where it stopped.
 
@@ -52,7 +52,7 @@ def settled(name: str) -> Any:
 def calm(network: Any) -> None:
     """Let the residual branches of MBConv blocks add a third of their size (training starts them smaller too: at zero in Goyal et al. 2017).
 
-    At full size SiLU and the squeeze-and-excitation gate amplify whatever is louder than the statistics, block after block: one picture in three
+    At full size SiLU and the squeeze-and-excitation gate amplify whatever is louder than the statistics, block after block: one image in three
     leaves the 55 blocks of efficientnet_b7 100 to 10,000 times louder than the others, and PyTorch's own logits are then up to 40 % off.
     Nothing can be judged there.
     """
@@ -66,15 +66,15 @@ def calm(network: Any) -> None:
 
 
 def settled_modules(network: Any, side: int, mean: Sequence[float], std: Sequence[float], shares: Sequence[float]) -> None:
-    """Draw what is zero at initialisation, and settle BatchNorm on eight pictures at each share of `side`.
+    """Draw what is zero at initialization, and settle BatchNorm on eight images at each share of `side`.
 
-    The pictures are normalised as the contract says: statistics of other pixels make deep networks chaotic, and noise drowns every error.
+    The images are normalized as the contract says: statistics of other pixels make deep networks chaotic, and noise drowns every error.
     """
     import numpy as np
     import torch
     from torch import nn
 
-    from edgeport_export.sweep import picture
+    from edgeport_export.network.size_sweep import random_image
 
     with torch.no_grad():
         for parameter in network.parameters():
@@ -89,7 +89,7 @@ def settled_modules(network: Any, side: int, mean: Sequence[float], std: Sequenc
             module.train()
             module.momentum = None  # a plain average over what is seen
     for seed, share in enumerate(shares):
-        levels = picture((8, round(side * share), round(side * share), 3), np.random.default_rng(seed))
+        levels = random_image((8, round(side * share), round(side * share), 3), np.random.default_rng(seed))
         with torch.no_grad():
             network(torch.from_numpy((levels / 255 - np.array(mean)) / np.array(std)).permute(0, 3, 1, 2).float())
     network.eval()
@@ -104,9 +104,9 @@ def side_px(name: str) -> int:
 
 
 def examine(name: str) -> dict[str, Any]:
-    """One row: with dynamic height and width, and where that is refused, with a dynamic batch alone."""
+    """One row: with dynamic height and width, and if that is refused, with a dynamic batch alone."""
     from edgeport_export import ExportError
-    from edgeport_export.contracts import parse_axes
+    from edgeport_export.network.contracts import parse_axes
     from edgeport_runtime import Range
 
     network = settled(name)
@@ -135,36 +135,37 @@ def examine(name: str) -> dict[str, Any]:
 
 def _exported(name: str, network: Any, axes: dict[str, Any]) -> dict[str, Any]:
     from edgeport_export import ParityError, measure_parity
-    from edgeport_export.branches import sizes_to_try
-    from edgeport_export.contracts import ImageTask, image_contract
-    from edgeport_export.parity import remedy
-    from edgeport_export.preflight import preflight
-    from edgeport_export.trace import finish, trace
+    from edgeport_export.network.contracts import ImageTask, image_contract
+    from edgeport_export.network.preflight import preflight
+    from edgeport_export.rewrites.finalize import finalize
+    from edgeport_export.tracing.exporter import trace
+    from edgeport_export.tracing.shape_guards import sizes_to_try
+    from edgeport_export.validation.parity import remedy
     from edgeport_runtime import Pixels
 
     side = side_px(name)
     pixels = Pixels(height=side, width=side, mean=MEAN, std=STD)
     contract = image_contract(network, ImageTask(task="segmentation" if segments(name) else "classification", pixels=pixels, axes=axes))
-    preflight(network, contract)
+    reference = preflight(network, contract)
     started = time.perf_counter()
     traced = trace(network, contract)
     seconds = time.perf_counter() - started
-    model = finish(traced.model, contract)
-    extra = sizes_to_try(traced.branches, contract, lambda sizes: sizes["batch"], 3)  # at most 3 images
-    parity = measure_parity(network, contract, model, sizes=[*_sizes(axes, side), *extra])
+    model = finalize(traced.model, contract)
+    extra = sizes_to_try(traced.guards, contract, lambda sizes: sizes["batch"], 3)  # at most 3 images
+    parity = measure_parity(reference, model, sizes=[*_sizes(axes, side), *extra])
     if not parity:
-        raise ParityError(remedy(parity, contract, traced.branches) + f"{max(parity.ratio(case) for case in parity.cases):.3g} times PyTorch's own noise")
+        raise ParityError(remedy(parity, contract, traced.guards) + f"{max(parity.ratio(case) for case in parity.cases):.3g} times PyTorch's own noise")
     return {
         "seconds": seconds,
         "nodes": len(traced.model.graph.node),
         "ratio": max(parity.ratio(case) for case in parity.cases),
         "floor": max(parity.floors.values()),
-        **_times(network, contract, model, side),
+        **_times(reference, model),
     }
 
 
 def _sizes(axes: dict[str, Any], side: int) -> list[dict[str, int]]:
-    """At least 8 images at different batches, and where the sides are free at odd, non-square, smaller and larger sizes."""
+    """At least 8 images at different batches, and if the sides are free at odd, non-square, smaller and larger sizes."""
     if "height" not in axes:
         return [{"batch": batch} for batch in (1, 2, 3, 5)]
     low = axes["height"].low
@@ -173,17 +174,16 @@ def _sizes(axes: dict[str, Any], side: int) -> list[dict[str, int]]:
     return [{name: axes[name].nearest(size) for name, size in zip(("batch", "height", "width"), point, strict=True)} for point in points]
 
 
-def _times(network: Any, contract: Any, model: bytes, side: int) -> dict[str, float]:
+def _times(reference: Any, model: bytes) -> dict[str, float]:
     """fp32 and PyTorch eager at batch 1, turn by turn in one process that rests between them."""
     from statistics import median
 
-    from edgeport_export.wrap import Reference
     from edgeport_runtime import SessionOptions
     from edgeport_runtime.engine import Engine
     from edgeport_runtime.timing import example_inputs, measure_calls
 
-    engine, reference = Engine(model, contract, SessionOptions(spinning=False)), Reference(network, contract)
-    inputs = example_inputs(contract, batch=1)
+    engine = Engine(model, reference.contract, SessionOptions(spinning=False))
+    inputs = example_inputs(reference.contract, batch=1)
     turns = [
         (measure_calls(lambda: engine.run(inputs), seconds=0.2).median_ms, measure_calls(lambda: reference.run(inputs), seconds=0.2).median_ms)
         for _ in range(3)
@@ -196,7 +196,7 @@ def table(rows: list[dict[str, Any]], total: int) -> str:
     import importlib.metadata
     import platform
 
-    from edgeport_export.pipeline import processor
+    from edgeport_export.bundle.environment import processor
 
     versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in ("torch", "torchvision", "onnxscript", "onnxruntime"))
     sides = sum(row["sides"].startswith("right") for row in rows)
@@ -213,7 +213,7 @@ def table(rows: list[dict[str, Any]], total: int) -> str:
         "and each image of a batch gives what it gives alone. *times noise*: the worst such distance;",
         "*noise*: PyTorch's own, as a share of the output's range.",
         "Times are for one image; the ratio is PyTorch eager over fp32.",
-        "Weights are random: BatchNorm is settled on pictures, what is zero at initialisation is drawn, and the residual branches of MBConv blocks",
+        "Weights are random: BatchNorm is settled on images, what is zero at initialization is drawn, and the residual branches of MBConv blocks",
         "(EfficientNet) add a third of their size, without which PyTorch's own float32 is up to 40 % off at their depth.",
         "",
         "| architecture | M parameters | dynamic batch | dynamic height, width | times noise | noise | export s | nodes | fp32 ms | PyTorch ms | ratio |",

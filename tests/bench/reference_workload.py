@@ -3,8 +3,8 @@
 A rented machine may have slow phases in which every product takes half as long again, for seconds on end, while nothing on it tells of them
 (no steal, no waiting for a processor). Measured on two processors: a 256x256 float32 product took 183 to 195 us or 270 to 317, and an int8
 convnext_tiny 24 or 40 ms beside it, in turns of about ten seconds, while one thread's sum over memory stayed as it was. Why is not known from
-here; a neighbour on the other half of each core would do it.
-Medians of engines that take turns say little then: one is timed in a good phase, its rival in a bad one.
+here; a neighbor on the other half of each core would do it.
+Medians of engines that take turns say little then: one is timed in a good phase, the next in a bad one.
 """
 
 import math
@@ -19,7 +19,7 @@ REST_SECONDS = 0.1  # the library's threads spin for a while after a product
 OBSERVED_SECONDS = 20.0  # in which the fastest phase should have come along
 
 
-class Yardstick:
+class ReferenceWorkload:
     """`slowest_allowed`: times its own fastest that the product may take in a steady phase. `patience_seconds`: how long one turn may wait for such."""
 
     def __init__(self, *, slowest_allowed: float = 1.15, patience_seconds: float = 60.0) -> None:
