@@ -1,21 +1,22 @@
-# make demo: the whole job on real data.  make test: everything that must pass.  Both work on a fresh machine with Python 3.11+.
+# make demo: the whole job on real data.  make test: what must pass.  Both work on a fresh machine with Python 3.11+.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint zoo bench clean
+.PHONY: demo test test-long test-lowest lint docs zoo bench clean
 
 # Rebuilt when a dependency list changes; pip is upgraded first because Python 3.11's own has no --group.
 $(VENV)/installed: pyproject.toml runtime/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable "./runtime[cpu]" --editable . --group dev
+	$(BIN)/python -m pip install --quiet --editable "./runtime[cpu]" --editable ".[demo]" --group dev
 	touch $@
 
 demo: $(VENV)/installed
 	$(BIN)/edgeport demo --out demo
 
 lint: $(VENV)/installed
+	$(BIN)/zizmor --offline --quiet .github
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -23,6 +24,25 @@ lint: $(VENV)/installed
 
 test: $(VENV)/installed lint
 	$(BIN)/pytest
+
+# Every example, and whatever else takes minutes.
+test-long: $(VENV)/installed
+	$(BIN)/pytest -m long
+
+# The floors of the dependency lists, in an environment of their own.
+.venv-lowest/installed: pyproject.toml runtime/pyproject.toml tests/lowest.py
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --upgrade pip
+	.venv-lowest/bin/python tests/lowest.py > .venv-lowest/constraints.txt
+	.venv-lowest/bin/python -m pip install --quiet --constraint .venv-lowest/constraints.txt --editable "./runtime[cpu]" --editable ".[demo]" --group dev
+	touch $@
+
+test-lowest: .venv-lowest/installed
+	.venv-lowest/bin/pytest
+
+docs: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --group docs
+	$(BIN)/mkdocs build --strict --quiet --site-dir site
 
 zoo: $(VENV)/installed
 	$(BIN)/python tests/bench/zoo.py --results zoo.jsonl --table docs/zoo.md
@@ -38,4 +58,4 @@ bench: $(VENV)/installed .venv-peers/installed
 	$(BIN)/python tests/bench/bench.py --peers .venv-peers/bin/python --folder bench --results bench/results.jsonl --table docs/bench.md
 
 clean:
-	rm -rf $(VENV) .venv-peers bench demo dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-peers .venv-lowest site bench demo dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
