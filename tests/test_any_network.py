@@ -42,7 +42,7 @@ def test_a_network_of_timm_goes_through_unchanged(name: str, tmp_path: Path) -> 
     sides = Range(low=64, high=192)
     pixels = Pixels(height=96, width=96, mean=MEAN, std=STD)
     contract = image_contract(network, ImageTask(task="classification", pixels=pixels, axes={"batch": Range(low=1, high=8), "height": sides, "width": sides}))
-    out = export_bundle(network, contract, tmp_path / "b", name=name, options=FP32)
+    out = export_bundle(network, contract, tmp_path / "b", name=name, options=FP32).folder
     image = noise(2, 101, 130, 3)
     x = (torch.from_numpy(image).double() / 255 - torch.tensor(MEAN).double()) / torch.tensor(STD).double()
     expected = network.double()(x.permute(0, 3, 1, 2)).detach().numpy()
@@ -114,7 +114,7 @@ def test_a_network_of_plain_tensors_with_axes_of_its_own(tmp_path: Path) -> None
         outputs=(Output(name="mixed", dtype="float32", shape=("batch", "length", 6), kind="tensor"),),
         axes={"batch": Range(low=1, high=3), "length": Range(low=1, high=20), "positions": Range(low=1, high=30)},
     )
-    model = load(export_bundle(Mixer(), contract, tmp_path / "b", name="mixer", options=FP32))
+    model = load(export_bundle(Mixer(), contract, tmp_path / "b", name="mixer", options=FP32).folder)
     query, key = (np.random.default_rng(i).standard_normal((2, size, 6)).astype(np.float32) for i, size in enumerate((17, 5)))
     expected = Mixer()(torch.from_numpy(query).double(), torch.from_numpy(key).double()).numpy()
     np.testing.assert_allclose(model.raw(query=query, key=key)["mixed"], expected, atol=1e-6)
@@ -124,7 +124,7 @@ def test_an_embedding_is_a_vector_for_each_image(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
     contract = image_contract(network, ImageTask(task="embedding", pixels=Pixels(height=20, width=20)))
-    model = load(export_bundle(network, contract, tmp_path / "b", name="e", options=FP32))
+    model = load(export_bundle(network, contract, tmp_path / "b", name="e", options=FP32).folder)
     image = noise(20, 20, 3)
     expected = network.double()(torch.from_numpy(image[None]).permute(0, 3, 1, 2).double() / 127.5 - 1)[0].detach().numpy()
     np.testing.assert_allclose(model(image), expected, atol=1e-6)

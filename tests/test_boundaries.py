@@ -18,7 +18,7 @@ USE = """
 from edgeport_runtime import load
 model = load({bundle!r})
 assert model.check()
-import edgeport_runtime.cli, edgeport_runtime.doctor, edgeport_runtime.timing, edgeport_runtime.evaluate
+import edgeport_runtime.cli, edgeport_runtime.doctor, edgeport_runtime.timing, edgeport_runtime.evaluation
 loaded = [name for name in {blocked!r} if sys.modules.get(name) is not None]
 assert not loaded, loaded
 """

@@ -7,34 +7,40 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .errors import AxisError, ExportError, NetworkFailure, OutputError, ParityError, PreflightError
-    from .network.contracts import ImageTask, image_contract, parse_axes
-    from .network.reference import TorchReference
+    from .bundle.diff import diff_bundles
+    from .errors import AxisError, ExportError, NetworkFailure, NoIntegerProducts, OutputError, ParityError, PreflightError
+    from .network.contracts import ImageTask, image_contract
     from .options import ExportOptions
     from .pipeline import export_bundle
-    from .sources import NetworkSource, load_factory, load_source
-    from .validation.parity import Parity, measure_parity
+    from .quantization.plan import Plan, read_plan
+    from .quantization.targets import Target
+    from .rewrites.graph import GraphEditor, PassResult
+    from .sources import load_factory, load_source
+    from .validation.parity import Parity
     from .verification import Verification, verify
 
 _MODULES = {
     "AxisError": "errors",
     "ExportError": "errors",
     "ExportOptions": "options",
+    "GraphEditor": "rewrites.graph",
     "ImageTask": "network.contracts",
     "NetworkFailure": "errors",
-    "NetworkSource": "sources",
+    "NoIntegerProducts": "errors",
     "OutputError": "errors",
     "Parity": "validation.parity",
     "ParityError": "errors",
+    "PassResult": "rewrites.graph",
+    "Plan": "quantization.plan",
     "PreflightError": "errors",
-    "TorchReference": "network.reference",
+    "Target": "quantization.targets",
     "Verification": "verification",
+    "diff_bundles": "bundle.diff",
     "export_bundle": "pipeline",
     "image_contract": "network.contracts",
     "load_factory": "sources",
     "load_source": "sources",
-    "measure_parity": "validation.parity",
-    "parse_axes": "network.contracts",
+    "read_plan": "quantization.plan",
     "verify": "verification",
 }
 
@@ -42,21 +48,24 @@ __all__ = [
     "AxisError",
     "ExportError",
     "ExportOptions",
+    "GraphEditor",
     "ImageTask",
     "NetworkFailure",
-    "NetworkSource",
+    "NoIntegerProducts",
     "OutputError",
     "Parity",
     "ParityError",
+    "PassResult",
+    "Plan",
     "PreflightError",
-    "TorchReference",
+    "Target",
     "Verification",
+    "diff_bundles",
     "export_bundle",
     "image_contract",
     "load_factory",
     "load_source",
-    "measure_parity",
-    "parse_axes",
+    "read_plan",
     "verify",
 ]
 
@@ -65,3 +74,7 @@ def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return getattr(import_module(f".{_MODULES[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -10,7 +10,26 @@ EdgeportError
     └── OutputError      the folder to write to exists, or cannot be written
 """
 
+import tempfile
+
 from edgeport_runtime import EdgeportError
+
+LONGEST_MESSAGE = 400  # characters; what says more goes to a log file
+
+
+def shortened(text: str, most: int) -> str:
+    """The text in at most so many characters, cut at a word."""
+    return text if len(text) <= most else text[: most - 1].rpartition(" ")[0] + "…"
+
+
+def logged(text: str, details: str, most: int = LONGEST_MESSAGE) -> str:
+    """The text in at most `most` characters. If it is cut, `details` go to a log file, which the message names at its end."""
+    if len(text) <= most:
+        return text
+    with tempfile.NamedTemporaryFile("w", prefix="edgeport-", suffix=".log", delete=False, encoding="utf-8") as file:
+        file.write(details + "\n")
+    place = f" (all of it: {file.name})"
+    return shortened(text, most - len(place)) + place
 
 
 class ExportError(EdgeportError):

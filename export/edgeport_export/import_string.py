@@ -6,6 +6,12 @@ from pathlib import Path
 from typing import Any
 
 
+def name_of(thing: Any) -> str:
+    """The import string of a function; of an object without a name of its own, its class's."""
+    named = thing if hasattr(thing, "__qualname__") else type(thing)
+    return f"{named.__module__}:{named.__qualname__}"
+
+
 def imported(name: str) -> Any:
     """The attribute after the colon, which may have dots. Raises ImportError, AttributeError, ValueError."""
     module, _, attribute = name.partition(":")

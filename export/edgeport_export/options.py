@@ -1,7 +1,8 @@
 """What a caller asks of an export beside the network, its contract and its data."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
 
@@ -12,7 +13,10 @@ from .errors import ExportError
 from .quantization.budget import Budget
 from .quantization.int8_variant import Int8Settings
 from .quantization.plan import Plan
-from .quantization.targets import find_target
+from .quantization.targets import Target, find_target
+from .rewrites.graph import GraphEditor, PassResult
+from .tracing.exporter import Extensions
+from .validation.quality import Metric
 
 PRECISIONS = ("fp32", "int8", "fp16")
 
@@ -23,21 +27,25 @@ class ExportOptions:
 
     `precisions`: "fp32" always, "int8" if there is calibration data, "fp16" for CUDA. `always_keep_int8`: even if it does not beat fp32.
     `calibration_images`: at most that many are used. `max_drop`: points of accuracy, dB of PSNR or units of `metric` that int8 may lose.
-    `metric`: my.module:function of your own, larger is better. `sqnr_floor_db`: how near int8 must stay to fp32 if no metric can tell.
-    `target`: the kind of CPU that int8 is made for; None takes the plan's, or this machine's. `benchmark_batch`: batch size at which speed is
+    `metric`: a function of your own (outputs, truths) -> number, larger is better, or its name as my.module:function.
+    `sqnr_floor_db`: how near int8 must stay to fp32 if no metric can tell.
+    `target`: the kind of CPU that int8 is made for, or its name; None takes the plan's, or this machine's. `benchmark_batch`: batch size at which speed is
     measured. `plan`: an int8 plan to replay instead of searching for one. `search_seconds`: time for that search.
+    `translations`, `passes`: additions of your own, see `Extensions`; the parity sweep tests their result, and the manifest names them.
     """
 
     precisions: tuple[str, ...] = ("fp32", "int8")
     always_keep_int8: bool = False
     calibration_images: int = 128
     max_drop: float = 0.5
-    metric: str | None = None
+    metric: str | Metric | None = None
     sqnr_floor_db: float = 30.0
-    target: str | None = None
+    target: str | Target | None = None
     benchmark_batch: int = 8
     plan: Plan | None = None
     search_seconds: float = 120.0
+    translations: Mapping[Any, Callable[..., Any]] = field(default_factory=dict)
+    passes: Sequence[Callable[[GraphEditor, Contract], PassResult]] = ()
 
     def __post_init__(self) -> None:
         precisions = self.precisions if isinstance(self.precisions, tuple | list) else ()
@@ -46,11 +54,16 @@ class ExportOptions:
         self._require_numbers()
         if not isinstance(self.always_keep_int8, bool):
             raise ExportError(f"always_keep_int8 must be True or False, got {self.always_keep_int8!r}")
-        for name, kind in (("metric", "the name of a function as my.module:function"), ("target", "the name of a kind of CPU")):
-            if not isinstance(getattr(self, name), str | None):
-                raise ExportError(f"{name} must be {kind}, or None, got {getattr(self, name)!r}")
+        if not isinstance(self.metric, str | None) and not callable(self.metric):
+            raise ExportError(f"metric must be a function, its name as my.module:function, or None, got {self.metric!r}")
+        if not isinstance(self.target, str | Target | None):
+            raise ExportError(f"target must be a Target, the name of one, or None, got {self.target!r}")
+        if not isinstance(self.translations, Mapping) or not all(map(callable, self.translations.values())):
+            raise ExportError(f"translations must be a mapping from aten operators to functions, got {self.translations!r}")
+        if isinstance(self.passes, str) or not isinstance(self.passes, Sequence) or not all(map(callable, self.passes)):
+            raise ExportError(f"passes must be a list of functions, got {self.passes!r}")
         if self.plan is not None and not isinstance(self.plan, Plan):
-            raise ExportError(f"plan must be a Plan, as edgeport_export.quantization.plan.read_plan(path) gives it, got {type(self.plan).__name__}")
+            raise ExportError(f"plan must be a Plan, as edgeport_export.read_plan(path) gives it, got {type(self.plan).__name__}")
         if self.plan is not None and "int8" not in self.precisions:
             raise ExportError("a plan was given, but int8 is not among the precisions")
         find_target(self.target)
@@ -70,6 +83,11 @@ class ExportOptions:
     def budget(self) -> Budget:
         """What int8 may cost."""
         return Budget(max_drop=self.max_drop, sqnr_floor_db=self.sqnr_floor_db, seconds=self.search_seconds)
+
+    @property
+    def extensions(self) -> Extensions:
+        """The additions of the user's own."""
+        return Extensions(translations=self.translations, passes=tuple(self.passes))
 
     @property
     def requires_int8(self) -> bool:

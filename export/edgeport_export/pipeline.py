@@ -1,7 +1,7 @@
 """The whole export, readable as its own summary: check, trace, compare with PyTorch, quantize, evaluate, decide, write."""
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,126 +10,79 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgeport_runtime import Contract
+from edgeport_runtime import Bundle, Contract
 from edgeport_runtime.engine import Engine
-from edgeport_runtime.evaluate import Example
+from edgeport_runtime.evaluation import Examples
 from edgeport_runtime.manifest import Selection
 
 from .benchmark import runner
-from .bundle.environment import machine
+from .bundle.environment import machine, versions
 from .bundle.golden_cases import GoldenAnswers, answer_golden, golden_inputs
 from .bundle.staging import free_place, staged
 from .bundle.writer import BundleContents, write_contents
-from .errors import ExportError, NoIntegerProducts, ParityError
-from .network.contracts import require_classes
+from .errors import ExportError, NoIntegerProducts, ParityError, logged, shortened
+from .network.contracts import ImageTask
 from .network.preflight import check_behavior, check_modules
-from .network.reference import TorchReference, prepared
+from .network.reference import TorchReference, prepared, weights_sha256
 from .options import ExportOptions
 from .progress import ProgressCallback, counter, no_progress
-from .quantization.decision import decide
-from .quantization.int8_variant import MeasuredVariant, Measuring, calibration_sample, int8_unsupported_reason, make_int8_variant
+from .quantization.decision import LONGEST_REASON, decide
+from .quantization.int8_variant import MeasuredVariant, Measuring, calibration_sample, make_int8_variant
 from .quantization.plan import Plan
+from .quantization.summary import Latencies, summarize
+from .request import ExportRequest, as_path, make_request
 from .rewrites.finalize import finalize
 from .tracing.exporter import Traced, trace
 from .validation.parity import Parity, full_sweep, measure_parity, remedy
 from .validation.quality import QualityEvaluator, QualityReport, quality_evaluator
 
-Latencies = Mapping[int, Mapping[str, runner.LatencyStats]]  # batch size -> engine -> what was measured
-
 
 def export_bundle(
     network: nn.Module,
-    contract: Contract,
+    contract: Contract | ImageTask,
     out: str | Path,
     *,
-    name: str,
-    calibration: Sequence[Example] = (),
-    held_out: Sequence[Example] = (),
+    name: str | None = None,
+    calibration: Examples = (),
+    held_out: Examples = (),
     provenance: Mapping[str, str] | None = None,
     options: ExportOptions | None = None,
     force: bool = False,
     progress: ProgressCallback = no_progress,
-) -> Path:
+) -> Bundle:
     """Make a bundle from a trained network and write it to `out`, whole or not at all. The network stays as it is.
 
-    `calibration`: images for int8. `held_out`: images with their truth, on which quality is evaluated; both in the contract's task.
-    Raises OutputError if `out` exists, ParityError if fp32 disagrees with PyTorch, ExportError and its kin otherwise.
+    `contract`: a Contract, or an ImageTask from which `image_contract` makes one by running the network. `name`: the folder's if left out.
+    `calibration`: images for int8, as a folder or an iterable of images; there is no int8 without. `held_out`: images with their truth, on which
+    quality is evaluated, as `edgeport_runtime.evaluate` takes them: a folder, or an iterable of Examples or of pairs (image, truth).
+    `provenance`: facts about the network's origin for the manifest, such as checkpoint_sha256; the weights' hash and the packages' versions are added.
+    `force`: replace a bundle that is there. `progress`: called with each stage.
+    Preprocessing cannot be extended: what the contract's Pixels say is all there is, because the device has to do the very same.
+
+    Raises OutputError if `out` exists, InputError for data of another kind, ParityError if fp32 disagrees with PyTorch, ExportError and its kin otherwise.
     """
-    options = ExportOptions() if options is None else options
-    _require_kinds({"network": network, "contract": contract, "out": out, "name": name, "options": options})
-    request = _Request(contract=contract, calibration=calibration, held_out=held_out, options=options, progress=progress)
-    place = free_place(Path(out), force=force)
-    reference, evaluator = _checked(network, request)
-    fp32 = _fp32(network, reference, request)
-    fp16 = _fp16(network, request)
+    place = free_place(as_path(out), force=force)
+    request = make_request(network, contract, name or place.name, calibration, held_out, provenance, options, progress)
+    reference, evaluator = _checked(request)
+    fp32 = _fp32(reference, request)
+    fp16 = _fp16(request)
     int8 = _int8(fp32.traced, evaluator, request)
     models = {"fp32": fp32.model, **({} if int8.variant is None else {"int8": int8.variant.model}), **fp16}
     with _engines(models, request) as engines:
         quality = _evaluated(engines, evaluator, request)
         decision = _decided(int8, models, quality, request)
         golden = _golden(reference, {each: engines[each] for each in decision.kept}, fp32.parity, request)
-    evidence = _evidence(fp32.parity, quality, _latencies(int8, fp32.model, request), decision, request)
-    kept = {each: models[each] for each in decision.kept}
+    evidence = _evidence(models, fp32.parity, quality, _latencies(int8, fp32.model, request), decision, request)
+    contents = _contents({each: models[each] for each in decision.kept}, decision, golden, evidence, request)
     with staged(place, force=force) as folder:
-        write_contents(folder, BundleContents(name, contract, kept, decision.stored_plan, decision.selection, golden, provenance or {}, evidence))
-        progress("writing", 0, 1)
-    return place
+        write_contents(folder, contents)
+    return Bundle(place)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Request:
-    """What one export was asked for. Raises ExportError, ContractError if it makes no sense."""
-
-    contract: Contract
-    calibration: Sequence[Example]
-    held_out: Sequence[Example]
-    options: ExportOptions
-    progress: ProgressCallback
-
-    def __post_init__(self) -> None:
-        require_classes(self.contract)
-        largest, asked = self.contract.largest_batch, self.options.benchmark_batch
-        if largest < asked != ExportOptions.benchmark_batch:
-            raise ExportError(f"speed was to be measured at batches of {asked} (--batch), but the contract allows at most {largest}")
-        for images, which in ((self.calibration, "calibration"), (self.held_out, "held_out")):
-            if not isinstance(images, Sequence) or not all(isinstance(each, Example) for each in images):
-                raise ExportError(f"{which} takes a list of edgeport_runtime.evaluate.Example(source=…, truth=…), got {_kind(images)}")
-        if self.options.requires_int8 and self.int8_refusal:
-            raise ExportError(self.int8_refusal)
-
-    @property
-    def wants_int8(self) -> bool:
-        return "int8" in self.options.precisions and bool(self.calibration or self.options.requires_int8)
-
-    @property
-    def int8_refusal(self) -> str:
-        """Why int8 was wanted and cannot be made; empty if it can, or was not wanted."""
-        return int8_unsupported_reason(self.contract) if self.wants_int8 else ""
-
-
-def _require_kinds(given: Mapping[str, Any]) -> None:
-    """Raises ExportError if an argument is of another kind."""
-    kinds: Mapping[str, tuple[tuple[type, ...], str]] = {
-        "network": ((nn.Module,), "a torch.nn.Module"),
-        "contract": ((Contract,), "an edgeport_runtime.Contract"),
-        "out": ((str, Path), "a str or a Path"),
-        "name": ((str,), "a str"),
-        "options": ((ExportOptions,), "an ExportOptions"),
-    }
-    for which, (types, words) in kinds.items():
-        if not isinstance(given[which], types):
-            raise ExportError(f"{which} must be {words}, got {type(given[which]).__name__}")
-
-
-def _kind(images: Any) -> str:
-    others = [type(each).__name__ for each in images if not isinstance(each, Example)] if isinstance(images, list | tuple) else []
-    return f"{type(images).__name__}{f' of {others[0]}' if others else ''}"
-
-
-def _checked(network: nn.Module, request: _Request) -> tuple[TorchReference, QualityEvaluator | None]:
+def _checked(request: ExportRequest) -> tuple[TorchReference, QualityEvaluator | None]:
     """PyTorch's side of all comparisons, after the network and the metric were checked."""
-    check_modules(network, request.contract)
-    reference = TorchReference(network, request.contract)
+    check_modules(request.network, request.contract)
+    reference = TorchReference(request.network, request.contract)
     evaluator = quality_evaluator(reference, request.held_out, request.options.metric)
     request.progress("preflight", 0, 1)
     check_behavior(reference)
@@ -143,24 +96,27 @@ class _Fp32:
     parity: Parity
 
 
-def _fp32(network: nn.Module, reference: TorchReference, request: _Request) -> _Fp32:
+def _fp32(reference: TorchReference, request: ExportRequest) -> _Fp32:
     """Trace a copy that never ran, so that nothing is left in it from a run. Raises ParityError naming the ranges in which the graph is right."""
     request.progress("tracing", 0, 1)
-    contract, traced = request.contract, trace(prepared(network), request.contract)
+    contract = request.contract
+    traced = trace(prepared(request.network), contract, extensions=request.options.extensions)
     model = finalize(traced.model, contract)
     parity = measure_parity(reference, model, sizes=full_sweep(reference, traced.guards), progress=request.progress)
     if not parity:
-        raise ParityError(f"the fp32 graph disagrees with PyTorch, so no bundle was written; {remedy(parity, contract, traced.guards)}{parity}")
+        why = f"the fp32 graph disagrees with PyTorch, so no bundle was written; {remedy(parity, contract, traced.guards)}"
+        raise ParityError(logged(f"{why}{parity}", f"{why}{parity.full_text()}"))
     return _Fp32(traced=traced, model=model, parity=parity)
 
 
-def _fp16(network: nn.Module, request: _Request) -> dict[str, bytes]:
+def _fp16(request: ExportRequest) -> dict[str, bytes]:
     """The fp16 variant if it was asked for; before int8, which takes minutes. Raises ExportError, which says that fp16 alone fails."""
     if "fp16" not in request.options.precisions:
         return {}
     request.progress("tracing fp16", 0, 1)
     try:
-        return {"fp16": finalize(trace(prepared(network), request.contract, torch.float16).model, request.contract)}
+        traced = trace(prepared(request.network), request.contract, torch.float16, extensions=request.options.extensions)
+        return {"fp16": finalize(traced.model, request.contract)}
     except ExportError as error:
         raise ExportError(f"fp32 was made, but fp16 cannot be, so no bundle was written; leave fp16 out with --precision: {error}") from error
 
@@ -173,11 +129,11 @@ class _Int8:
     reason: str = "the bundle was made without int8"
 
 
-def _int8(traced: Traced, evaluator: QualityEvaluator | None, request: _Request) -> _Int8:
+def _int8(traced: Traced, evaluator: QualityEvaluator | None, request: ExportRequest) -> _Int8:
     options = request.options
     if not request.wants_int8:
         return _Int8()
-    if request.int8_refusal:
+    if request.int8_refusal is not None:
         return _Int8(reason=request.int8_refusal)
     sample = calibration_sample(request.calibration, options.calibration_images)
     measuring = Measuring(benchmark=runner.benchmark, pair_timer=runner.PairTimer)
@@ -191,14 +147,14 @@ def _int8(traced: Traced, evaluator: QualityEvaluator | None, request: _Request)
 
 
 @contextmanager
-def _engines(models: Mapping[str, bytes], request: _Request) -> Iterator[dict[str, Engine]]:
+def _engines(models: Mapping[str, bytes], request: ExportRequest) -> Iterator[dict[str, Engine]]:
     """An engine for each variant; they are closed before anything is timed."""
     session = request.options.int8(request.contract).target.session
     with ExitStack() as stack:
         yield {precision: stack.enter_context(Engine(model, request.contract, session)) for precision, model in models.items()}
 
 
-def _evaluated(engines: Mapping[str, Engine], evaluator: QualityEvaluator | None, request: _Request) -> QualityReport | None:
+def _evaluated(engines: Mapping[str, Engine], evaluator: QualityEvaluator | None, request: ExportRequest) -> QualityReport | None:
     """Quality on held-out images, if there are any.
 
     Raises ParityError if fp32 gives another label than PyTorch, ExportError if fp16 loses more than is allowed.
@@ -206,7 +162,7 @@ def _evaluated(engines: Mapping[str, Engine], evaluator: QualityEvaluator | None
     if evaluator is None:
         return None
     count, max_drop = len(evaluator.examples), request.options.max_drop
-    quality = evaluator.evaluate(engines, counter(request.progress, "judging on held-out images", count * len(engines)))
+    quality = evaluator.evaluate(engines, counter(request.progress, "evaluating on held-out images", count * len(engines)))
     if quality.non_tie_changes.get("fp32"):
         changed = quality.non_tie_changes["fp32"]
         raise ParityError(f"fp32 gives another label than PyTorch on {changed} of {count} held-out images, so no bundle was written")
@@ -230,22 +186,37 @@ class _Decision:
         return None if self.plan is None else self.plan.to_dict()
 
 
-def _decided(int8: _Int8, models: Mapping[str, bytes], quality: QualityReport | None, request: _Request) -> _Decision:
+def _decided(int8: _Int8, models: Mapping[str, bytes], quality: QualityReport | None, request: ExportRequest) -> _Decision:
     """Whether int8 is taken. It is left out of the bundle if it neither pays nor was asked for in any case."""
     if int8.variant is None:
-        return _Decision(kept=tuple(models), selection=Selection(precision="fp32", reason=int8.reason))
-    plan = decide(int8.variant, {precision: len(model) for precision, model in models.items()}, quality, request.options.budget)
+        return _Decision(kept=tuple(models), selection=Selection(precision="fp32", reason=shortened(int8.reason, LONGEST_REASON)))
+    plan = decide(int8.variant, quality, request.options.budget)
     keeps_int8 = "int8" in plan.selection.precisions or request.options.requires_int8
     kept = tuple(each for each in models if each != "int8" or keeps_int8)
     return _Decision(kept=kept, selection=plan.selection, plan=plan, audit=int8.variant.audit)
 
 
-def _golden(reference: TorchReference, engines: Mapping[str, Engine], parity: Parity, request: _Request) -> GoldenAnswers:
+def _contents(models: Mapping[str, bytes], decision: _Decision, golden: GoldenAnswers, evidence: Mapping[str, Any], request: ExportRequest) -> BundleContents:
+    request.progress("writing", 0, 1)
+    return BundleContents(
+        name=request.name,
+        contract=request.contract,
+        models=models,
+        target=request.options.int8(request.contract).target.cpu,
+        plan=decision.stored_plan,
+        selection=decision.selection,
+        golden=golden,
+        provenance={**versions(), "weights_sha256": weights_sha256(request.network), **request.options.extensions.names(), **request.provenance},
+        evidence=evidence,
+    )
+
+
+def _golden(reference: TorchReference, engines: Mapping[str, Engine], parity: Parity, request: ExportRequest) -> GoldenAnswers:
     request.progress("golden cases", 0, 1)
     return answer_golden(golden_inputs(request.contract, request.held_out or request.calibration), reference, engines, parity)
 
 
-def _latencies(int8: _Int8, fp32: bytes, request: _Request) -> Latencies:
+def _latencies(int8: _Int8, fp32: bytes, request: ExportRequest) -> Latencies:
     """What was measured for int8, or fp32 alone."""
     if int8.variant is not None and int8.variant.latencies:
         return int8.variant.latencies
@@ -257,8 +228,11 @@ def _latencies(int8: _Int8, fp32: bytes, request: _Request) -> Latencies:
         return {batch: runner.benchmark({"fp32": runner.EngineSpec(kind="onnx", path=str(path))}, batch=batch)}
 
 
-def _evidence(parity: Parity, quality: QualityReport | None, latencies: Latencies, decision: _Decision, request: _Request) -> dict[str, Any]:
+def _evidence(
+    models: Mapping[str, bytes], parity: Parity, quality: QualityReport | None, latencies: Latencies, decision: _Decision, request: ExportRequest
+) -> dict[str, Any]:
     batch = request.options.batch(request.contract)
+    sizes = {precision: len(model) for precision, model in models.items()}
     return {
         "parity": {"fp32": parity.to_dict()},
         "quality": None if quality is None else quality.to_dict(),
@@ -267,6 +241,7 @@ def _evidence(parity: Parity, quality: QualityReport | None, latencies: Latencie
             "ms_per_call": {precision: round(stats.median_ms, 4) for precision, stats in latencies[batch].items()},
             "latencies": [{"batch": size, **{name: asdict(stats) for name, stats in each.items()}} for size, each in latencies.items()],
         },
+        "summary": summarize(sizes, latencies, quality, decision.plan, request.options.budget),
         "int8": None if decision.stored_plan is None else {**decision.stored_plan, "audit": decision.audit},
         "machine": machine(),
     }

@@ -7,10 +7,10 @@ from typing import Protocol
 class ProgressCallback(Protocol):
     """Called with a stage's name, how much of it is done, and of how much; `note` is a short figure to show beside it."""
 
-    def __call__(self, stage: str, done: int, total: int, note: str = "") -> None: ...
+    def __call__(self, stage: str, done: int, total: int, note: str | None = None) -> None: ...
 
 
-def no_progress(stage: str, done: int, total: int, note: str = "") -> None:
+def no_progress(stage: str, done: int, total: int, note: str | None = None) -> None:
     """For callers who do not listen."""
 
 

@@ -9,8 +9,7 @@ from torch import nn
 from edgeport_models import CheckpointError, DataError, NetworkError, load_data, network
 from edgeport_models.checkpoint import load_state, read_card, read_weights, sha256
 from edgeport_models.datasets import Part, folder_images
-from edgeport_runtime import Bundle, Contract, ContractError, InputError
-from edgeport_runtime.evaluate import Example
+from edgeport_runtime import Bundle, BundleError, Contract, ContractError, Example, InputError
 
 from .import_string import imported
 from .network.contracts import ImageTask, image_contract
@@ -18,22 +17,22 @@ from .network.contracts import ImageTask, image_contract
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSource:
-    """A trained network, ready to be traced. `data`: its training data, as `load_data` names it; empty if that is not known."""
+    """A trained network, ready to be traced. `data`: its training data, as `load_data` names it; `checkpoint_sha256`: of its file. None if unknown."""
 
     name: str
     network: nn.Module
     contract: Contract
-    data: str
-    checkpoint_sha256: str
+    data: str | None = None
+    checkpoint_sha256: str | None = None
 
 
-def load_source(checkpoint: str | Path, name: str = "") -> NetworkSource:
+def load_source(checkpoint: str | Path, name: str | None = None) -> NetworkSource:
     """Build the network that the checkpoint was trained for; `name`: the network that it must be.
 
     Raises NetworkError for an unknown name, CheckpointError otherwise; if the weights are another network's, it lists every key.
     """
     path = Path(checkpoint)
-    entry = network(name) if name else None
+    entry = None if name is None else network(name)
     card = read_card(path)
     entry = entry or network(card.network)
     module = entry.make(card.arguments if card.network == entry.name else {**entry.untrained, "num_classes": max(1, len(card.contract.labels))})
@@ -67,8 +66,8 @@ def load_factory(factory: str, checkpoint: str | Path | None, given: ImageTask |
             f"{factory}: a network of your own needs a contract: --task and --size, --contract FILE, or a factory that returns (network, contract)"
         )
     contract = described if isinstance(described, Contract) else image_contract(module, described)
-    digest = sha256(Path(checkpoint)) if checkpoint is not None else ""
-    return NetworkSource(name=factory.partition(":")[2].rpartition(".")[2], network=module.eval(), contract=contract, data="", checkpoint_sha256=digest)
+    digest = None if checkpoint is None else sha256(Path(checkpoint))
+    return NetworkSource(name=factory.partition(":")[2].rpartition(".")[2], network=module.eval(), contract=contract, checkpoint_sha256=digest)
 
 
 def _made(factory: str) -> Any:
@@ -84,16 +83,18 @@ def _made(factory: str) -> Any:
         raise NetworkError(f"{factory}: calling it without arguments failed ({type(error).__name__}: {error})") from error
 
 
-def source_of_bundle(bundle: Bundle, checkpoint: str | Path | None, factory: str) -> NetworkSource:
-    """The network that a bundle was made from, under the bundle's own contract. Raises InputError if it is not named."""
+def source_of_bundle(bundle: Bundle, checkpoint: str | Path | None, factory: str | None) -> NetworkSource:
+    """The network that a bundle was made from, under the bundle's own contract. Raises InputError if it is not named, BundleError if it has another one."""
     contract = bundle.manifest.contract
-    if factory:
+    if factory is not None:
         return load_factory(factory, checkpoint, contract)
     if checkpoint is None:
         made_from = bundle.manifest.provenance.get("model", "")
         raise InputError(f"name the weights with --checkpoint{f', and the network with --model {made_from}' if is_factory(made_from) else ''}")
     source = load_source(checkpoint)
-    return replace(source, contract=contract) if _differ_in_axes_alone(source.contract, contract) else source
+    if not _differ_in_axes_alone(source.contract, contract):
+        raise BundleError(f"{bundle.folder}: this bundle was made for another contract than the checkpoint's; export the checkpoint again")
+    return replace(source, contract=contract)
 
 
 def _differ_in_axes_alone(first: Contract, second: Contract) -> bool:
@@ -109,7 +110,7 @@ def load_examples(data: str, contract: Contract) -> tuple[Part, Part]:
     pairs = contract.task == "image-to-image"
     folder = Path(data.removeprefix("folder:"))
     if data.startswith("folder:") and not pairs and folder.is_dir() and not any(path.is_dir() for path in folder.iterdir()):
-        return [Example(source=path, truth=0) for path in folder_images(folder)], []
+        return [Example(source=path) for path in folder_images(folder)], []
     found = load_data(data, pairs=pairs)
     if not contract.labels and found.labels:
         raise DataError(

@@ -4,6 +4,7 @@
 """
 
 import hashlib
+import importlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgeport_runtime import InputError
-from edgeport_runtime.evaluate import Example
+from edgeport_runtime import Example, InputError
 from edgeport_runtime.images import convert, decode, image_files
 
 from .errors import DataError
@@ -56,8 +56,18 @@ def load_data(name: str, *, pairs: bool = False) -> Data:
     return data
 
 
+def require_demo_packages(what: str) -> None:
+    """Raises DataError with the command that installs the extra `demo`."""
+    for package in ("sklearn", "scipy"):
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise DataError(f"{what} needs scikit-learn and scipy, and {package} cannot be imported ({error}): pip install 'edgeport[demo]'") from error
+
+
 def _digits() -> Data:
     """1,797 digits of 8x8 gray levels 0..16, drawn as white on black RGB images of 32x32."""
+    require_demo_packages("the data set `digits`")
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -79,6 +89,7 @@ def _digits() -> Data:
 
 def _photos() -> Data:
     """Two photographs of 427x640 with noise added: `china` to learn from (its right fifth for calibration), `flower` held out."""
+    require_demo_packages("the data set `photos`")
     from sklearn.datasets import load_sample_images
 
     china, flower = load_sample_images().images

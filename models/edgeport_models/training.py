@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgeport_runtime import Contract
-from edgeport_runtime.evaluate import Example
+from edgeport_runtime import Contract, Example
 from edgeport_runtime.images import ImageSource, prepare, require_size, stack
 
 from .datasets import Part
@@ -69,9 +68,9 @@ def _batches(part: Part, contract: Contract, recipe: Recipe, generator: torch.Ge
 
 
 def _image(example: Example) -> ImageSource:
-    """The image that a generator should make. Raises DataError if the example holds a label instead."""
-    if isinstance(example.truth, int):
-        raise DataError("a generator learns from pairs of images, but this example has a label")
+    """The image that a generator should make. Raises DataError if the example holds another truth."""
+    if example.truth is None or isinstance(example.truth, int):
+        raise DataError(f"a generator learns from pairs of images, but this example has {'no truth' if example.truth is None else 'a label'}")
     return example.truth
 
 

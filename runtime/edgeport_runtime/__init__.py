@@ -2,13 +2,13 @@
 
 from .bundle import Bundle
 from .check import CheckReport
-from .compare import Comparison, Tolerance, compare
+from .comparison import Comparison
 from .contract import Contract, Input, Output, Pixels, Range
 from .device import SessionOptions
 from .errors import AlteredError, BundleError, ContractError, DeviceError, EdgeportError, FormatError, ImageError, InputError
-from .evaluate import evaluate
+from .evaluation import Example, evaluate
 from .model import Model, load
-from .predictions import Label, Prediction, Segmentation
+from .predictions import Prediction, Segmentation
 from .tasks import Quality
 
 __version__ = "0.1.0"
@@ -23,11 +23,11 @@ __all__ = [
     "ContractError",
     "DeviceError",
     "EdgeportError",
+    "Example",
     "FormatError",
     "ImageError",
     "Input",
     "InputError",
-    "Label",
     "Model",
     "Output",
     "Pixels",
@@ -36,8 +36,6 @@ __all__ = [
     "Range",
     "Segmentation",
     "SessionOptions",
-    "Tolerance",
-    "compare",
     "evaluate",
     "load",
 ]

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .bundle import Bundle
-from .compare import Comparison, Tolerance, compare
+from .comparison import Comparison, Tolerance, compare
 from .contract import Contract
 from .engine import Arrays
 from .errors import BundleError

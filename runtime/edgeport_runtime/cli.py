@@ -11,12 +11,12 @@ import numpy as np
 from PIL import Image
 
 from . import __version__
-from .bundle import Bundle
+from .bundle import MANIFEST, Bundle
 from .contract import strict_json
 from .device import PROVIDERS
 from .doctor import diagnose
 from .errors import EdgeportError, InputError
-from .evaluate import evaluate
+from .evaluation import evaluate
 from .model import Model, load
 from .predictions import Answer, Prediction, Segmentation
 from .selection import PRECISIONS
@@ -53,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
             added.add_argument("bundle", help="folder of the bundle, or a lone .onnx file that edgeport wrote")
             added.add_argument("--device", default="cpu", choices=sorted(PROVIDERS), help="the device to run on; never another one than asked")
             added.add_argument("--precision", default="auto", choices=PRECISIONS)
-            added.add_argument("--threads", type=int, default=0, help="0: what CPU affinity and cgroup quota allow")
+            added.add_argument("--threads", type=int, help="as many as CPU affinity and cgroup quota allow if left out")
             added.add_argument("--batch", type=int, default=1, help="typical number of images per call; --precision auto and --split-batch depend on it")
             text = "whether each thread runs images of its own, instead of a part of each operator; left out: what was faster for such batches"
             added.add_argument("--split-batch", action=argparse.BooleanOptionalAction, default=None, help=text)
@@ -84,7 +84,7 @@ def _info(arguments: argparse.Namespace) -> int:
     bundle = Bundle(arguments.bundle)
     manifest = bundle.manifest
     if arguments.json:
-        return _print(json.loads(manifest.to_json()))
+        return _print(json.loads((bundle.folder / MANIFEST).read_text(encoding="utf-8")))  # as it is, with its own format
     contract = manifest.contract
     _print(f"{manifest.name}: {contract.task}, format {manifest.format}")
     for each in contract.inputs:

@@ -24,7 +24,7 @@ class Pixels:
 
     `height`, `width`: the size in pixels that the network is used at unless the caller names another.
     `mode`: "RGB" (3 channels) or "L" (gray, 1 channel).
-    `resize`: "stretch" to height x width; "crop": the shorter side to `resize_shorter_px`, then the center;
+    `resize`: "stretch" to height x width; "crop": the shorter side to `resize_shorter_px`, which only this one takes, then the center;
         "letterbox": fit inside, padded with `fill`; "keep": the image's own size.
     `interpolation`: Pillow's filter, antialiased whenever the image shrinks.
     `mean`, `std`: per channel, for pixels scaled to 0..1: the network sees (pixel / 255 - mean) / std.
@@ -34,7 +34,7 @@ class Pixels:
     width: int
     mode: Literal["RGB", "L"] = "RGB"
     resize: Resize = "stretch"
-    resize_shorter_px: int = 0
+    resize_shorter_px: int | None = None
     interpolation: Interpolation = "bilinear"
     fill: int = 114
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
@@ -56,8 +56,9 @@ class Pixels:
             found.append(f"pixels.mean and pixels.std must be finite, got {self.mean} and {self.std}")
         elif any(not value > 0 for value in self.std):
             found.append(f"pixels.std must be above 0, got {self.std}")
-        if self.resize == "crop" and self.resize_shorter_px < 1:
-            found.append("pixels.resize_shorter_px must be at least 1 if resize is 'crop'")
+        shorter_px = self.resize_shorter_px
+        if not (shorter_px is None if self.resize != "crop" else isinstance(shorter_px, int) and shorter_px >= 1):
+            found.append(f"pixels.resize_shorter_px must be at least 1 if resize is 'crop', and None otherwise, got {shorter_px!r}")
         if not 0 <= self.fill <= 255:
             found.append(f"pixels.fill must be in 0..255, got {self.fill}")
         return found
@@ -267,7 +268,9 @@ def _tuples(data: Mapping[str, Any]) -> dict[str, Any]:
 
 def _input(data: Mapping[str, Any]) -> Input:
     pixels = data["pixels"]
-    return Input(**{**_tuples(data), "pixels": None if pixels is None else Pixels(**_tuples(pixels))})
+    if pixels is not None:  # format 1 had 0 for no size
+        pixels = Pixels(**{**_tuples(pixels), "resize_shorter_px": pixels.get("resize_shorter_px") or None})
+    return Input(**{**_tuples(data), "pixels": pixels})
 
 
 def pixel_input(pixels: Pixels, name: str = "pixels") -> Input:

@@ -22,7 +22,7 @@ class SessionOptions:
     """How a session is opened.
 
     `device`: "cpu" or "cuda", never anything else than asked.
-    `threads`: of one operator; 0 takes what the CPU affinity and the cgroup quota allow.
+    `threads`: of one operator; None takes as many as the CPU affinity and the cgroup quota allow.
     `spinning`: threads wait actively between operators: 10 to 30 % less latency, at the price of a busy CPU while others wait.
     `split_batch`: on a CPU, each thread runs images of its own if a batch divides evenly among the threads, instead of a part of each operator.
     `exact_int8`: on x86 CPUs whose int8 products saturate, take onnxruntime's slower exact ones; elsewhere it changes nothing.
@@ -30,7 +30,7 @@ class SessionOptions:
     """
 
     device: str = "cpu"
-    threads: int = 0
+    threads: int | None = None
     spinning: bool = True
     split_batch: bool = False
     exact_int8: bool = False
@@ -40,9 +40,10 @@ class SessionOptions:
         if self.device not in PROVIDERS:
             raise InputError(f"device must be one of {list(PROVIDERS)}, got {self.device!r}")
         most = max(MOST_THREADS, os.cpu_count() or 1)  # thousands, each waiting actively, would not come to an end
-        if not is_whole(self.threads) or not 0 <= self.threads <= most:
-            raise InputError(f"threads must be 0 (what this machine allows) or a whole number up to {most}, got {self.threads!r}")
-        object.__setattr__(self, "threads", int(self.threads))
+        if self.threads is not None:
+            if not is_whole(self.threads) or not 1 <= self.threads <= most:
+                raise InputError(f"threads must be a whole number from 1 to {most}, or None for as many as this machine allows, got {self.threads!r}")
+            object.__setattr__(self, "threads", int(self.threads))
         for name in ("spinning", "split_batch"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name} must be True or False, got {getattr(self, name)!r}")

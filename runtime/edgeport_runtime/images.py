@@ -4,7 +4,7 @@ The only preprocessing there is: training, calibration, parity and the device al
 """
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,9 @@ def fit(image: Image.Image, pixels: Pixels, height: int, width: int) -> Image.Im
     if pixels.resize == "stretch":
         return image.resize((width, height), resample)
     if pixels.resize == "crop":
-        return _center(_shorter(image, round(pixels.resize_shorter_px * min(height, width) / min(pixels.height, pixels.width)), resample), height, width)
+        assert pixels.resize_shorter_px is not None  # a contract says so
+        shorter_px = round(pixels.resize_shorter_px * min(height, width) / min(pixels.height, pixels.width))
+        return _center(_shorter(image, shorter_px, resample), height, width)
     if pixels.resize == "letterbox":
         scale = min(width / image.width, height / image.height)
         inner = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), resample)
@@ -122,6 +124,18 @@ def _center(image: Image.Image, height: int, width: int) -> Image.Image:
         image = page
     left, top = round((image.width - width) / 2), round((image.height - height) / 2)
     return image.crop((left, top, left + width, top + height))
+
+
+def are_several(sources: Any) -> bool:
+    """Whether these are images in a row: no single file, and no array of one image, whose rows would be taken for gray images of their own."""
+    if isinstance(sources, np.ndarray):
+        return sources.ndim not in (0, 2) and not (sources.ndim == 3 and sources.shape[2] in (1, 3, 4))
+    return isinstance(sources, Iterable) and not isinstance(sources, str | bytes | bytearray | Path)
+
+
+def kind_of(sources: Any) -> str:
+    """What to call something else than several images in a message."""
+    return f"an array of shape {sources.shape}" if isinstance(sources, np.ndarray) else f"one {type(sources).__name__}"
 
 
 def prepare(source: ImageSource, pixels: Pixels, size_px: tuple[int, int] | None = None) -> Pixel:
@@ -148,9 +162,9 @@ def require_size(size_px: tuple[int, ...], contract: Contract, name: str) -> Non
         if isinstance(axis, int) and size != axis:
             raise ImageError(f"{name}: this model takes images of {sides[0]}x{sides[1]} (HxW), got {size_px[0]}x{size_px[1]}; resize the image first")
         if isinstance(axis, str) and size not in contract.axes[axis]:
-            limits = contract.axes[axis]
-            fault = "too small" if size < limits.low else "too large" if size > limits.high else "not a step"
-            raise ImageError(f"{name}: {size} px is {fault} for the {axis} of this model ({limits} px); resize the image first")
+            sizes = contract.axes[axis]
+            fault = "too small" if size < sizes.low else "too large" if size > sizes.high else "not a step"
+            raise ImageError(f"{name}: {size} px is {fault} for the {axis} of this model ({sizes} px); resize the image first")
 
 
 def stack(arrays: Sequence[Pixel]) -> Pixel:
@@ -168,9 +182,9 @@ def pixel_batches(
     `size_px`: (height, width) instead of the contract's. `prepared_at_once`: how many images are in memory; all of them if left out.
     A batch is at most as large as the contract allows. Raises ImageError naming the image.
     """
-    step = prepared_at_once or max(1, len(sources))
-    for start in range(0, len(sources), step):
-        part = sources[start : start + step]
+    at_once = prepared_at_once or max(1, len(sources))
+    for start in range(0, len(sources), at_once):
+        part = sources[start : start + at_once]
         arrays = [prepare(source, contract.pixels, size_px) for source in part]
         for source, array in zip(part, arrays, strict=True):
             require_size(array.shape, contract, describe(source))
@@ -186,9 +200,10 @@ def groups_of_one_shape(shapes: Sequence[tuple[int, ...]], largest: int) -> list
     return [group[start : start + largest] for group in groups.values() for start in range(0, len(group), largest)]
 
 
-def image_files(folder: Path) -> list[Path]:
-    """The image files directly in a folder, sorted by name. Raises InputError if there are none."""
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES) if folder.is_dir() else []
+def image_files(folder: Path, *, nested: bool = False) -> list[Path]:
+    """The image files in a folder, sorted by name. `nested`: those in its folders, too. Raises InputError if there are none."""
+    paths = folder.rglob("*") if nested else folder.iterdir()
+    found = sorted(path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file()) if folder.is_dir() else []
     if not found:
         raise InputError(
             f"{folder}: expected a folder of images ({', '.join(SUFFIXES)}), but there {'are none in it' if folder.is_dir() else 'is no such folder'}"

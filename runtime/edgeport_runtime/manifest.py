@@ -1,16 +1,16 @@
 """The manifest as values: what a bundle holds, promises and has decided, read from every format that there has been.
 
-Format 2 (this one) holds the decision for "auto" as a `Selection` and an int8 variant's target beside its plan. Format 1 held the decision as
-text and the target inside the plan alone; its manifests are read into the same values.
+Format 2 (this one) holds the decision for "auto" as a `Selection`, and an int8 variant's target as a `TargetCpu`. Format 1 held the decision as
+text, and the target by name inside the plan. Its manifests are read into the same values. `manifest.schema.json` describes both formats.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from .compare import Tolerance
+from .comparison import Tolerance
 from .contract import Contract, canonical_json, is_whole
 
 FORMAT = 2
@@ -25,10 +25,31 @@ class File:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TargetCpu:
+    """The kind of CPU that an int8 variant was made for.
+
+    `machines`: the names that `platform.machine()` gives there. `narrow_weights`: whether weights keep to 7 bits, so that products cannot
+    saturate (microsoft/onnxruntime#14642).
+    """
+
+    name: str
+    machines: tuple[str, ...]
+    narrow_weights: bool
+
+
+X86, ARM = ("x86_64", "AMD64"), ("aarch64", "arm64", "ARM64")
+TARGETS_OF_FORMAT_1 = {
+    "x86-vnni": TargetCpu(name="x86-vnni", machines=X86, narrow_weights=False),
+    "x86": TargetCpu(name="x86", machines=X86, narrow_weights=True),
+    "arm64": TargetCpu(name="arm64", machines=ARM, narrow_weights=False),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Variant:
     """One ONNX file at one precision. `onnxruntime`: the lowest version that loads it.
 
-    `target`: int8 only, the kind of CPU that it was made for. `plan`: int8 only, which products run as integers, and why; for the host.
+    `target`: int8 only. `plan`: int8 only, the products that run as integers, and why; the host replays it.
     """
 
     precision: str
@@ -38,8 +59,8 @@ class Variant:
     opset: int
     ir_version: int
     onnxruntime: str
-    target: str | None = None
-    plan: Mapping[str, Any] = field(default_factory=dict)
+    target: TargetCpu | None = None
+    plan: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +84,8 @@ class GoldenCase:
 class Selection:
     """What `precision="auto"` takes, as it was measured when the bundle was made.
 
-    `precision`: of the variant; `reason`: why. `batch_precision`, `from_batch`: the variant for calls of at least so many images, if another one
-    is faster there. `split_batch_from`: the batch size from which it is faster that each thread runs images of its own.
+    `precision`: of the variant; `reason`: why, in one sentence. `batch_precision`, `from_batch`: the variant for calls of at least so many images,
+    if another one is faster there. `split_batch_from`: the batch size from which it is faster that each thread runs images of its own.
     """
 
     precision: str
@@ -112,7 +133,7 @@ def parse_manifest(data: Mapping[str, Any]) -> Manifest:
     manifest = Manifest(
         name=str(data["name"]),
         contract=Contract.from_dict(data["contract"]),
-        variants=tuple(_variant_of_format_1(each) if old else Variant(**each) for each in data["variants"]),
+        variants=tuple(_variant_of_format_1(each) if old else _variant(each) for each in data["variants"]),
         golden=tuple(_case(each) for each in data["golden"]),
         auto=selection_of_format_1(data["auto"]) if old else Selection(**data["auto"]),
         provenance=dict(data["provenance"]),
@@ -136,8 +157,14 @@ def selection_of_format_1(auto: Mapping[str, Any]) -> Selection:
     )
 
 
+def _variant(data: Mapping[str, Any]) -> Variant:
+    target = data["target"]
+    return Variant(**{**data, "target": None if target is None else TargetCpu(**{**target, "machines": tuple(target["machines"])})})
+
+
 def _variant_of_format_1(data: Mapping[str, Any]) -> Variant:
-    return Variant(**data, target=data.get("plan", {}).get("target"))
+    plan = data.get("plan") or None
+    return Variant(**{**data, "plan": plan, "target": None if plan is None else TARGETS_OF_FORMAT_1[plan["target"]]})
 
 
 def _faults(manifest: Manifest) -> list[str]:

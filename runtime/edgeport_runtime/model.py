@@ -16,10 +16,10 @@ from .contract import METADATA_KEY, NARROW_KEY, Contract, is_whole
 from .device import SessionOptions, require_onnxruntime
 from .engine import Arrays, Engine
 from .errors import BundleError, FormatError, InputError
-from .images import ImageSource, pixel_batches, require_size
+from .images import ImageSource, are_several, kind_of, pixel_batches, require_size
 from .predictions import Answer
 from .protobuf import Outline, read_outline
-from .selection import NARROW_TARGET, choose, require_batch, should_split_batch, with_exact_int8
+from .selection import choose, require_batch, should_split_batch, with_exact_int8
 from .tasks import find_task
 
 INTEGERS = {"QuantizeLinear", "DequantizeLinear", "MatMulInteger"}  # operators of int8 variants
@@ -54,8 +54,8 @@ class Model:
             raise InputError("this model takes plain tensors, so there is no image to predict from: use raw() with arrays")
         if not is_whole(top) or top < 1:
             raise InputError(f"top is the number of classes to list, a whole number of at least 1, got {top!r}")
-        if not _are_several(sources):
-            raise InputError(f"batch takes several images, as a list, got {_kind(sources)}; for one image call the model itself")
+        if not are_several(sources):
+            raise InputError(f"batch takes several images, as a list, got {kind_of(sources)}; for one image call the model itself")
         if size_px is not None:
             _require_pair(size_px)
             require_size(size_px, self.contract, "size_px")  # before an image of that size is made
@@ -90,17 +90,6 @@ class Model:
         return check(self.bundle, self.precision, self.engine.execution_modes())
 
 
-def _are_several(sources: Any) -> bool:
-    """Whether these are images in a row: no single file, and no array of one image, whose rows would be taken for gray images of their own."""
-    if isinstance(sources, np.ndarray):
-        return sources.ndim not in (0, 2) and not (sources.ndim == 3 and sources.shape[2] in (1, 3, 4))
-    return isinstance(sources, Iterable) and not isinstance(sources, str | bytes | bytearray | Path)
-
-
-def _kind(sources: Any) -> str:
-    return f"an array of shape {sources.shape}" if isinstance(sources, np.ndarray) else f"one {type(sources).__name__}"
-
-
 def _require_pair(size_px: Any) -> None:
     if not isinstance(size_px, tuple | list) or len(size_px) != 2 or not all(map(is_whole, size_px)):
         raise InputError(f"size_px must be two whole numbers, (height, width), got {size_px!r}")
@@ -112,7 +101,7 @@ def load(
     device: str = "cpu",
     precision: str = "auto",
     batch: int = 1,
-    threads: int = 0,
+    threads: int | None = None,
     spinning: bool = True,
     split_batch: bool | None = None,
 ) -> Model:
@@ -159,7 +148,7 @@ def _load_variant(bundle: Bundle, chosen: str, reason: str, options: SessionOpti
     model = bundle.read(variant)
     if _contract(_outline(model, path), path).to_json() != contract.to_json():
         raise BundleError(f"{path}: the contract inside {variant.file} is not the manifest's; export the bundle again")
-    saturable = chosen == "int8" and variant.target != NARROW_TARGET
+    saturable = variant.target is not None and not variant.target.narrow_weights
     options, reason = with_exact_int8(options, reason, saturable=saturable)
     return Model(Engine(model, contract, options), precision=chosen, reason=reason, bundle=bundle)
 

@@ -11,7 +11,6 @@ from .errors import InputError
 from .int8_probe import int8_products_are_exact
 
 PRECISIONS = ("auto", "fp32", "int8", "fp16")
-NARROW_TARGET = "x86"  # whose 7-bit weights cannot saturate
 SATURATES = "this CPU's int8 products saturate, so exact ones are used, which are slower"
 
 
@@ -30,8 +29,8 @@ def choose(bundle: Bundle, device: str, precision: str, machine: str, batch: int
         return "fp32", "the bundle has no fp16, and int8 graphs have no integer kernels on CUDA (microsoft/onnxruntime#12229)"
     auto = bundle.manifest.auto
     variant = bundle.variant(auto.taken(batch))
-    if variant.target is not None and machine.startswith(("arm", "aarch64")) != variant.target.startswith("arm"):
-        return "fp32", f"int8 was made for {variant.target}, and this machine is {machine}, on which its number formats are slow"
+    if variant.target is not None and machine not in variant.target.machines:
+        return "fp32", f"int8 was made for {variant.target.name}, and this machine is {machine}, on which its number formats are slow"
     return variant.precision, auto.reason
 
 

@@ -53,7 +53,6 @@ def prepare(name: str, folder: Path) -> None:
 
     from edgeport_export import ExportOptions, export_bundle
     from edgeport_export.quantization.int8_variant import HELD_BACK, PROBES
-    from edgeport_runtime.evaluate import Example
 
     folder.mkdir(parents=True, exist_ok=True)
     subject = SUBJECTS[name]()
@@ -67,11 +66,10 @@ def prepare(name: str, folder: Path) -> None:
             program = torch.onnx.export(module, (inputs,), dynamo=True, verbose=False, input_names=["pixels"], **more)
         program.save(folder / f"{file}.onnx", external_data=False)
     _quantize(folder, images[:PEERS_IMAGES])
-    examples = [Example(source=image, truth=0) for image in images]
     # on the very images that edgeport will measure itself on: of networks with random weights, other images may be 5 dB away
     floor_db = min(SQNR_FLOOR_DB, _plain_db(folder, images[::HELD_BACK][:PROBES]) - SEEN_DB)
     options = ExportOptions(always_keep_int8=True, sqnr_floor_db=floor_db, benchmark_batch=max(BATCHES))
-    export_bundle(subject.network, subject.contract, folder / "bundle", name=name, calibration=examples, options=options, force=True)
+    export_bundle(subject.network, subject.contract, folder / "bundle", name=name, calibration=images, options=options, force=True)
 
 
 def _plain_db(folder: Path, images: np.ndarray) -> float:

@@ -23,8 +23,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from edgeport_export.quantization.calibration import calibrate
-from edgeport_runtime import Contract
-from edgeport_runtime.evaluate import Example
+from edgeport_runtime import Contract, Example
 
 DISTINCT, SIDE_PX = 200, 256
 

@@ -134,9 +134,11 @@ def _export_stored(name: str, out: Path, plan: Path | None) -> None:
 
 
 def _examples(images: Sequence[Any]) -> list[Any]:
-    from edgeport_runtime.evaluate import Example
+    example = importlib.import_module("edgeport_runtime")
+    if not hasattr(example, "Example"):  # the place of before
+        example = importlib.import_module("edgeport_runtime.evaluate")
 
-    return [Example(source=image, truth=0) for image in images]
+    return [example.Example(source=image, truth=0) for image in images]
 
 
 def _export(network: Any, contract: Any, out: Path, plan: Path | None, images: list[Any], batch: int = 8) -> None:

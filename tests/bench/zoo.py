@@ -134,13 +134,13 @@ def examine(name: str) -> dict[str, Any]:
 
 
 def _exported(name: str, network: Any, axes: dict[str, Any]) -> dict[str, Any]:
-    from edgeport_export import ParityError, measure_parity
+    from edgeport_export import ParityError
     from edgeport_export.network.contracts import ImageTask, image_contract
     from edgeport_export.network.preflight import preflight
     from edgeport_export.rewrites.finalize import finalize
     from edgeport_export.tracing.exporter import trace
     from edgeport_export.tracing.shape_guards import sizes_to_try
-    from edgeport_export.validation.parity import remedy
+    from edgeport_export.validation.parity import measure_parity, remedy
     from edgeport_runtime import Pixels
 
     side = side_px(name)

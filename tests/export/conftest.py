@@ -25,10 +25,9 @@ from edgeport_export.quantization.variants import QuantizableGraph
 from edgeport_export.rewrites.finalize import finalize
 from edgeport_export.tracing.exporter import Traced, trace
 from edgeport_export.validation.parity import Parity, full_sweep, measure_parity
-from edgeport_runtime import Contract, Pixels, SessionOptions
+from edgeport_runtime import Contract, Example, Pixels, SessionOptions
 from edgeport_runtime.contract import classification, image_axes, image_to_image
 from edgeport_runtime.device import open_session
-from edgeport_runtime.evaluate import Example
 
 STORED = Path(__file__).parents[1] / "fixtures"
 torch.manual_seed(0)  # for networks that tables of cases make while they are collected
@@ -157,7 +156,7 @@ def make_bundle(tiny: ModuleType, class_contract: Contract) -> Callable[..., Pat
     def make(out: Path, **changes: Any) -> Path:
         examples = tiny.brightness_examples(24, seed=2)
         given = {"network": tiny.trained_classifier(), "contract": class_contract, "name": "tiny", "calibration": examples, "held_out": examples}
-        return export_bundle(out=out, **{**given, **changes})
+        return export_bundle(out=out, **{**given, **changes}).folder
 
     return make
 

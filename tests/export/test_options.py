@@ -4,10 +4,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnxruntime.quantization import QuantType
 
-from edgeport_export import ExportError, ExportOptions
+from edgeport_export import ExportError, ExportOptions, Target
 from edgeport_export.quantization.plan import read_plan
 from edgeport_runtime import Contract
+from edgeport_runtime.manifest import TargetCpu
 
 
 @pytest.mark.parametrize(
@@ -24,17 +26,21 @@ from edgeport_runtime import Contract
         ({"sqnr_floor_db": math.nan}, "sqnr_floor_db must be a number of dB, got nan"),
         ({"calibration_images": 0}, "calibration_images must be a whole number of at least 1, got 0"),
         ({"benchmark_batch": 8.0}, "benchmark_batch must be a whole number of at least 1, got 8.0"),
-        ({"metric": max}, "metric must be the name of a function as my.module:function, or None, got <built-in function max>"),
+        ({"metric": 0.5}, r"metric must be a function, its name as my\.module:function, or None, got 0\.5"),
         ({"target": ""}, "expected a target among x86-vnni, x86, arm64, got ''"),
-        ({"target": 3}, "target must be the name of a kind of CPU, or None, got 3"),
+        ({"target": 3}, "target must be a Target, the name of one, or None, got 3"),
         ({"always_keep_int8": "no"}, "always_keep_int8 must be True or False, got 'no'"),
         ({"precisions": None}, "precisions must include fp32 .* got None"),
         ({"precisions": ("fp32", ["int8"])}, "precisions must .* got"),
         ({"max_drop": 10**400}, "max_drop must be a number of at least 0"),
         ({"max_drop": True}, "max_drop must be a number of at least 0, got True"),
         ({"calibration_images": True}, "calibration_images must be a whole number of at least 1, got True"),
-        ({"plan": "bundles/cnn"}, r"plan must be a Plan, as edgeport_export.quantization.plan.read_plan\(path\) gives it, got str"),
+        ({"plan": "bundles/cnn"}, r"plan must be a Plan, as edgeport_export.read_plan\(path\) gives it, got str"),
         ({"target": "riscv"}, "riscv"),
+        ({"translations": [len]}, "translations must be a mapping from aten operators to functions"),
+        ({"translations": {"aten::relu": "Relu"}}, "translations must be a mapping from aten operators to functions"),
+        ({"passes": len}, "passes must be a list of functions, got <built-in function len>"),
+        ({"passes": ["my.module:function"]}, "passes must be a list of functions"),
     ],
 )
 def test_an_option_that_makes_no_sense_is_refused_by_name(asked: dict[str, Any], message: str) -> None:
@@ -61,3 +67,9 @@ def test_a_plan_asks_for_int8_and_names_its_target(tiny_bundle: Path, class_cont
 def test_speed_is_measured_at_no_larger_batch_than_the_contract_allows(asked: int, batch: int, class_contract: Contract) -> None:
     options = ExportOptions(benchmark_batch=asked)
     assert options.batch(class_contract) == options.int8(class_contract).batch == batch
+
+
+def test_a_target_of_the_users_own_is_taken_as_it_is(class_contract: Contract) -> None:
+    own = Target(name="my-board", activations=QuantType.QInt8, narrow_weights=True, machines=("riscv64",))
+    target = ExportOptions(target=own).int8(class_contract).target
+    assert target is own and not target.is_here and target.cpu == TargetCpu(name="my-board", machines=("riscv64",), narrow_weights=True)

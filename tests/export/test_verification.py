@@ -1,44 +1,91 @@
+import json
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+from torch import Tensor, nn
 
-from edgeport_export import NetworkSource, export_bundle, load_source, verify
+from edgeport_export import ExportError, NetworkFailure, export_bundle, load_source, verify
 from edgeport_export.sources import load_examples
-from edgeport_runtime import AlteredError, BundleError
+from edgeport_runtime import AlteredError, Bundle
 
 pytestmark = pytest.mark.usefixtures("fixed_latencies")
+STORED = Path(__file__).parents[1] / "fixtures" / "format1" / "classifier"
+
+
+def network_of_two_outputs() -> nn.Module:
+    class Two(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return x.mean((2, 3)), x.amax((2, 3))
+
+    return Two()
 
 
 @pytest.fixture
-def made(checkpoint: Path, tmp_path: Path) -> tuple[Path, NetworkSource]:
+def made(checkpoint: Path, tmp_path: Path) -> tuple[Bundle, nn.Module]:
     source = load_source(checkpoint)
     calibration, _ = load_examples("digits", source.contract)
-    provenance = {"checkpoint_sha256": source.checkpoint_sha256}
-    return export_bundle(source.network, source.contract, tmp_path / "cnn", name="cnn", calibration=calibration, provenance=provenance), source
+    return export_bundle(source.network, source.contract, tmp_path / "cnn", calibration=calibration), source.network
 
 
-def test_a_sound_bundle_verifies_and_a_changed_network_does_not(made: tuple[Path, NetworkSource]) -> None:
-    bundle, source = made
-    found = verify(bundle, source)
-    assert found and found.same_checkpoint and len(found.checks) == 2
-    weight = source.network.head.weight.data
+def test_a_sound_bundle_verifies_and_a_changed_network_does_not(made: tuple[Bundle, nn.Module]) -> None:
+    bundle, network = made
+    found = verify(bundle, network)
+    assert found and found.same_weights and len(found.checks) == 2 and found.replayed > 5
+    assert bool(verify(bundle.folder, network)) and bool(verify(str(bundle.folder), network))
+    weight = network.head.weight.data
     weight[0, 0] += 1e-3 * weight.abs().max()
-    changed = verify(bundle, source)
+    changed = verify(bundle, network)
     assert not changed and not changed.parity and "FAILED logits at" in str(changed)
 
 
-def test_another_checkpoint_is_noticed(made: tuple[Path, NetworkSource]) -> None:
-    bundle, source = made
-    found = verify(bundle, NetworkSource(**{**vars(source), "checkpoint_sha256": "0" * 64}))
-    assert not found and found.parity and "made from another checkpoint" in str(found)
-    entry_contract = source.contract.__class__.from_dict({**source.contract.to_dict(), "labels": list("abcdefghij")})
-    with pytest.raises(BundleError, match="made for another contract"):
-        verify(bundle, NetworkSource(**{**vars(source), "contract": entry_contract}))
+def test_a_weight_too_small_to_show_in_the_outputs_is_noticed_by_its_hash(made: tuple[Bundle, nn.Module]) -> None:
+    bundle, network = made
+    network.head.bias.data[0] += 1e-9 + network.head.bias.data[0].abs() * 2**-23
+    found = verify(bundle, network)
+    assert found.parity and found.same_weights is False and not found
+    assert "FAILED the bundle was made from other weights than these" in str(found)
 
 
-def test_an_altered_bundle_is_refused(made: tuple[Path, NetworkSource]) -> None:
-    bundle, source = made
-    path = bundle / "test_data_set_1" / "input_0.pb"
+def test_every_size_of_the_export_is_looked_at_again(made: tuple[Bundle, nn.Module]) -> None:
+    """One that only a guard would bring, written into the evidence by hand, and one that the contract does not promise."""
+    bundle, network = made
+    path = bundle.folder / "evidence.json"
+    evidence = json.loads(path.read_text())
+    cases = evidence["parity"]["fp32"]["cases"]
+    sizes = {"batch": 3, "height": 37, "width": 53}
+    cases += [{**cases[0], "sizes": sizes}, {**cases[0], "sizes": {**sizes, "height": 1}}]
+    path.write_text(json.dumps(evidence))
+    swept = [dict(case.sizes) for case in verify(bundle, network).parity.cases]
+    assert sizes in swept and not any(each["height"] == 1 for each in swept)
+
+
+def test_without_evidence_it_says_so(made: tuple[Bundle, nn.Module]) -> None:
+    bundle, network = made
+    (bundle.folder / "evidence.json").unlink()
+    found = verify(bundle, network)
+    assert found and found.replayed == 0 and "the bundle's evidence lists no sizes" in str(found)
+
+
+def test_a_bundle_of_format_1_does_not_hold_the_weights_hash(tiny: ModuleType) -> None:
+    found = verify(STORED, tiny.trained_classifier())
+    assert found.parity and found.same_weights is None and "compared by their outputs alone" in str(found)
+
+
+def test_a_network_that_takes_other_inputs_fails_by_name(made: tuple[Bundle, nn.Module]) -> None:
+    bundle, _ = made
+    with pytest.raises(NetworkFailure, match="PyTorch itself fails at"):
+        verify(bundle, nn.Conv2d(5, 3, 3))
+    two = network_of_two_outputs()
+    with pytest.raises(ExportError, match="made from another network: this one gives 2 outputs, the contract has 1"):
+        verify(bundle, two)
+    with pytest.raises(ExportError, match=r"network must be the torch\.nn\.Module that the bundle was made from, got str"):
+        verify(bundle, "cnn.safetensors")  # type: ignore[arg-type]
+
+
+def test_an_altered_bundle_is_refused(made: tuple[Bundle, nn.Module]) -> None:
+    bundle, network = made
+    path = bundle.folder / "test_data_set_1" / "input_0.pb"
     path.write_bytes(path.read_bytes()[:-1] + b"\x00")
     with pytest.raises(AlteredError):
-        verify(bundle, source)
+        verify(bundle, network)

@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,7 @@ from PIL import Image
 
 from edgeport_models import Data, DataError, load_data
 from edgeport_models.datasets import NOISE_SIGMA, add_noise, random_patches, tiles
-from edgeport_runtime import Pixels
-from edgeport_runtime.evaluate import Example
+from edgeport_runtime import Example, Pixels
 from edgeport_runtime.images import prepare
 
 KEEP = Pixels(height=8, width=8, resize="keep")
@@ -134,3 +134,10 @@ def test_cifar10_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torchvision.datasets, "CIFAR10", FakeCifar)
     data = load_data("cifar10")
     assert (len(data.train), len(data.calibration), len(data.test), data.labels) == (200, 1000, 30, ("plane", "car"))
+
+
+@pytest.mark.parametrize(("package", "name"), [("sklearn", "digits"), ("scipy", "photos")])
+def test_data_of_the_extra_demo_without_it(package: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(DataError, match=rf"`{name}` needs scikit-learn and scipy, and {package} cannot be imported .*edgeport\[demo\]"):
+        load_data(name, pairs=name == "photos")

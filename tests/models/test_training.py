@@ -7,7 +7,7 @@ from torchvision.transforms import v2
 
 from edgeport_models import DataError, network, train
 from edgeport_models.training import normalize, random_views, steps
-from edgeport_runtime.evaluate import Example
+from edgeport_runtime import Example
 
 CNN = network("cnn")
 CONTRACT = CNN.contract(("dark", "bright"), 16)

@@ -106,7 +106,7 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
         (["info", "{bundle}/model.onnx"], "but this is a file"),
         (["bench", "{bundle}", "--batch", "99"], "a whole number within 1..8, got 99"),
         (["bench", "{bundle}", "--size", "1", "1"], "height must be within 4..64, got 1"),
-        (["bench", "{bundle}", "--threads", "-1"], "threads must be 0"),
+        (["bench", "{bundle}", "--threads", "-1"], "threads must be a whole number from 1 to "),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(classifier: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,13 +1,18 @@
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 
-from edgeport_runtime import Bundle
+from edgeport_runtime import Bundle, Contract, Input, Output, Pixels, Range
+from edgeport_runtime import manifest as manifest_module
 from edgeport_runtime.bundle import MANIFEST
-from edgeport_runtime.manifest import FORMAT, Manifest, Selection, parse_manifest, sealed, selection_of_format_1
+from edgeport_runtime.comparison import Tolerance
+from edgeport_runtime.manifest import FORMAT, File, GoldenCase, Manifest, Selection, TargetCpu, Variant, parse_manifest, sealed, selection_of_format_1
+
+MEASURED = Selection(precision="int8", reason="measured")
 
 
 @pytest.fixture
@@ -28,7 +33,9 @@ def test_format_1_is_read_into_the_same_values(name: str, request: pytest.Fixtur
     stored = json.loads((folder / MANIFEST).read_text())
     found = Bundle(folder).manifest
     assert found.format == 1 and found.auto == Selection(precision=stored["auto"]["precision"], reason=stored["auto"]["reason"])
-    assert [each.target for each in found.variants] == [each["plan"].get("target") for each in stored["variants"]]
+    machines = ("x86_64", "AMD64")
+    assert [each.target for each in found.variants] == [None, TargetCpu(name="x86-vnni", machines=machines, narrow_weights=False)]
+    assert [each.plan for each in found.variants] == [each["plan"] or None for each in stored["variants"]]
     assert [each.sha256 for each in found.variants] == [each["sha256"] for each in stored["variants"]]
     assert [asdict(each) for each in found.golden] == [asdict(each) for each in parse_manifest(stored).golden]
 
@@ -85,3 +92,61 @@ def test_a_selection_that_makes_no_sense_is_refused(auto: dict[str, Any], messag
 def test_the_seal_covers_everything_else(manifest: Manifest) -> None:
     data = json.loads(manifest.to_json())
     assert sealed({**data, "name": "other"})["sha256"] != data["sha256"] == sealed({**data, "sha256": "lost"})["sha256"]
+
+
+SCHEMA = json.loads((Path(manifest_module.__file__).parent / "manifest.schema.json").read_text())
+
+
+def schema_faults(data: Any) -> list[str]:
+    return [error.message for error in Draft202012Validator(SCHEMA).iter_errors(data)]
+
+
+@pytest.mark.parametrize("name", ["classifier", "generator"])
+def test_the_schema_describes_format_1_and_format_2(name: str, request: pytest.FixtureRequest) -> None:
+    folder: Path = request.getfixturevalue(name)
+    Draft202012Validator.check_schema(SCHEMA)
+    assert schema_faults(json.loads((folder / MANIFEST).read_text())) == []
+    found = Bundle(folder).manifest
+    # plans are the host's: format 1's stay what they were, and tests/export checks that of a bundle that was just made
+    present = replace(found, format=FORMAT, variants=tuple(replace(each, plan=None) for each in found.variants), auto=replace(found.auto, reason="r"))
+    assert schema_faults(json.loads(present.to_json())) == []
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("auto", "precision"), "int4"),
+        (("auto", "from_batch"), 1),
+        (("auto", "reason"), "r" * 200),
+        (("variants", 0, "bytes"), "7714"),
+        (("variants", 1, "target", "machines"), "x86_64"),
+        (("golden", 0, "tolerance", "fp32", 0, "max_abs"), None),
+        (("golden", 0, "inputs", 0, "sha256"), "0" * 63),
+        (("contract", "inputs", 0, "pixels", "std"), [0, 0.5, 0.5]),
+        (("contract", "task"), "detection"),
+        (("provenance", "checkpoint_sha256"), None),
+        (("surplus",), 1),
+    ],
+)
+def test_the_schema_refuses_what_is_wrong(manifest: Manifest, place: tuple[Any, ...], value: Any) -> None:
+    data = json.loads(replace(manifest, variants=tuple(replace(each, plan=None) for each in manifest.variants), auto=MEASURED).to_json())
+    assert schema_faults(data) == []
+    inner = data
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    assert schema_faults(data)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *(("variant", Variant), ("target", TargetCpu), ("selection", Selection), ("goldenCase", GoldenCase), ("file", File), ("tolerance", Tolerance)),
+        *(("contract", Contract), ("input", Input), ("output", Output), ("pixels", Pixels), ("range", Range)),
+    ],
+)
+def test_the_schema_has_the_fields_of_the_classes(name: str, kind: Any) -> None:
+    """A field that is added to the manifest and not to its schema would fail here."""
+    described = SCHEMA["$defs"][name]
+    assert set(described["properties"]) == set(described["required"]) == {each.name for each in fields(kind)}
+    assert set(SCHEMA["$defs"]["format2"]["properties"]) == {each.name for each in fields(Manifest)} | {"sha256"}

@@ -13,7 +13,7 @@ from edgeport_runtime import model as model_module
 from edgeport_runtime.bundle import MANIFEST
 from edgeport_runtime.check import CheckReport
 from edgeport_runtime.engine import Engine
-from edgeport_runtime.manifest import sealed
+from edgeport_runtime.manifest import TargetCpu, sealed
 
 DARK, BRIGHT = (np.full((16, 16, 3), level, np.uint8) for level in (30, 220))
 
@@ -203,7 +203,8 @@ def test_seven_bit_weights_need_no_probe(classifier: Path, monkeypatch: pytest.M
     monkeypatch.setattr(selection, "int8_products_are_exact", lambda: False)
     bundle = Bundle(classifier)
     assert real_load(bundle).engine.options.exact_int8
-    narrow = tuple(replace(each, target="x86") if each.precision == "int8" else each for each in bundle.manifest.variants)
+    x86 = TargetCpu(name="x86", machines=("x86_64",), narrow_weights=True)
+    narrow = tuple(replace(each, target=x86) if each.precision == "int8" else each for each in bundle.manifest.variants)
     bundle.manifest = replace(bundle.manifest, variants=narrow)
     assert not real_load(bundle).engine.options.exact_int8
 

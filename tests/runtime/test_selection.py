@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edgeport_runtime import Bundle, BundleError, InputError, SessionOptions, selection
-from edgeport_runtime.manifest import Selection
+from edgeport_runtime.manifest import TARGETS_OF_FORMAT_1, Selection
 from edgeport_runtime.selection import choose, require_batch, should_split_batch, with_exact_int8
 
 MEASURED = Selection(precision="int8", reason="measured")
@@ -33,7 +33,7 @@ def test_auto_by_device_machine_and_variants(
     bundle: Bundle, device: str, machine: str, precisions: tuple[str, ...], target: str, expected: str, message: str
 ) -> None:
     first = bundle.manifest.variants[0]
-    variants = tuple(replace(first, precision=each, target=target if each == "int8" else None) for each in precisions)
+    variants = tuple(replace(first, precision=each, target=TARGETS_OF_FORMAT_1[target] if each == "int8" else None) for each in precisions)
     bundle.manifest = replace(bundle.manifest, variants=variants, auto=MEASURED)
     chosen, reason = choose(bundle, device, "auto", machine)
     assert chosen == expected and message in reason and "golden" not in reason  # nothing was checked yet

@@ -30,15 +30,15 @@ class EngineSpec:
 
     `kind`: "onnx" (`path`: a model file of a bundle) or "torch" (`path`: a checkpoint; `factory`: the my.package:factory that
     builds the network, with the contract of `bundle`, if the checkpoint does not name it). `mode`: for torch "eager", "channels_last" or "compile".
-    `split_batch`: of a model file, as in SessionOptions.
+    `split_batch`: of a model file, as in SessionOptions. `threads`: None takes as many as this machine allows.
     """
 
     kind: str
-    path: str
-    factory: str = ""
-    bundle: str = ""
+    path: str | None
+    factory: str | None = None
+    bundle: str | None = None
     mode: str = "eager"
-    threads: int = 0
+    threads: int | None = None
     split_batch: bool = False
 
 
@@ -48,14 +48,14 @@ class LatencyStats:
 
     `load_ms`: from the file to a session. `peak_bytes`: the most memory its process held, Python and inputs included.
     `waited`: share of its threads' time, 0..1, in which they waited for processors that other programs held (Linux; elsewhere, and if more
-    threads were asked for than there are processors, 0).
+    threads were asked for than there are processors, None). None is what was not measured.
     """
 
     median_ms: float
     rounds_ms: tuple[float, ...]
-    load_ms: float = 0.0
-    peak_bytes: int = 0
-    waited: float = 0.0
+    load_ms: float | None = None
+    peak_bytes: int | None = None
+    waited: float | None = None
 
     @property
     def lower_quartile_ms(self) -> float:
@@ -82,19 +82,20 @@ def benchmark(engines: Mapping[str, EngineSpec], *, batch: int, size_px: tuple[i
 
 def _stats(turns: list["_Turn"], ready: Mapping[str, Any]) -> LatencyStats:
     times = tuple(each.ms for each in turns)
-    return LatencyStats(median_ms=statistics.median(times), rounds_ms=times, waited=round(statistics.median(each.waited for each in turns), 3), **ready)
+    waited = [each.waited for each in turns if each.waited is not None]
+    return LatencyStats(median_ms=statistics.median(times), rounds_ms=times, waited=round(statistics.median(waited), 3) if waited else None, **ready)
 
 
-def disturbance(measured: Iterable[LatencyStats]) -> str:
-    """A sentence if other programs held the processors, or if rounds differ; empty if neither is so by much.
+def disturbance(measured: Iterable[LatencyStats]) -> str | None:
+    """A sentence if other programs held the processors, or if rounds differ; None if neither is so by much.
 
     A rented machine may slow down for seconds on end while nothing on it waits: then rounds differ.
     """
     stats = list(measured)
-    waited, ratio = max((each.waited for each in stats), default=0.0), max((each.quartile_ratio for each in stats), default=1.0)
+    waited, ratio = max((each.waited or 0.0 for each in stats), default=0.0), max((each.quartile_ratio for each in stats), default=1.0)
     if waited > BUSY:
         return f"the machine was busy: threads waited for a processor {waited:.0%} of their time, so measure again when it is quiet"
-    return f"the machine was unsteady: some rounds of one engine took {ratio:.1f} times as long as others, so measure again" if ratio > UNSTEADY else ""
+    return f"the machine was unsteady: some rounds of one engine took {ratio:.1f} times as long as others, so measure again" if ratio > UNSTEADY else None
 
 
 class PairTimer:
@@ -162,7 +163,7 @@ def _send(process: "subprocess.Popen[str]", line: str) -> None:
 
 class _Turn(NamedTuple):
     ms: float
-    waited: float
+    waited: float | None
 
 
 def _turn(name: str, process: "subprocess.Popen[str]") -> _Turn:

@@ -30,8 +30,8 @@ def main(request: dict[str, Any]) -> None:
             before = processor_seconds()
             median_ms = measure_calls(call, seconds=request["seconds"], warm_up=1).median_ms
             ran, waited = (after - first for after, first in zip(processor_seconds(), before, strict=True))
-            crowded = request["threads"] > usable_threads()  # they wait for one another
-            print(json.dumps({"ms": median_ms, "waited": waited / (ran + waited) if waited and not crowded else 0.0}), flush=True)
+            crowded = (request["threads"] or 1) > usable_threads()  # they wait for one another
+            print(json.dumps({"ms": median_ms, "waited": None if crowded or not ran + waited else waited / (ran + waited)}), flush=True)
 
 
 def processor_seconds(tasks: Path = Path("/proc/self/task")) -> tuple[float, float]:
@@ -75,7 +75,7 @@ def _torch_call(request: dict[str, Any]) -> tuple[Callable[[], Any], float]:
     torch.set_num_threads(request["threads"] or usable_threads())
     start = time.perf_counter()
     factory = request["factory"]
-    source = source_of_bundle(Bundle(request["bundle"]), request["path"] or None, factory) if factory else load_source(request["path"])
+    source = source_of_bundle(Bundle(request["bundle"]), request["path"], factory) if factory is not None else load_source(request["path"])
     reference = TorchReference(source.network, source.contract)
     if request["mode"] == "channels_last":
         reference.network.to(memory_format=torch.channels_last)

@@ -50,7 +50,7 @@ def _variant_facts(bundle: Bundle, variant: Variant) -> Iterator[tuple[str, str]
     yield f"{variant.precision}: sha256", variant.sha256[:12]
     yield f"{variant.precision}: bytes", f"{variant.bytes:,}"
     yield f"{variant.precision}: opset, IR", f"{variant.opset}, {variant.ir_version}"
-    yield from _leaves(f"{variant.precision}: plan", {key: value for key, value in variant.plan.items() if key in PLANNED})
+    yield from _leaves(f"{variant.precision}: plan", {key: value for key, value in (variant.plan or {}).items() if key in PLANNED})
     graph = onnx.load_from_string(bundle.read(variant)).graph
     for operator, count in sorted(Counter(node.op_type for node in graph.node).items()):
         yield f"{variant.precision}: {operator} nodes", str(count)

@@ -15,10 +15,10 @@ from edgeport_export.network.reference import TorchReference
 from edgeport_export.network.size_sweep import sweep_inputs, sweep_sizes
 from edgeport_export.rewrites.names import levels_name
 from edgeport_export.validation.parity import FACTOR, Parity
-from edgeport_runtime import Contract, Tolerance
+from edgeport_runtime import Contract, Example
 from edgeport_runtime.check import drift_tolerance
+from edgeport_runtime.comparison import Tolerance
 from edgeport_runtime.engine import Arrays, Engine
-from edgeport_runtime.evaluate import Example
 from edgeport_runtime.images import pixel_batches
 from edgeport_runtime.manifest import File, GoldenCase
 

@@ -9,11 +9,10 @@ from typing import Any
 from edgeport_runtime import Contract
 from edgeport_runtime.bundle import EVIDENCE, MANIFEST
 from edgeport_runtime.contract import strict_json
-from edgeport_runtime.manifest import Manifest, Selection, Variant
+from edgeport_runtime.manifest import Manifest, Selection, TargetCpu, Variant
 from edgeport_runtime.protobuf import read_outline
 
 from .compatibility import lowest_onnxruntime
-from .environment import versions
 from .golden_cases import GoldenAnswers, write_golden
 
 FILES = {"fp32": "model.onnx", "int8": "model.int8.onnx", "fp16": "model.fp16.onnx"}
@@ -21,14 +20,15 @@ FILES = {"fp32": "model.onnx", "int8": "model.int8.onnx", "fp16": "model.fp16.on
 
 @dataclass(frozen=True)
 class BundleContents:
-    """Everything that a bundle holds. `models`: precision -> the file's bytes. `plan`: of the int8 variant, as stored, if there is one.
+    """Everything that a bundle holds. `models`: precision -> the file's bytes. `target`, `plan`: of the int8 variant, if there is one.
 
-    `provenance`: the network's origin; the versions of the packages are added. `evidence`: what was measured.
+    `provenance`: the network's origin, and the versions of the packages. `evidence`: what was measured.
     """
 
     name: str
     contract: Contract
     models: Mapping[str, bytes]
+    target: TargetCpu | None
     plan: Mapping[str, Any] | None
     selection: Selection
     golden: GoldenAnswers
@@ -41,19 +41,20 @@ def write_contents(folder: Path, contents: BundleContents) -> None:
     manifest = Manifest(
         name=contents.name,
         contract=contents.contract,
-        variants=tuple(_write_variant(folder, precision, model, contents.plan) for precision, model in contents.models.items()),
+        variants=tuple(_write_variant(folder, precision, contents) for precision in contents.models),
         golden=write_golden(folder, contents.golden),
         auto=contents.selection,
-        provenance={**versions(), **contents.provenance},
+        provenance=dict(contents.provenance),
     )
     (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     (folder / EVIDENCE).write_text(strict_json(contents.evidence, indent=1) + "\n", encoding="utf-8")
 
 
-def _write_variant(folder: Path, precision: str, model: bytes, plan: Mapping[str, Any] | None) -> Variant:
+def _write_variant(folder: Path, precision: str, contents: BundleContents) -> Variant:
+    model = contents.models[precision]
     outline = read_outline(model)
     (folder / FILES[precision]).write_bytes(model)
-    opset, own = outline.opsets["ai.onnx"], plan if precision == "int8" else None
+    opset, is_int8 = outline.opsets["ai.onnx"], precision == "int8"
     return Variant(
         precision=precision,
         file=FILES[precision],
@@ -62,6 +63,6 @@ def _write_variant(folder: Path, precision: str, model: bytes, plan: Mapping[str
         opset=opset,
         ir_version=outline.ir_version,
         onnxruntime=lowest_onnxruntime(opset, outline.ir_version),
-        target=None if own is None else own["target"],
-        plan=own or {},
+        target=contents.target if is_int8 else None,
+        plan=contents.plan if is_int8 else None,
     )

@@ -3,7 +3,6 @@
 import dataclasses
 import signal
 import sys
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,15 +11,14 @@ import typer
 from edgeport_export.errors import ParityError
 from edgeport_runtime import Bundle, EdgeportError, InputError, __version__
 from edgeport_runtime.contract import strict_json
-from edgeport_runtime.tasks import format_metric
 
 from . import console
+from .tables import summary_lines, variant_table
 
 app = typer.Typer(
     help="From a trained PyTorch image model to a bundle that runs without PyTorch.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
 )
 INTERRUPTED = "interrupted; nothing was left half-written"
-MOST_NAMED = 12  # products that stayed float
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
@@ -67,27 +65,26 @@ def _root(version: Annotated[bool, typer.Option("--version", callback=_version, 
 def train(
     name: Annotated[str, typer.Argument(help="cnn, cnn-separable, resnet18, attention or generator.")],
     out: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
-    data: Annotated[str, typer.Option(help="digits, photos, cifar10 or folder:PATH; the network's own if left out.")] = "",
-    epochs: Annotated[int, typer.Option(help="0: as the recipe says.")] = 0,
-    batch: Annotated[int, typer.Option(help="0: as the recipe says.")] = 0,
-    learning_rate: Annotated[float, typer.Option(help="0: as the recipe says.")] = 0.0,
+    data: Annotated[str | None, typer.Option(help="digits, photos, cifar10 or folder:PATH; the network's own if left out.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="As the recipe says if left out.")] = None,
+    batch: Annotated[int | None, typer.Option(help="As the recipe says if left out.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="As the recipe says if left out.")] = None,
     seed: int = 0,
-    size: Annotated[int, typer.Option(help="Side in pixels that images are brought to; 0: the network's own.")] = 0,
-    weights: Annotated[str, typer.Option(help="resnet18 only: imagenet, none, or a file.")] = "",
+    size: Annotated[int | None, typer.Option(help="Side in pixels that images are brought to; the network's own if left out.")] = None,
+    weights: Annotated[str | None, typer.Option(help="resnet18 only: imagenet, none, or a file.")] = None,
     frozen: Annotated[bool, typer.Option(help="resnet18 only: train the last layer alone.")] = False,
     force: Annotated[bool, typer.Option(help="Replace the file if it exists.")] = False,
 ) -> None:
     """Train a network and write its checkpoint."""
     from .train_command import TrainingJob, run_training
 
-    given = {"epochs": epochs, "batch": batch, "learning_rate": learning_rate}
-    arguments: dict[str, Any] = ({"weights": weights} if weights else {}) | ({"frozen": True} if frozen else {})
-    job = TrainingJob(
-        name=name, out=out, data=data, changes={**{k: v for k, v in given.items() if v}, "seed": seed}, side_px=size, arguments=arguments, force=force
-    )
+    given = {"epochs": epochs, "batch": batch, "learning_rate": learning_rate, "seed": seed}
+    changes = {key: value for key, value in given.items() if value is not None}
+    arguments: dict[str, Any] = ({} if weights is None else {"weights": weights}) | ({"frozen": True} if frozen else {})
+    job = TrainingJob(name=name, out=out, data=data, changes=changes, side_px=size, arguments=arguments, force=force)
     with console.progress_display(f"training {name}") as progress:
         quality = run_training(job, progress)
-    console.say(f"{out}: {quality} on {quality.count} held-out images" if quality else f"{out}: written; there are no held-out images to judge it on")
+    console.say(f"{out}: {quality} on {quality.count} held-out images" if quality else f"{out}: written; there are no held-out images to evaluate it on")
 
 
 @app.command()
@@ -95,19 +92,19 @@ def export(
     name: Annotated[str, typer.Argument(help="The network that the checkpoint was trained for, or my.package:factory for any nn.Module.")],
     out: Annotated[Path, typer.Option(help="The folder to write the bundle to.")],
     checkpoint: Annotated[Path | None, typer.Option(help="Weights: what `edgeport train` wrote, or for a factory any .safetensors, .pt or .pth.")] = None,
-    calibration: Annotated[str, typer.Option(help="digits, photos, cifar10 or folder:PATH; what the network was trained on if left out.")] = "",
-    precision: Annotated[str, typer.Option(help="fp32, int8, fp16, by commas. Left out: fp32, and int8 if it pays; int8 that is named is kept.")] = "",
-    dynamic: Annotated[str, typer.Option(help="Axes with ranges: batch=1..64,height=32..1024:32,width (a step after the colon).")] = "",
+    calibration: Annotated[str | None, typer.Option(help="digits, photos, cifar10 or folder:PATH; what the network was trained on if left out.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, int8, fp16, by commas. Left out: fp32, and int8 if it pays; int8 that is named is kept.")] = None,
+    dynamic: Annotated[str | None, typer.Option(help="Axes with ranges: batch=1..64,height=32..1024:32,width (a step after the colon).")] = None,
     contract: Annotated[Path | None, typer.Option(help="Factory only: a contract as JSON, in the form of a manifest's.")] = None,
-    task: Annotated[str, typer.Option(help="Factory only: classification, image-to-image, segmentation, embedding or tensors.")] = "",
-    size: Annotated[str, typer.Option(help="Factory only: HEIGHTxWIDTH in pixels.")] = "",
+    task: Annotated[str | None, typer.Option(help="Factory only: classification, image-to-image, segmentation, embedding or tensors.")] = None,
+    size: Annotated[str | None, typer.Option(help="Factory only: HEIGHTxWIDTH in pixels.")] = None,
     gray: Annotated[bool, typer.Option(help="Factory only: the network takes one gray channel.")] = False,
-    mean: Annotated[str, typer.Option(help="Factory only: per channel, for pixels in 0..1, such as 0.485,0.456,0.406; 0 if left out.")] = "",
-    std: Annotated[str, typer.Option(help="Factory only: per channel; 1 if left out.")] = "",
-    resize: Annotated[str, typer.Option(help="Factory only: stretch, crop:SHORTER_PX, letterbox or keep.")] = "",
-    interpolation: Annotated[str, typer.Option(help="Factory only: nearest, bilinear, bicubic or lanczos.")] = "",
+    mean: Annotated[str | None, typer.Option(help="Factory only: per channel, for pixels in 0..1, such as 0.485,0.456,0.406; 0 if left out.")] = None,
+    std: Annotated[str | None, typer.Option(help="Factory only: per channel; 1 if left out.")] = None,
+    resize: Annotated[str | None, typer.Option(help="Factory only: stretch, crop:SHORTER_PX, letterbox or keep.")] = None,
+    interpolation: Annotated[str | None, typer.Option(help="Factory only: nearest, bilinear, bicubic or lanczos.")] = None,
     labels: Annotated[Path | None, typer.Option(help="Factory only: a file with one label a line, in the order of the logits.")] = None,
-    transforms: Annotated[str, typer.Option(help="Factory only: a torchvision weights object, such as ResNet50_Weights.IMAGENET1K_V2.")] = "",
+    transforms: Annotated[str | None, typer.Option(help="Factory only: a torchvision weights object, such as ResNet50_Weights.IMAGENET1K_V2.")] = None,
     max_drop: Annotated[float, typer.Option(help="Points of accuracy, dB, or units of --metric that int8 may lose.")] = 0.5,
     metric: Annotated[
         str | None, typer.Option(help="my.module:function(outputs, truths) -> number, larger is better, instead of the task's own metric.")
@@ -150,8 +147,8 @@ def export(
         force=force,
     )
     with console.progress_display(f"exporting {name}") as progress:
-        run_export(job, progress)
-    _show_bundle(Bundle(out), as_json)
+        bundle = run_export(job, progress)
+    _show_bundle(bundle, as_json)
 
 
 def _show_bundle(bundle: Bundle, as_json: bool) -> None:
@@ -159,40 +156,21 @@ def _show_bundle(bundle: Bundle, as_json: bool) -> None:
     if as_json:
         print(strict_json({"bundle": str(bundle.folder), "auto": dataclasses.asdict(manifest.auto), **evidence}))
         return
-    quality, speed = evidence["quality"], evidence["speed"]
-    rows = []
-    for variant in manifest.variants:
-        value = "" if quality is None else format_metric(quality["metric"], quality["values"][variant.precision])
-        changed = "" if quality is None else quality["changed"].get(variant.precision, "")
-        integer = f"{variant.plan['integer_share']:.0%}" if variant.plan else ""
-        spent = speed["ms_per_call"].get(variant.precision)
-        rows.append([variant.precision, f"{variant.bytes:,}", value, changed, "" if spent is None else f"{spent:.2f}", integer])
-    title = f"{bundle.folder}" + (
-        "" if quality is None else f"   PyTorch: {format_metric(quality['metric'], quality['values']['torch'])} on {quality['count']} held-out images"
-    )
-    console.table(["variant", "bytes", "quality", "labels changed", f"ms per batch of {speed['batch']}", "integer multiplications"], rows, title)
+    summary, kept = evidence["summary"], {variant.precision for variant in manifest.variants}
+    console.table(*variant_table(summary, evidence["quality"], kept), title=str(bundle.folder))
     parity = evidence["parity"]["fp32"]
     sizes = {tuple(sorted(case["sizes"].items())) for case in parity["cases"]}
-    console.say(f"fp32 agrees with PyTorch at {len(sizes)} sizes: largest difference {parity['worst']:.1e} of the output's range")
-    console.say(f"auto: {manifest.auto.precision} ({manifest.auto.reason})")
-    for variant in manifest.variants:
-        for line in _kept_float(variant.plan.get("kept_float", {})):
-            console.say(line)
-
-
-def _kept_float(kept: Mapping[str, str]) -> Iterator[str]:
-    """The products that an int8 plan leaves in float, and why."""
-    for name, reason in list(kept.items())[:MOST_NAMED]:
-        yield f"float in int8: {name}: {reason}"
-    if len(kept) > MOST_NAMED:
-        yield f"float in int8: {len(kept) - MOST_NAMED} more, each with its reason under plan.kept_float in manifest.json"
+    console.say(f"parity: fp32 agrees with PyTorch at {len(sizes)} sizes, the largest difference is {parity['worst']:.1e} of the output's range")
+    console.say(f"auto: {manifest.auto.precision}, because {manifest.auto.reason}")
+    for line in summary_lines(summary):
+        console.say(line)
 
 
 @app.command()
 def verify(
     bundle: Path,
     checkpoint: Annotated[Path | None, typer.Option(help="The weights that the bundle was made from.")] = None,
-    model: Annotated[str, typer.Option(help="my.package:factory, if the bundle was made from one.")] = "",
+    model: Annotated[str | None, typer.Option(help="my.package:factory, if the bundle was made from one.")] = None,
     as_json: Json = False,
 ) -> int:
     """Compare an existing bundle with PyTorch again; exit code 1 if anything disagrees."""
@@ -201,10 +179,10 @@ def verify(
 
     source = source_of_bundle(Bundle(bundle), checkpoint, model)
     with console.progress_display("verifying") as progress:
-        verification = run(bundle, source, progress)
+        verification = run(bundle, source.network, progress=progress)
     if as_json:
         golden = {check.precision: bool(check) for check in verification.checks}
-        found = {"passed": bool(verification), "same_checkpoint": verification.same_checkpoint, "golden": golden}
+        found = {"passed": bool(verification), "same_weights": verification.same_weights, "replayed": verification.replayed, "golden": golden}
         print(strict_json({**found, "parity": verification.parity.to_dict()}))
     else:
         console.say(str(verification))
@@ -233,30 +211,29 @@ def _short(text: str, most: int = 60) -> str:
 @app.command()
 def bench(
     bundle: Path,
-    against: Annotated[str, typer.Option(help="torch: PyTorch eager, channels-last and compiled.")] = "",
+    against: Annotated[str | None, typer.Option(help="torch: PyTorch eager, channels-last and compiled.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="What PyTorch runs; needed with --against torch.")] = None,
-    model: Annotated[str, typer.Option(help="my.package:factory, if the bundle was made from one.")] = "",
-    batch: Annotated[int, typer.Option(help="0: 16, or the largest that the contract allows.")] = 0,
-    size: Annotated[str, typer.Option(help="HEIGHTxWIDTH in pixels; the contract's size if left out.")] = "",
-    threads: Annotated[int, typer.Option(help="0: what CPU affinity and cgroup quota allow.")] = 0,
-    rounds: int = 7,
+    model: Annotated[str | None, typer.Option(help="my.package:factory, if the bundle was made from one.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="16, or the largest that the contract allows, if left out.")] = None,
+    size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH in pixels; the contract's size if left out.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="As many as CPU affinity and cgroup quota allow if left out.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="How often every engine is timed.")] = 7,
     as_json: Json = False,
 ) -> None:
     """Time the variants, and PyTorch beside them: one process per engine, one awake at a time."""
     from edgeport_export.benchmark.runner import EngineSpec, benchmark, disturbance
 
-    if against not in ("", "torch") or batch < 0 or rounds < 1 or threads < 0:
-        raise InputError("expected --against torch (or nothing), --rounds of at least 1, --batch and --threads of at least 0")
+    if against not in (None, "torch"):
+        raise InputError(f"expected --against torch, or nothing, got {against!r}")
     size_px = _size(size)
     opened = Bundle(bundle)
-    batch = batch or min(16, opened.manifest.contract.largest_batch)
+    batch = min(16, opened.manifest.contract.largest_batch) if batch is None else batch
     engines = {f"edgeport {v.precision}": EngineSpec(kind="onnx", path=str(opened.folder / v.file), threads=threads) for v in opened.manifest.variants}
     if against == "torch":
         from edgeport_export.sources import source_of_bundle
-        from edgeport_export.verification import require_same_contract
 
-        require_same_contract(opened, source_of_bundle(opened, checkpoint, model))
-        torch = EngineSpec(kind="torch", path=str(checkpoint or ""), factory=model, bundle=str(bundle), threads=threads)
+        source_of_bundle(opened, checkpoint, model)  # one sentence now, instead of a process that does not start
+        torch = EngineSpec(kind="torch", path=None if checkpoint is None else str(checkpoint), factory=model, bundle=str(bundle), threads=threads)
         engines |= {f"torch {mode}": dataclasses.replace(torch, mode=mode) for mode in ("eager", "channels_last", "compile")}
     with console.progress_display("timing") as progress:
         progress(f"{len(engines)} engines", 0, 1)
@@ -274,8 +251,8 @@ def bench(
         console.say(busy)
 
 
-def _size(text: str) -> tuple[int, int] | None:
-    if not text:
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
         return None
     sides = text.lower().split("x")
     if len(sides) != 2 or not all(side.isascii() and side.isdigit() and int(side) for side in sides):

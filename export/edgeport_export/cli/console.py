@@ -27,12 +27,12 @@ def progress_display(title: str) -> Iterator[ProgressCallback]:
     with Progress(*columns, console=err, transient=True) as progress:
         tasks: dict[str, TaskID] = {}
 
-        def report(stage: str, done: int, total: int, note: str = "") -> None:
+        def report(stage: str, done: int, total: int, note: str | None = None) -> None:
             if stage not in tasks:
                 for earlier in tasks.values():
                     progress.update(earlier, completed=1, total=1)
                 tasks[stage] = progress.add_task(f"{title}: {stage}", total=total, note="")
-            progress.update(tasks[stage], completed=done, total=total if total > 1 else None, note=f"{done}/{total}  {note}" if total > 1 else note)
+            progress.update(tasks[stage], completed=done, total=total if total > 1 else None, note=f"{done}/{total}  {note or ''}" if total > 1 else note or "")
 
         yield report
 
@@ -40,7 +40,7 @@ def progress_display(title: str) -> Iterator[ProgressCallback]:
 def _lines(title: str) -> ProgressCallback:
     seen: set[str] = set()
 
-    def report(stage: str, done: int, total: int, note: str = "") -> None:
+    def report(stage: str, done: int, total: int, note: str | None = None) -> None:
         if stage not in seen:
             seen.add(stage)
             err.print(f"{title}: {stage}", markup=False)
@@ -53,7 +53,7 @@ def say(text: str) -> None:
     out.print(text, markup=False)
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str = "") -> None:
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str | None = None) -> None:
     """Print one table on stdout, at its full width: a cut figure is worse than a long line."""
     drawn = Table(title=Text(title) if title else None, title_justify="left")
     for index, column in enumerate(columns):

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.ndimage import gaussian_filter
 
 from edgeport_export.benchmark.runner import EngineSpec, LatencyStats, benchmark, disturbance
 from edgeport_export.errors import ParityError
@@ -21,9 +20,8 @@ from edgeport_export.network.reference import TorchReference
 from edgeport_export.sources import load_examples, load_source
 from edgeport_export.verification import verify
 from edgeport_models import Data, load_data, network
-from edgeport_models.datasets import add_noise
-from edgeport_runtime import Bundle, Quality, load
-from edgeport_runtime.evaluate import Example
+from edgeport_models.datasets import add_noise, require_demo_packages
+from edgeport_runtime import Bundle, Example, Quality, load
 from edgeport_runtime.images import decode
 from edgeport_runtime.tasks import format_metric, psnr_db
 
@@ -50,7 +48,8 @@ class DemoResult:
 
 
 def run_demo(out: Path) -> None:
-    """Everything, into `out`: checkpoints, bundles, held_out images, and the generator's image. Prints the table."""
+    """Everything, into `out`: checkpoints, bundles, held_out images, and the generator's image. Prints the table. Raises DataError."""
+    require_demo_packages("the demo")
     started = time.perf_counter()
     for part in ("checkpoints", "bundles", "held_out"):
         (out / part).mkdir(parents=True, exist_ok=True)
@@ -70,9 +69,10 @@ def _one(out: Path, name: str) -> DemoResult:
     with console.progress_display(f"{name}: exporting") as progress:
         run_export(ExportJob(name=name, checkpoint=checkpoint, out=folder, precision="fp32,int8", force=True), progress)
     source = load_source(checkpoint)
+    assert source.data is not None  # it was just trained
     _, held_out = load_examples(source.data, source.contract)
     with console.progress_display(f"{name}: verifying") as progress:
-        verification = verify(folder, source, progress)
+        verification = verify(folder, source.network, progress=progress)
         if not verification:
             raise ParityError(f"{name} does not verify; {verification}")
         progress("running without torch", 0, 1)
@@ -90,6 +90,7 @@ def write_images(folder: Path, labels: Sequence[str], examples: Sequence[Example
     shutil.rmtree(folder, ignore_errors=True)
     for index, example in enumerate(examples):
         truth = example.truth
+        assert truth is not None  # held-out examples have one
         targets = [("input", example.source), ("target", truth)] if not isinstance(truth, int) else [(labels[truth], example.source)]
         for part, image in targets:
             (folder / part).mkdir(parents=True, exist_ok=True)
@@ -162,13 +163,15 @@ def _row(result: DemoResult) -> list[str]:
         f"{torch_ms:.3f}",
         f"{result.latencies['fp32'].median_ms / BATCH:.3f}",
         f"{result.latencies['int8'].median_ms / BATCH:.3f}",
-        f"{result.bundle.variant('int8').plan['integer_share']:.0%}",
+        f"{result.evidence['summary']['variants']['int8']['integer_share']:.0%}",
         manifest.auto.precision,
     ]
 
 
 def best_blur_db(data: Data) -> float:
     """PSNR of the noisy held-out images after the Gaussian blur that suits them best: what a trained network has to beat."""
+    from scipy.ndimage import gaussian_filter  # of the extra `demo`, as the data are
+
     pairs = [(np.asarray(example.source, dtype=np.float64), np.asarray(example.truth, dtype=np.float64)) for example in data.test]
     elements = sum(clean.size for _, clean in pairs)
 

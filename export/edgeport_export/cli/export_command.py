@@ -15,25 +15,25 @@ from edgeport_export.quantization.plan import read_plan
 from edgeport_export.sources import NetworkSource, is_factory, load_examples, load_factory, load_source
 from edgeport_models import CheckpointError, DataError
 from edgeport_models.datasets import Part
-from edgeport_runtime import Contract, ContractError, InputError, Pixels
+from edgeport_runtime import Bundle, Contract, ContractError, InputError, Pixels
 from edgeport_runtime.contract import Interpolation, Resize
 from edgeport_runtime.tasks import TaskName
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkArguments:
-    """A user's description of a network of their own, as text; empty if it is not given."""
+    """A user's description of a network of their own, as text; None if it is not given."""
 
     contract: Path | None = None
-    task: str = ""
+    task: str | None = None
     size_px: tuple[int, int] | None = None
     gray: bool = False
-    mean: str = ""
-    std: str = ""
-    resize: str = ""
-    interpolation: str = ""
+    mean: str | None = None
+    std: str | None = None
+    resize: str | None = None
+    interpolation: str | None = None
     labels: Path | None = None
-    transforms: str = ""
+    transforms: str | None = None
 
     def are_given(self) -> bool:
         """Whether there is any."""
@@ -44,7 +44,7 @@ class NetworkArguments:
 class ExportJob:
     """A network, and the place for its bundle.
 
-    `name`: of the registry, or my.package:factory. `dynamic`: axes with ranges, the contract's own if empty. `precision`: empty is fp32, and
+    `name`: of the registry, or my.package:factory. `dynamic`: axes with ranges, the contract's own if None. `precision`: None is fp32, and
     int8 if it pays; int8 that is named is kept in any case. `plan`: a bundle or file whose int8 plan is replayed. These two replace the
     precisions and the plan of `options`.
     """
@@ -52,31 +52,31 @@ class ExportJob:
     name: str
     out: Path
     checkpoint: Path | None = None
-    calibration: str = ""
-    precision: str = ""
-    dynamic: str = ""
+    calibration: str | None = None
+    precision: str | None = None
+    dynamic: str | None = None
     described: NetworkArguments = field(default_factory=NetworkArguments)
     plan: Path | None = None
     options: ExportOptions = field(default_factory=ExportOptions)
     force: bool = False
 
 
-def run_export(job: ExportJob, progress: ProgressCallback) -> Path:
+def run_export(job: ExportJob, progress: ProgressCallback) -> Bundle:
     """Build, load, export. Raises what its parts raise; nothing is written then."""
     plan = read_plan(job.plan) if job.plan is not None else None
-    precisions = tuple(part.strip() for part in job.precision.split(",")) if job.precision else ("fp32", "int8")
-    options = replace(job.options, precisions=precisions, always_keep_int8="int8" in job.precision, plan=plan)
+    precisions = tuple(part.strip() for part in job.precision.split(",")) if job.precision is not None else ("fp32", "int8")
+    options = replace(job.options, precisions=precisions, always_keep_int8="int8" in (job.precision or ""), plan=plan)
     free_place(job.out, force=job.force)  # before the network is loaded
     source = _source(job)
-    data = job.calibration or source.data
+    data = source.data if job.calibration is None else job.calibration
     calibration: Part
     held_out: Part
-    calibration, held_out = load_examples(data, source.contract) if data else ([], [])
-    if data and not calibration and "int8" in precisions and plan is None:
+    calibration, held_out = ([], []) if data is None else load_examples(data, source.contract)
+    if data is not None and not calibration and "int8" in precisions and plan is None:
         raise DataError(f"{data}: it holds so few images that none of them fell to calibration, which takes one in ten; give more, or --precision fp32")
-    if not data and plan is None and not options.always_keep_int8:  # a factory without images: no int8, which the manifest says
+    if data is None and plan is None and not options.always_keep_int8:  # a factory without images: no int8, which the manifest says
         options = replace(options, precisions=tuple(each for each in precisions if each != "int8"))
-    provenance = {"checkpoint_sha256": source.checkpoint_sha256, "calibration": data, "model": job.name}
+    facts = {"checkpoint_sha256": source.checkpoint_sha256, "calibration": data, "model": job.name}
     return export_bundle(
         source.network,
         source.contract,
@@ -84,7 +84,7 @@ def run_export(job: ExportJob, progress: ProgressCallback) -> Path:
         name=source.name,
         calibration=calibration,
         held_out=held_out,
-        provenance=provenance,
+        provenance={key: fact for key, fact in facts.items() if fact is not None},
         options=options,
         force=job.force,
         progress=progress,
@@ -97,13 +97,13 @@ def _source(job: ExportJob) -> NetworkSource:
         source = load_factory(job.name, job.checkpoint, None if own else _contract(job))
         if own and job.described.labels is not None:
             source = replace(source, contract=replace(source.contract, labels=read_labels(job.described.labels)))
-        return replace(source, contract=with_axes(source.contract, parse_axes(job.dynamic))) if own and job.dynamic else source
+        return replace(source, contract=with_axes(source.contract, parse_axes(job.dynamic))) if own and job.dynamic is not None else source
     if job.described.are_given():
         raise InputError(f"the checkpoint of {job.name} brings its own contract: --task, --size, --contract and their like are for my.package:factory")
     if job.checkpoint is None:
         raise CheckpointError(f"{job.name} needs its trained weights: name them with --checkpoint")
     source = load_source(job.checkpoint, job.name)
-    if not job.dynamic:
+    if job.dynamic is None:
         return source
     return replace(source, contract=with_axes(source.contract, parse_axes(job.dynamic)))
 
@@ -115,37 +115,37 @@ def _contract(job: ExportJob) -> Contract | ImageTask:
         if described != NetworkArguments(contract=described.contract):
             raise ContractError("--contract describes the whole input: leave out --task, --size and their like")
         contract = read_contract(described.contract)
-        return with_axes(contract, parse_axes(job.dynamic)) if job.dynamic else contract
-    axes = parse_axes(job.dynamic) if job.dynamic else {"batch": DEFAULT_BATCH}
+        return with_axes(contract, parse_axes(job.dynamic)) if job.dynamic is not None else contract
+    axes = parse_axes(job.dynamic) if job.dynamic is not None else {"batch": DEFAULT_BATCH}
     labels = read_labels(described.labels) if described.labels is not None else ()
-    return ImageTask(task=cast(TaskName, described.task or "classification"), pixels=_pixels(described), axes=axes, labels=labels)
+    return ImageTask(task=cast(TaskName, "classification" if described.task is None else described.task), pixels=_pixels(described), axes=axes, labels=labels)
 
 
 def _pixels(described: NetworkArguments) -> Pixels:
-    if described.transforms:
-        if described.gray or described.mean or described.std or described.resize or described.interpolation or described.size_px:
+    if described.transforms is not None:
+        if replace(described, task=None, labels=None) != NetworkArguments(transforms=described.transforms):
             raise ContractError("--transforms describes the pixels completely: leave out --size, --gray, --mean, --std, --resize and --interpolation")
         return pixels_of_weights(_weights(described.transforms))
     if described.size_px is None:
         raise ContractError("name the size in pixels that the network is used at with --size HEIGHTxWIDTH, or take it from --transforms")
     channels = 1 if described.gray else 3
-    rule, _, shorter = described.resize.partition(":")
+    rule, _, shorter = (described.resize or "stretch").partition(":")
     if shorter and rule != "crop":
         raise ContractError(f"only crop takes a number of pixels, as in crop:256, got {described.resize!r}")
     return Pixels(
         height=described.size_px[0],
         width=described.size_px[1],
         mode="L" if described.gray else "RGB",
-        resize=cast(Resize, rule or "stretch"),
-        resize_shorter_px=_number(shorter, "--resize crop:SHORTER_PX", int) if shorter else 0,
+        resize=cast(Resize, rule),
+        resize_shorter_px=_number(shorter, "--resize crop:SHORTER_PX", int) if shorter else None,
         interpolation=cast(Interpolation, described.interpolation or "bilinear"),
-        mean=_numbers(described.mean, "--mean") or (0.0,) * channels,
-        std=_numbers(described.std, "--std") or (1.0,) * channels,
+        mean=(0.0,) * channels if described.mean is None else _numbers(described.mean, "--mean"),
+        std=(1.0,) * channels if described.std is None else _numbers(described.std, "--std"),
     )
 
 
 def _numbers(text: str, option: str) -> tuple[float, ...]:
-    return tuple(_number(part, option, float) for part in text.split(",")) if text else ()
+    return tuple(_number(part, option, float) for part in text.split(","))
 
 
 def _number(text: str, option: str, kind: Any) -> Any:

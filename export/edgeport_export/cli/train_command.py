@@ -14,22 +14,22 @@ from edgeport_models import Card, load_data, network, train
 from edgeport_models.checkpoint import save
 from edgeport_models.training import steps
 from edgeport_runtime import InputError, Quality
-from edgeport_runtime.evaluate import measure
+from edgeport_runtime.evaluation import measure
 from edgeport_runtime.images import prepare
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingJob:
-    """A network, and the place for its checkpoint. `data`, `side_px`: the network's own if empty or 0. `changes`: to the recipe.
+    """A network, and the place for its checkpoint. `data`, `side_px`: the network's own if None. `changes`: to the recipe.
 
     `arguments`: for the network's constructor.
     """
 
     name: str
     out: Path
-    data: str = ""
+    data: str | None = None
     changes: Mapping[str, Any] = field(default_factory=dict)
-    side_px: int = 0
+    side_px: int | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
     force: bool = False
 
@@ -44,7 +44,7 @@ def run_training(job: TrainingJob, progress: ProgressCallback) -> Quality | None
     unknown = sorted(set(job.arguments) - entry.parameters)
     if unknown:
         raise InputError(f"{job.name} takes no {' or '.join('--' + name for name in unknown)}; leave it out")
-    if recipe.epochs < 1 or recipe.batch < 2 or not recipe.learning_rate > 0 or job.side_px < 0:
+    if recipe.epochs < 1 or recipe.batch < 2 or not recipe.learning_rate > 0 or (job.side_px is not None and job.side_px < 1):
         raise InputError("expected at least 1 epoch, a batch of at least 2, a learning rate above 0 and a size of at least 1")
     if not 0 <= recipe.seed < 2**63:
         raise InputError(f"expected a seed from 0 to 2^63, got {recipe.seed}")
@@ -52,8 +52,8 @@ def run_training(job: TrainingJob, progress: ProgressCallback) -> Quality | None
         raise OutputError(f"{job.out}: checkpoints are written as .safetensors; give a file name with that ending")
     if job.out.exists() and not job.force:
         raise OutputError(f"{job.out} exists already; give another file with --out, or replace it with --force")
-    data = load_data(job.data or recipe.data, pairs=entry.generates)
-    contract = entry.contract(data.labels, job.side_px or entry.side_px)
+    data = load_data(recipe.data if job.data is None else job.data, pairs=entry.generates)
+    contract = entry.contract(data.labels, entry.side_px if job.side_px is None else job.side_px)
     for example in data.test:  # a broken image should be reported now, not after the training
         prepare(example.source, contract.pixels)
     torch.manual_seed(recipe.seed)

@@ -222,9 +222,11 @@ def read_contract(path: Path) -> Contract:
         found = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ContractError(f"{path}: the contract cannot be read ({error.strerror})") from error
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # no JSON, or no UTF-8
         raise ContractError(f"{path}: the contract is not JSON ({error})") from error
-    if isinstance(found, dict) and isinstance(found.get("contract"), dict):
+    if not isinstance(found, dict):
+        raise ContractError(f"{path}: expected a contract as an object of JSON, got {type(found).__name__}")
+    if isinstance(found.get("contract"), dict):
         found = found["contract"]
     try:
         return Contract.from_dict(found)

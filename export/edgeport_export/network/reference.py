@@ -4,6 +4,7 @@ Parity and golden cases come from it. It normalizes by other code than `ExportWr
 """
 
 import copy
+import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -47,6 +48,16 @@ def without_weights(network: nn.Module) -> nn.Module:
     return copied(network, {**parameters, **{id(each): each.to("meta") for each in network.buffers()}})
 
 
+def weights_sha256(network: nn.Module) -> str:
+    """Hash of all weights and buffers by name, wherever they lie. What BatchNorm counts while it is trained decides no output, and is left out."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        if isinstance(value, Tensor) and not name.endswith("num_batches_tracked"):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
 class _InDouble(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Tensors that a network makes in float32 itself (`.float()`, a tensor beside the buffers) become float64 among the others."""
 
@@ -66,14 +77,15 @@ class TorchReference:
     """Runs a copy of a network in PyTorch, on the CPU in eval mode, in `dtype`."""
 
     def __init__(self, network: nn.Module, contract: Contract, dtype: torch.dtype = torch.float32) -> None:
+        self._unrun = network
         self.network = prepared(network).to(dtype)
         self.contract = contract
         self.dtype = dtype
 
     @cached_property
     def double(self) -> "TorchReference":
-        """The same network in float64."""
-        return TorchReference(self.network, self.contract, torch.float64)
+        """The network in float64: a copy of the caller's, because this one may keep tables in float32 from an earlier run."""
+        return TorchReference(self._unrun, self.contract, torch.float64)
 
     def run(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Outputs by the names of `graph_outputs`; float outputs in `dtype`. Raises NetworkFailure."""

@@ -18,12 +18,10 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from scipy.stats import entropy as divergence
 
 from edgeport_export.rewrites.graph import Ranges
-from edgeport_runtime import Contract
+from edgeport_runtime import Contract, Example
 from edgeport_runtime.engine import Arrays
-from edgeport_runtime.evaluate import Example
 from edgeport_runtime.images import pixel_batches
 
 from .macs import session_with_outputs
@@ -101,7 +99,9 @@ def _clipping_divergence(magnitudes: NDArray[np.int64], reach: int) -> float:
     coarse = np.where(occupied, (sums / np.maximum(sizes, 1))[group], 0.0)
     if not coarse.any():
         return float("inf")
-    return float(divergence(clipped + 1e-9, coarse + 1e-9))
+    p, q = clipped + 1e-9, coarse + 1e-9
+    p, q = p / p.sum(), q / q.sum()
+    return float(np.sum(p * np.log(p / q)))  # Kullback-Leibler divergence
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,10 +16,9 @@ from edgeport_export.progress import ProgressCallback, counter
 from edgeport_export.rewrites.finalize import finalize
 from edgeport_export.rewrites.nodes import every_node
 from edgeport_export.validation.quality import QualityEvaluator, drop, metric_is_sufficient
-from edgeport_runtime import Contract
+from edgeport_runtime import Contract, Example
 from edgeport_runtime.device import usable_threads
 from edgeport_runtime.engine import Engine, divides
-from edgeport_runtime.evaluate import Example
 
 from .budget import Budget
 from .calibration import Calibration, calibrate, clipping, pixel_arrays
@@ -74,15 +73,15 @@ class MeasuredVariant:
     audit: Mapping[str, Any]
 
 
-def int8_unsupported_reason(contract: Contract) -> str:
-    """Why no int8 variant can be made for this contract, and what to do; empty if one can."""
+def int8_unsupported_reason(contract: Contract) -> str | None:
+    """Why no int8 variant can be made for this contract, and what to do; None if one can."""
     if len(contract.inputs) != 1 or contract.inputs[0].pixels is None:
         return "int8 is calibrated with images, so it is made for networks with one image input: leave int8 out with --precision fp32"
     if not any(each.kind == "pixels" or each.dtype.startswith("float") for each in contract.outputs):
         return (
             "every output is integers, on which int8's error cannot be measured: let the network return the numbers that they are made of, or --precision fp32"
         )
-    return ""
+    return None
 
 
 def calibration_sample(examples: Sequence[Example], most: int, seed: int = 0) -> list[Example]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from edgeport_export.rewrites.graph import GraphEditor
 from edgeport_export.rewrites.nodes import attributes, every_node
 from edgeport_runtime import SessionOptions
 from edgeport_runtime.device import onnxruntime, open_session
@@ -36,11 +37,9 @@ def count_macs(model: onnx.ModelProto, inputs: Arrays) -> dict[str, int]:
 
 def session_with_outputs(model: onnx.ModelProto, values: list[str]) -> Any:
     """A session whose outputs are the named values of the graph, of whatever type."""
-    exposed = onnx.ModelProto()
-    exposed.CopyFrom(model)
-    del exposed.graph.output[:]
-    exposed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in values)
-    return open_session(exposed.SerializeToString(), SessionOptions())
+    editor = GraphEditor.of_copy(model)
+    editor.set_outputs(values)
+    return open_session(editor.model.SerializeToString(), SessionOptions())
 
 
 def _macs(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> int:

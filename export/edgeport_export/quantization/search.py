@@ -224,7 +224,7 @@ def _within_budget(result: SearchResult, keeps_budget: Callable[[Names], bool], 
     worst = sorted(result.integer, key=lambda name: result.sqnr_db.get(name, float("inf")))
 
     def keeps(without: int) -> bool:
-        progress("judging int8", without, len(worst))
+        progress("evaluating int8", without, len(worst))
         return without == len(worst) or keeps_budget(frozenset(worst[without:]))
 
     fails, kept = -1, 0

@@ -13,11 +13,15 @@ from onnxruntime.quantization import QuantType
 from edgeport_export.errors import ExportError
 from edgeport_runtime import SessionOptions
 from edgeport_runtime.int8_probe import int8_products_are_exact
+from edgeport_runtime.manifest import ARM, X86, TargetCpu
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """A kind of CPU. `narrow_weights`: weights keep to 7 bits. `machines`: the names that `platform.machine()` gives there."""
+    """A kind of CPU. One of your own goes into `ExportOptions(target=...)`; the names of those that are known are in TARGETS.
+
+    `activations`: QUInt8 or QInt8. `narrow_weights`: weights keep to 7 bits. `machines`: the names that `platform.machine()` gives there.
+    """
 
     name: str
     activations: QuantType
@@ -31,6 +35,11 @@ class Target:
         return f"{kind} activations, {'7-bit ' if self.narrow_weights else ''}S8 weights per channel"
 
     @property
+    def cpu(self) -> TargetCpu:
+        """What the manifest says of it."""
+        return TargetCpu(name=self.name, machines=self.machines, narrow_weights=self.narrow_weights)
+
+    @property
     def is_here(self) -> bool:
         """Whether this machine is of that kind, so that times measured here apply there."""
         return platform.machine() in self.machines
@@ -41,19 +50,20 @@ class Target:
         return SessionOptions(exact_int8=self.is_here and not self.narrow_weights and not int8_products_are_exact())
 
 
-X86 = ("x86_64", "AMD64")
 TARGETS = {
     each.name: each
     for each in (
         Target(name="x86-vnni", activations=QuantType.QUInt8, narrow_weights=False, machines=X86),
         Target(name="x86", activations=QuantType.QUInt8, narrow_weights=True, machines=X86),
-        Target(name="arm64", activations=QuantType.QInt8, narrow_weights=False, machines=("aarch64", "arm64")),
+        Target(name="arm64", activations=QuantType.QInt8, narrow_weights=False, machines=ARM),
     )
 }
 
 
-def find_target(name: str | None) -> Target:
+def find_target(name: str | Target | None) -> Target:
     """Look a target up; None is the kind of this machine, which a tiny product tells. Raises ExportError listing the names."""
+    if isinstance(name, Target):
+        return name
     if name is None and platform.machine() in TARGETS["arm64"].machines:
         return TARGETS["arm64"]
     if name is None:

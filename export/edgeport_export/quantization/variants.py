@@ -87,6 +87,15 @@ class Probes:
         return [dict(zip(names, session.run(names, arrays), strict=True)) for arrays in self.arrays]
 
 
+@dataclass
+class _Variant:
+    """One set of integer products. `model`, `path`: while it is among the latest; `sqnr_db`: once it was asked for."""
+
+    model: onnx.ModelProto | None = None
+    path: Path | None = None
+    sqnr_db: float | None = None
+
+
 class VariantBuilder:
     """Makes int8 variants of one graph with given ranges, each once. Use it as a context: it keeps files.
 
@@ -99,9 +108,7 @@ class VariantBuilder:
         self.method = method
         self.probes = probes
         self._folder = tempfile.TemporaryDirectory()
-        self._models: dict[Names, onnx.ModelProto] = {}
-        self._files: dict[Names, Path] = {}
-        self._sqnr_db: dict[Names, float] = {}
+        self._variants: dict[Names, _Variant] = {}  # the one that was used last comes last
         self._written = 0
 
     def __enter__(self) -> "VariantBuilder":
@@ -112,32 +119,34 @@ class VariantBuilder:
 
     def model(self, integer: Names) -> onnx.ModelProto:
         """The variant in which the named products run as integers, with all traced outputs; without names, the float graph."""
-        if not integer:
-            return self.graph.model
-        if integer not in self._models:
-            made = quantize(self.graph.model, self.graph.contract, integer, self.ranges, self.graph.target)
-            if len(self._models) >= KEPT_VARIANTS:
-                del self._models[next(iter(self._models))]
-            self._models[integer] = made
-        return self._models[integer]
+        return self._made(integer)[1]
 
     def file(self, integer: Names) -> Path:
         """The variant as it would ship."""
-        path = self._files.pop(integer, None)
-        if path is None:
+        variant, model = self._made(integer)
+        if variant.path is None:
             self._written += 1
-            path = Path(self._folder.name) / f"{self._written}.onnx"
-            path.write_bytes(finalize(self.model(integer), self.graph.contract, check=False))
-            if len(self._files) >= KEPT_VARIANTS:
-                self._files.pop(next(iter(self._files))).unlink()
-        self._files[integer] = path  # last in the order: the least recently used one goes first
-        return path
+            variant.path = Path(self._folder.name) / f"{self._written}.onnx"
+            variant.path.write_bytes(finalize(model, self.graph.contract, check=False))
+        return variant.path
+
+    def _made(self, integer: Names) -> tuple[_Variant, onnx.ModelProto]:
+        variant = self._variants[integer] = self._variants.pop(integer, _Variant())
+        if variant.model is None:
+            made = quantize(self.graph.model, self.graph.contract, integer, self.ranges, self.graph.target) if integer else self.graph.model
+            variant.model = made
+            for oldest in [each for each in self._variants.values() if each.model is not None][:-KEPT_VARIANTS]:
+                if oldest.path is not None:
+                    oldest.path.unlink()
+                oldest.model = oldest.path = None
+        return variant, variant.model
 
     def sqnr_db(self, integer: Names) -> float:
         """Signal over error of the variant's float outputs against the float graph's, on the probes. The worst output counts."""
-        if integer not in self._sqnr_db:
-            self._sqnr_db[integer] = self.sqnr_db_on(integer, self.probes)
-        return self._sqnr_db[integer]
+        variant = self._variants.setdefault(integer, _Variant())
+        if variant.sqnr_db is None:
+            variant.sqnr_db = self.sqnr_db_on(integer, self.probes)
+        return variant.sqnr_db
 
     def sqnr_db_on(self, integer: Names, probes: Probes) -> float:
         """The same on other probes."""

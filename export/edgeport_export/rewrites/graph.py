@@ -183,6 +183,12 @@ class GraphEditor:
         del node.attribute[:]
         node.attribute.extend(helper.make_attribute(name, value) for name, value in values.items())
 
+    def set_outputs(self, values: Iterable[str]) -> None:
+        """Give the graph exactly these outputs, of whatever type."""
+        del self.graph.output[:]
+        self.graph.output.extend(onnx.ValueInfoProto(name=name) for name in values)
+        self._forget()
+
     def remove_output(self, value: str) -> None:
         """Remove an output of the graph, and the nodes that only it needed."""
         self.graph.output.remove(next(each for each in self.graph.output if each.name == value))

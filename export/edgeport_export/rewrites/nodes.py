@@ -49,7 +49,7 @@ class NodeBuilder:
         self.graph.initializer.append(numpy_helper.from_array(np.asarray(value), self.prefix + name))
         return self.prefix + name
 
-    def add(self, op_type: str, inputs: Sequence[str], output: str = "", *, into: str = "", name: str = "", **attributes: Any) -> str:
+    def add(self, op_type: str, inputs: Sequence[str], output: str = "", *, into: str | None = None, name: str | None = None, **attributes: Any) -> str:
         """Add a node and return the value that it makes: `prefix` + `output`, or exactly `into`. `name`: of the node, if not the value's."""
         value = into or self.prefix + output
         self.nodes.append(helper.make_node(op_type, inputs, [value], name=name or WRAPPER + value, **attributes))

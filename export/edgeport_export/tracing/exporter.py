@@ -4,9 +4,9 @@ import ast
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import StringIO
 from typing import Any
 
@@ -17,14 +17,16 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor, nn
 
 from edgeport_export.errors import AxisError, ExportError
+from edgeport_export.import_string import name_of
 from edgeport_export.network.reference import copied
 from edgeport_export.network.size_sweep import example_sizes, other_sizes, own_sizes, sweep_inputs
 from edgeport_export.network.wrapper import ExportWrapper, graph_outputs
 from edgeport_export.rewrites.float_graph import FLOAT_PASSES
-from edgeport_export.rewrites.graph import GraphEditor
+from edgeport_export.rewrites.graph import GraphEditor, PassResult
 from edgeport_export.rewrites.names import ROOT, WRAPPER
 from edgeport_export.rewrites.translations import TRANSLATIONS
 from edgeport_runtime import Contract
+from edgeport_runtime.errors import first_line
 
 from .exporter_errors import exporter_error, untranslated
 from .module_tracker import ModuleTracker
@@ -35,6 +37,7 @@ from .valid_ranges import specialized_axes
 OPSET, IR_VERSION = 20, 10
 LARGEST_BYTES = 1_900_000_000  # protobuf ends at 2 GiB, and a bundle's files hold no external data
 SCOPES = "pkg.torch.onnx.name_scopes"
+Translations = Mapping[Any, Callable[..., Any]]  # aten operator -> the function of onnxscript that stands for it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,19 +48,48 @@ class Traced:
     guards: tuple[ShapeGuard, ...]
 
 
-def trace(network: nn.Module, contract: Contract, dtype: torch.dtype = torch.float32) -> Traced:
+@dataclass(frozen=True, kw_only=True)
+class Extensions:
+    """A user's additions to the export.
+
+    `translations`: aten operator (`torch.ops.aten.name.overload`) -> a function of onnxscript that stands for it; it goes before edgeport's own.
+    `passes`: called with a GraphEditor and the contract after edgeport's passes over the float graph; each returns a PassResult.
+    """
+
+    translations: Translations = field(default_factory=dict)
+    passes: tuple[Callable[[GraphEditor, Contract], PassResult], ...] = ()
+
+    def names(self) -> dict[str, str]:
+        """For the manifest's provenance; empty if there are none."""
+        translations = ", ".join(sorted(f"{operator} -> {name_of(function)}" for operator, function in self.translations.items()))
+        named = {"translations": translations, "passes": ", ".join(map(name_of, self.passes))}
+        return {key: names for key, names in named.items() if names}
+
+    def run_passes(self, editor: GraphEditor, contract: Contract) -> None:
+        """Raises ExportError naming the pass that failed."""
+        for each in self.passes:
+            try:
+                result: Any = each(editor, contract)
+            except Exception as error:  # the user's own code
+                raise ExportError(f"the pass {name_of(each)} failed ({type(error).__name__}: {first_line(error)})") from error
+            if not isinstance(result, PassResult):
+                raise ExportError(f"the pass {name_of(each)} must return an edgeport_export.PassResult, got {type(result).__name__}")
+
+
+def trace(network: nn.Module, contract: Contract, dtype: torch.dtype = torch.float32, *, extensions: Extensions | None = None) -> Traced:
     """Export in eval mode at an example of batch 2 with unequal sides, neither 0 nor 1, so that no axis is taken for fixed.
 
     If the network took another way at the example than at its own size, it is traced again at an example as near to that size as can be.
     If an axis came out fixed, it is traced again at an example that shares no side with the contract's own size.
-    `dtype`: float16 traces a copy of the network in half precision, for CUDA; no card is needed to trace it.
+    `dtype`: float16 traces a copy of the network in half precision, for CUDA; no card is needed to trace it. `extensions`: the user's own.
     Raises ExportError if the exporter fails or the network is too large, AxisError if a promised axis came out fixed.
     """
     size = sum(value.numel() * value.element_size() for value in network.state_dict().values())
     if size > LARGEST_BYTES:
         raise ExportError(f"the network holds {size / 1e9:.1f} GB of weights; a bundle holds at most {LARGEST_BYTES / 1e9:.1f} GB")
     module = ExportWrapper(network if dtype == torch.float32 else copied(network).to(dtype), contract, dtype).eval()
-    program, guards = _dynamic(module, contract)
+    own = Extensions() if extensions is None else extensions
+    program, guards = _dynamic(module, contract, own.translations)
     model = program.model
     name_nodes(model)
     ClearMetadataAndDocStringPass()(model)
@@ -65,27 +97,28 @@ def trace(network: nn.Module, contract: Contract, dtype: torch.dtype = torch.flo
     editor = GraphEditor(onnx_ir.to_proto(model))
     for each in FLOAT_PASSES:
         each(editor, contract)
+    own.run_passes(editor, contract)
     require_versions(editor.model)
     _require_kernels(editor.model)
     require_dynamic(editor.model, contract)
     return Traced(model=editor.model, guards=tuple(guards))
 
 
-def _dynamic(module: ExportWrapper, contract: Contract) -> tuple[Any, list[ShapeGuard]]:
+def _dynamic(module: ExportWrapper, contract: Contract, own: Translations) -> tuple[Any, list[ShapeGuard]]:
     """The exported program and its guards, traced at the first of three examples that leaves every axis free."""
     try:
-        program, guards = _export(module, contract, example_sizes(contract))
+        program, guards = _export(module, contract, example_sizes(contract), own)
     except AxisError as bound:  # `if height == 64 and width == 64: return self.positions`, which resizes them elsewhere
         try:
-            return _export(module, contract, other_sizes(contract.axes, {"batch": 2, **own_sizes(contract)}, least=2))
+            return _export(module, contract, other_sizes(contract.axes, {"batch": 2, **own_sizes(contract)}, least=2), own)
         except ExportError:
             raise bound from None
     if broken(guards, own_sizes(contract)):  # Swin v2 at 128 px: a window covers a stage of 4x4, but not one of 4x5
-        program, guards = _export(module, contract, example_sizes(contract, near=True))
+        program, guards = _export(module, contract, example_sizes(contract, near=True), own)
     return program, guards
 
 
-def _export(module: ExportWrapper, contract: Contract, sizes: Mapping[str, int], first: bool = True) -> tuple[Any, list[ShapeGuard]]:
+def _export(module: ExportWrapper, contract: Contract, sizes: Mapping[str, int], own: Translations, first: bool = True) -> tuple[Any, list[ShapeGuard]]:
     named = [{index: axis for index, axis in enumerate(each.shape) if isinstance(axis, str)} for each in contract.inputs]
     inputs: tuple[Tensor, ...] = tuple(torch.from_numpy(array) for array in sweep_inputs(contract, sizes, seed=0).values())
     tracker = ModuleTracker(module.network)
@@ -100,11 +133,11 @@ def _export(module: ExportWrapper, contract: Contract, sizes: Mapping[str, int],
                 input_names=[each.name for each in contract.inputs],
                 output_names=graph_outputs(contract),
                 opset_version=OPSET,
-                custom_translation_table=TRANSLATIONS,
+                custom_translation_table={**TRANSLATIONS, **own},
             )
     except Exception as error:  # torch.onnx raises many kinds, some of them bare
         if first and second_may_help(error, untranslated(error)):
-            return _export(module, contract, sizes, first=False)
+            return _export(module, contract, sizes, own, first=False)
         raise exporter_error(error, contract, tracker) from error
     guards = shape_guards(program.exported_program, contract, tracker)
     specialized = specialized_axes(guards, contract)

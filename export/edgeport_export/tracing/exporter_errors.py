@@ -5,13 +5,14 @@ frames that the error came through.
 """
 
 import re
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from edgeport_export.errors import AxisError, ExportError
+from edgeport_export.errors import AxisError, ExportError, logged
 from edgeport_runtime import Contract
 from edgeport_runtime.errors import first_line
 
@@ -24,7 +25,13 @@ REMEDIES = {  # for modules that look at their mask's values unless they are tol
 
 
 def exporter_error(error: BaseException, contract: Contract, tracker: ModuleTracker) -> ExportError:
-    """The exporter's error as one of ours, without the advice on how to file a bug."""
+    """The exporter's error as one of ours, without the advice on how to file a bug. Its own text is cut, and goes to a log file as a whole."""
+    found = _worded(error, contract, tracker)
+    found.args = (logged(str(found), "".join(traceback.format_exception(error))),)
+    return found
+
+
+def _worded(error: BaseException, contract: Contract, tracker: ModuleTracker) -> ExportError:
     node = untranslated(error)
     while error.__cause__ is not None:
         error = error.__cause__
@@ -33,11 +40,12 @@ def exporter_error(error: BaseException, contract: Contract, tracker: ModuleTrac
     fixed = re.findall(r"static shape of (\d+) for dimension inputs\[(\d+)\]\.shape\[(\d+)\]", str(error))
     if fixed:
         return _bound([(str(contract.inputs[int(index)].shape[int(axis)]), int(size)) for size, index, axis in fixed], tracker)
-    place = f" in {tracker.failed_in}" if tracker.failed_in else ""
+    failed_in = tracker.failed_in or ""
+    place = f" in {failed_in}" if failed_in else ""
     if "data-dependent" in str(error):
-        remedy = next((words for kind, words in REMEDIES.items() if tracker.failed_in.endswith(f"({kind})")), "compute both ways and choose with torch.where")
+        remedy = next((words for kind, words in REMEDIES.items() if failed_in.endswith(f"({kind})")), "compute both ways and choose with torch.where")
         return ExportError(f"the network branches on values it computes{place}, and a graph takes one way only: {remedy} ({_reason(error)})")
-    what = tracker.failed_in if tracker.failed_in.startswith("the network") else f"the network{place}"
+    what = failed_in if failed_in.startswith("the network") else f"the network{place}"
     return ExportError(f"PyTorch could not export {what}: {_reason(error)}")
 
 

@@ -34,12 +34,12 @@ def module_of(node: Any) -> str:
 class ModuleTracker:
     """Records, while a network is traced, the module that was running when each condition became known. Use it as a context.
 
-    `failed_in`: the innermost module that was running when the first attempt to trace ended; empty if it succeeded.
+    `failed_in`: the innermost module that was running when the first attempt to trace ended; None if it succeeded.
     `fixed_in`: sizes that tracing fixed for good, and the module that was running then.
     """
 
     def __init__(self, network: nn.Module) -> None:
-        self.failed_in = ""
+        self.failed_in: str | None = None
         self.fixed_in: dict[int, str] = {}
         self._network = network
         self._outermost = describe_module("", type(network).__name__)
@@ -47,9 +47,9 @@ class ModuleTracker:
         self._running: list[str] = []
         self._hooks: AbstractContextManager[None] | None = None
 
-    def module_of_condition(self, condition: Any) -> str:
-        """Path and class of the module that caused a condition; empty if none was seen."""
-        return self._modules.get(str(condition), "")
+    def module_of_condition(self, condition: Any) -> str | None:
+        """Path and class of the module that caused a condition; None if none was seen."""
+        return self._modules.get(str(condition))
 
     def __enter__(self) -> "ModuleTracker":
         self._hooks = module_hooks(self._network, started=self._started, returned=self._returned, ended=self._record)
@@ -73,7 +73,7 @@ class ModuleTracker:
             self._running.pop()
 
     def _record_failure(self) -> None:
-        self.failed_in = self.failed_in or (self._running[-1] if self._running else "")
+        self.failed_in = self.failed_in or (self._running[-1] if self._running else None)
         self._running.clear()
 
     def _record(self, module: str, inputs: Any) -> None:

@@ -53,12 +53,12 @@ NAMES = {
 class ShapeGuard:
     """A condition on sizes that held at the example's, and that the graph takes for granted.
 
-    `where`: path and class of the module that caused it; empty if that is not known. `kind`: what the graph does if it does not hold.
+    `where`: path and class of the module that caused it; None if that is not known. `kind`: what the graph does if it does not hold.
     """
 
     condition: str
     code: CodeType
-    where: str = ""
+    where: str | None = None
     kind: Kind = "branch"
 
     def holds(self, sizes: Mapping[str, int]) -> bool:

@@ -29,7 +29,8 @@ from edgeport_runtime.errors import first_line
 # Times PyTorch's own distance. On ResNet18 one median-sized weight changed by 1 % gives 10 to 40 times the floor in most layers, but under
 # twice in layer2: a change as small as that in such a place is not seen.
 FACTOR = 4.0
-_Row = tuple[Sizes, str, str, NDArray[Any], NDArray[Any], NDArray[Any] | str]  # sizes, note, output, float64, float32, the variant's
+_Row = tuple[Sizes, str | None, str, NDArray[Any], NDArray[Any], NDArray[Any] | str]  # sizes, note, output, float64, float32, the variant's
+MOST_SHOWN = 3  # failures in a message
 LEAST_SHARE = 0.1  # of the whole range: a point's own range counts from here up, or two logits that happen to be equal would make any noise infinite
 ROUNDING = 1e-5  # of the range: a failure below is a longer sum, not another function; it fails all the same
 LEAST_FLOOR = 2.0**-23  # one unit in the last place of float32 at the top of the range: a shallow network is luckier than it can promise
@@ -37,7 +38,9 @@ LEAST_FLOOR = 2.0**-23  # one unit in the last place of float32 at the top of th
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One point of the sweep for one output: largest distances from float64, over the range of the output there. `note`: what was special.
+    """One point of the sweep for one output: largest distances from float64, over the range of the output there.
+
+    `note`: a peculiarity of the run; `fault`: why the outputs cannot be compared. None without.
 
     Over the range *there*, because it differs: mobilenet_v3_small's logits span 0.13 at 32x32 and 0.99 at 256x177, and measured by one range
     for all a small image could hide an error, while a large one looked noisier than it is.
@@ -47,8 +50,8 @@ class Case:
     sizes: Mapping[str, int]
     torch_error: float
     onnx_error: float
-    note: str = ""
-    fault: str = ""
+    note: str | None = None
+    fault: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,9 +92,27 @@ class Parity:
         return bool(self.cases) and not self.failures()
 
     def __str__(self) -> str:
+        """The worst in a few lines: one failure of onnxruntime is told once, not once for each size."""
+        lines = [f"  FAILED {line}" for line in self._lines()]
+        more = [f"  and {len(lines) - MOST_SHOWN} more"] if len(lines) > MOST_SHOWN else []
+        return "\n".join([self._head(), *lines[:MOST_SHOWN], *more])
+
+    def full_text(self) -> str:
+        """Every failure, for a log."""
+        return "\n".join([self._head(), *(f"  FAILED {self._line(case)}" for case in self.failures())])
+
+    def _head(self) -> str:
         noise = max(self.floors.values())
-        head = f"parity at {len(self.cases)} points: largest difference {self.worst:.1e} of the output's range (PyTorch itself: {noise:.1e})"
-        return "\n".join([head, *(f"  FAILED {self._line(case)}" for case in self._shown())])
+        return f"parity at {len(self.cases)} points: largest difference {self.worst:.1e} of the output's range (PyTorch itself: {noise:.1e})"
+
+    def _lines(self) -> list[str]:
+        shown = self._shown()
+        faults: dict[str, list[Case]] = {}
+        for case in shown:
+            if case.fault is not None:
+                faults.setdefault(case.fault, []).append(case)
+        others = sorted((case for case in shown if case.fault is None), key=self.ratio, reverse=True)
+        return [*(self._line(cases[0], len(cases) - 1) for cases in faults.values()), *map(self._line, others)]
 
     def _shown(self) -> list[Case]:
         """The failures, without an image alone if its whole batch failed."""
@@ -99,8 +120,8 @@ class Parity:
         whole = [(case.output, dict(case.sizes)) for case in failed if not case.note]
         return [case for case in failed if not case.note or (case.output, dict(case.sizes)) not in whole]
 
-    def _line(self, case: Case) -> str:
-        where = f"{case.output} at {dict(case.sizes)}" + (f", {case.note}" if case.note else "")
+    def _line(self, case: Case, others: int = 0) -> str:
+        where = f"{case.output} at {dict(case.sizes)}" + (f", {case.note}" if case.note else "") + (f", and at {others} more points" if others else "")
         return f"{where}: {case.fault or f'{case.onnx_error:.1e}, {self.ratio(case):.3g} times the noise of PyTorch itself, {FACTOR:g} allowed'}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -148,8 +169,10 @@ def with_levels(model: bytes, contract: Contract) -> bytes:
     return bytes(proto.SerializeToString())
 
 
-def measure_parity(reference: TorchReference, model: bytes, *, sizes: Sequence[Sizes] = (), seed: int = 0, progress: ProgressCallback = no_progress) -> Parity:
-    """Run PyTorch in float32 and float64, and the fp32 variant as it ships (all optimizations), at `sizes`, or the whole sweep.
+def measure_parity(
+    reference: TorchReference, model: bytes, *, sizes: Sequence[Sizes] | None = None, seed: int = 0, progress: ProgressCallback = no_progress
+) -> Parity:
+    """Run PyTorch in float32 and float64, and the fp32 variant as it ships (all optimizations), at `sizes`; None is the whole sweep.
 
     If a point has a batch, its last image is also run alone: it must give what it gave among the others.
     Raises NetworkFailure if PyTorch itself fails at one of the sizes.
@@ -158,17 +181,17 @@ def measure_parity(reference: TorchReference, model: bytes, *, sizes: Sequence[S
     names = compared_outputs(contract)
     session = open_session(with_levels(model, contract), SessionOptions())
     rows: list[_Row] = []
-    points = sizes or full_sweep(reference)
+    points = full_sweep(reference) if sizes is None else sizes
     for index, point in enumerate(points):
         progress("parity with PyTorch", index, len(points))
         arrays = sweep_inputs(contract, point, seed + index)
         exact, single = reference.double.run(arrays), reference.run(arrays)
-        rows += [(point, "", name, exact[name], single[name], got) for name, got in _run(session, names, arrays).items()]
+        rows += [(point, None, name, exact[name], single[name], got) for name, got in _run(session, names, arrays).items()]
         if point.get("batch", 1) > 1:
             last = {each.name: arrays[each.name][-1:] if each.shape[0] == "batch" else arrays[each.name] for each in contract.inputs}
             alone = _run(session, names, last)
             rows += [(point, "the last image alone", name, exact[name][-1:], single[name][-1:], alone[name]) for name in _rowwise(names, contract)]
-    return _judged(names, rows)
+    return _compared(names, rows)
 
 
 def _rowwise(names: Sequence[str], contract: Contract) -> list[str]:
@@ -184,13 +207,13 @@ def _run(session: Any, names: Sequence[str], arrays: Arrays) -> dict[str, NDArra
         return dict.fromkeys(names, f"onnxruntime failed: {first_line(error)}")
 
 
-def _judged(names: Sequence[str], rows: Sequence[_Row]) -> Parity:
+def _compared(names: Sequence[str], rows: Sequence[_Row]) -> Parity:
     rows = [(sizes, note, name, *map(_countable, (exact, rounded)), _countable(got)) for sizes, note, name, exact, rounded, got in rows]
     whole = {name: _range([exact for _, _, output, exact, _, _ in rows if output == name], name) for name in names}
     cases = []
     for sizes, note, name, exact, rounded, got in rows:
         extent = 255.0 if name.endswith(LEVELS_SUFFIX) else max(float(exact.max() - exact.min()), LEAST_SHARE * whole[name])
-        fault = got if isinstance(got, str) else "" if got.shape == exact.shape else f"the shape is {got.shape}, PyTorch's {exact.shape}"
+        fault = got if isinstance(got, str) else None if got.shape == exact.shape else f"the shape is {got.shape}, PyTorch's {exact.shape}"
         cases.append(
             Case(
                 output=name,

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeport_export.errors import ExportError
-from edgeport_export.import_string import imported
+from edgeport_export.import_string import imported, name_of
 from edgeport_export.network.reference import TorchReference
-from edgeport_runtime import Contract, Quality
+from edgeport_runtime import Contract, Example, Quality
 from edgeport_runtime.engine import Arrays, Engine
-from edgeport_runtime.evaluate import Example, measure
+from edgeport_runtime.evaluation import measure
 from edgeport_runtime.images import Pixel, prepare
 from edgeport_runtime.tasks import find_task, margin, metric_unit
 
@@ -153,14 +153,15 @@ class QualityEvaluator:
         return value
 
 
-def quality_evaluator(reference: TorchReference, held_out: Sequence[Example], metric: str | None) -> QualityEvaluator | None:
+def quality_evaluator(reference: TorchReference, held_out: Sequence[Example], metric: str | Metric | None) -> QualityEvaluator | None:
     """None if there are no images to evaluate on, or no metric. Raises ExportError for a metric without images, or one that fails on PyTorch."""
-    if metric and not held_out:
+    if metric is not None and not held_out:
         raise ExportError("a metric was named, but there are no held-out images with their truth to apply it to")
-    if not held_out or not (metric or find_task(reference.contract.task).metric):
+    if not held_out or (metric is None and find_task(reference.contract.task).metric is None):
         return None
-    evaluator = QualityEvaluator(reference, held_out, (metric, load_metric(metric)) if metric else None)
-    if metric:
+    own = None if metric is None else (metric, load_metric(metric)) if isinstance(metric, str) else (name_of(metric), metric)
+    evaluator = QualityEvaluator(reference, held_out, own)
+    if own is not None:
         _ = evaluator.torch  # a metric that fails should say so before anything else is made
     return evaluator
 

@@ -59,7 +59,7 @@ def test_the_median_of_the_rounds_is_reported_with_the_time_that_threads_waited(
     scripted(tmp_path, [json.dumps({"ready": True, "load_ms": 7.5, "peak_bytes": 8}), *map(json.dumps, turns)], monkeypatch)
     measured = benchmark({"onnx": FP32}, batch=1, rounds=3)["onnx"]
     assert measured == LatencyStats(median_ms=3.0, rounds_ms=(3.0, 9.0, 2.0), load_ms=7.5, peak_bytes=8, waited=0.4)
-    assert disturbance([measured]).startswith("the machine was busy: threads waited for a processor 40% of their time")
+    assert (disturbance([measured]) or "").startswith("the machine was busy: threads waited for a processor 40% of their time")
 
 
 @pytest.mark.parametrize(
@@ -77,14 +77,14 @@ def test_a_process_that_ends_too_early_is_named(lines: list[str], message: str, 
 
 def test_threads_that_wait_for_a_processor_are_told_of() -> None:
     quiet, busy = (LatencyStats(median_ms=1.0, rounds_ms=(1.0,), waited=share) for share in (0.19, 0.41))
-    assert disturbance([]) == disturbance([quiet]) == ""
-    assert disturbance([quiet, busy]).startswith("the machine was busy: threads waited for a processor 41% of their time")
+    assert disturbance([]) is disturbance([quiet]) is None
+    assert (disturbance([quiet, busy]) or "").startswith("the machine was busy: threads waited for a processor 41% of their time")
 
 
 def test_rounds_that_differ_are_told_of_and_one_outlier_is_not() -> None:
     steady, unsteady = (LatencyStats(median_ms=2.0, rounds_ms=rounds) for rounds in ((2.0, 2.1, 2.0, 9.0, 2.5), (2.0, 3.1, 2.1, 3.4, 2.0)))
     assert (steady.quartile_ratio, unsteady.quartile_ratio) == (pytest.approx(1.25), pytest.approx(1.55))
-    assert disturbance([steady]) == ""
+    assert disturbance([steady]) is None
     assert disturbance([steady, unsteady]) == "the machine was unsteady: some rounds of one engine took 1.6 times as long as others, so measure again"
 
 

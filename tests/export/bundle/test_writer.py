@@ -3,14 +3,18 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from types import ModuleType
 
 import onnx
 import pytest
+from jsonschema import Draft202012Validator
 
 from edgeport_export import ExportOptions
 from edgeport_export.bundle.environment import versions
+from edgeport_export.network.reference import weights_sha256
 from edgeport_export.quantization.plan import plan_from_dict
 from edgeport_runtime import Bundle
+from edgeport_runtime import manifest as manifest_module
 from edgeport_runtime.manifest import FORMAT
 
 pytestmark = pytest.mark.usefixtures("fixed_latencies")
@@ -33,14 +37,14 @@ def test_the_plan_belongs_to_the_int8_variant_and_the_selection_to_the_bundle(ti
     bundle = Bundle(tiny_bundle)
     fp32, int8 = bundle.manifest.variants
     plan = plan_from_dict(int8.plan)
-    assert (fp32.target, fp32.plan) == (None, {}) and int8.target == plan.target
+    assert (fp32.target, fp32.plan) == (None, None) and int8.target is not None and int8.target.name == plan.target
     assert bundle.manifest.auto == plan.selection and json.loads((tiny_bundle / "manifest.json").read_text())["auto"] == asdict(plan.selection)
 
 
-def test_provenance_is_the_callers_and_the_versions(make_bundle: Callable[..., Path], tmp_path: Path) -> None:
+def test_provenance_is_the_callers_the_weights_hash_and_the_versions(make_bundle: Callable[..., Path], tiny: ModuleType, tmp_path: Path) -> None:
     given = {"checkpoint_sha256": "1" * 64}
     out = make_bundle(tmp_path / "b", provenance=given, options=ExportOptions(precisions=("fp32",)), held_out=())
-    assert Bundle(out).manifest.provenance == {**versions(), **given}
+    assert Bundle(out).manifest.provenance == {**versions(), "weights_sha256": weights_sha256(tiny.trained_classifier()), **given}
     assert {path.name for path in out.iterdir() if path.is_file()} == {"manifest.json", "evidence.json", "model.onnx"}
 
 
@@ -51,3 +55,10 @@ def test_both_texts_are_json_for_any_reader(tiny_bundle: Path) -> None:
     for name in ("manifest.json", "evidence.json"):
         text = (tiny_bundle / name).read_text(encoding="utf-8")
         assert json.loads(text, parse_constant=refuse) and text.endswith("\n")
+
+
+def test_a_manifest_that_was_just_written_fits_its_schema(tiny_bundle: Path) -> None:
+    schema = json.loads((Path(manifest_module.__file__).parent / "manifest.schema.json").read_text())
+    data = json.loads((tiny_bundle / "manifest.json").read_text())
+    assert [error.message for error in Draft202012Validator(schema).iter_errors(data)] == [] and data["variants"][1]["plan"]["selection"] == data["auto"]
+    assert set(schema["$defs"]["plan"]["properties"]) == set(data["variants"][1]["plan"])

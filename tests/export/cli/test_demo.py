@@ -7,8 +7,7 @@ from scipy.ndimage import gaussian_filter
 from edgeport_export import ParityError
 from edgeport_export.cli.demo import best_blur_db, run_without_torch, write_images
 from edgeport_models import Data
-from edgeport_runtime import evaluate, load
-from edgeport_runtime.evaluate import Example
+from edgeport_runtime import Example, evaluate, load
 
 STORED = Path(__file__).parents[2] / "fixtures" / "format1"
 

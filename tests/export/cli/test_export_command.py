@@ -77,7 +77,7 @@ def test_any_network_with_its_own_weights_and_images(package: str, tmp_path: Pat
         "batch=1..4,height=8..40,width=8..40:2",
     ]
     assert main(["export", f"{package}:network", "--checkpoint", "w.pt", *described, "--out", "b"]) == 0
-    assert "auto: fp32 (the bundle was made without int8)" in capsys.readouterr().out
+    assert "auto: fp32, because the bundle was made without int8" in capsys.readouterr().out
     model = load("b")
     pixels = np.random.default_rng(0).integers(0, 256, (2, 9, 30, 3), dtype=np.uint8)
     module.load_state_dict({key: value * 2 for key, value in module.state_dict().items()})
@@ -149,9 +149,9 @@ def test_a_network_that_is_not_well_described(arguments: list[str], message: str
 
 @pytest.mark.parametrize(
     ("precision", "kept"),
-    [("", ["fp32"]), ("fp32", ["fp32"]), ("fp32,int8", ["fp32", "int8"]), ("fp32, int8", ["fp32", "int8"])],
+    [(None, ["fp32"]), ("fp32", ["fp32"]), ("fp32,int8", ["fp32", "int8"]), ("fp32, int8", ["fp32", "int8"])],
 )
-def test_int8_that_is_named_is_kept_in_any_case(precision: str, kept: list[str], checkpoint: Path, tmp_path: Path) -> None:
+def test_int8_that_is_named_is_kept_in_any_case(precision: str | None, kept: list[str], checkpoint: Path, tmp_path: Path) -> None:
     options = ExportOptions(sqnr_floor_db=500.0, max_drop=0.0, calibration_images=4)  # of four images int8 is not taken by itself
     run_export(ExportJob(name="cnn", checkpoint=checkpoint, out=tmp_path / "b", precision=precision, options=options), no_progress)
     manifest = Bundle(tmp_path / "b").manifest

@@ -190,7 +190,13 @@ def test_files_of_contracts_and_labels(tmp_path: Path) -> None:
     (tmp_path / "c.json").write_text(json.dumps({"format": 1, "contract": contract.to_dict()}))
     assert read_contract(tmp_path / "c.json") == contract  # a whole manifest
     (tmp_path / "c.json").write_text("[1]")
+    with pytest.raises(ContractError, match=r"c\.json: expected a contract as an object of JSON, got list"):
+        read_contract(tmp_path / "c.json")
+    (tmp_path / "c.json").write_text('{"task": 1}')
     with pytest.raises(ContractError, match=r"c\.json: this is not a contract"):
+        read_contract(tmp_path / "c.json")
+    (tmp_path / "c.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(ContractError, match="not JSON"):
         read_contract(tmp_path / "c.json")
     (tmp_path / "c.json").write_text("{")
     with pytest.raises(ContractError, match="not JSON"):

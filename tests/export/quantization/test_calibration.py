@@ -10,8 +10,7 @@ from edgeport_export.quantization.calibration import BINS, METHODS, Histogram, c
 from edgeport_export.quantization.qdq import observed_values, preprocess
 from edgeport_export.quantization.targets import TARGETS
 from edgeport_export.tracing.exporter import trace
-from edgeport_runtime import Contract, ImageError
-from edgeport_runtime.evaluate import Example
+from edgeport_runtime import Contract, Example, ImageError
 
 VNNI = TARGETS["x86-vnni"]
 

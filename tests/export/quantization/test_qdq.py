@@ -18,8 +18,7 @@ from edgeport_export.rewrites.finalize import finalize
 from edgeport_export.rewrites.graph import GraphEditor
 from edgeport_export.tracing.exporter import trace
 from edgeport_models import AttentionNet, network
-from edgeport_runtime import Contract, Output, Range
-from edgeport_runtime.evaluate import Example
+from edgeport_runtime import Contract, Example, Output, Range
 
 VNNI = TARGETS["x86-vnni"]
 Quantizable = Callable[..., QuantizableGraph]

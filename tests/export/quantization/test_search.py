@@ -31,7 +31,7 @@ class MadeUpTimer:
         return self._time(first), self._time(second)
 
     def names(self, path: Path) -> Names:
-        return next(names for names, file in self.builder._files.items() if file == path)
+        return next(names for names, variant in self.builder._variants.items() if variant.path == path)
 
     def _time(self, path: Path) -> float:
         return 10.0 - sum(self.gain[name] for name in self.names(path))

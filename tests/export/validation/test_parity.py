@@ -6,12 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from edgeport_export import measure_parity
 from edgeport_export.network.reference import TorchReference
 from edgeport_export.network.size_sweep import sweep_sizes
 from edgeport_export.rewrites.finalize import finalize
 from edgeport_export.tracing.exporter import trace
-from edgeport_export.validation.parity import _judged, remedy
+from edgeport_export.validation.parity import _compared, measure_parity, remedy
 from edgeport_runtime import Contract, Pixels
 from edgeport_runtime.contract import Range, classification, image_axes, pixel_input
 
@@ -79,7 +78,7 @@ def test_a_small_answer_does_not_hide_behind_a_large_one() -> None:
     small, large = np.array([[0.0, 1.0]]), np.array([[0.0, 5.0]])
     noise = 1e-6 * np.array([[0.0, 1.0]])  # of the range at each point, in PyTorch's float32
     rows = [({"batch": 1}, "", "y", small, small + noise, small + 100 * noise), ({"batch": 2}, "", "y", large, large + 5 * noise, large)]
-    parity = _judged(["y"], rows)
+    parity = _compared(["y"], rows)
     assert parity.floors["y"] == pytest.approx(1e-6) and [case.sizes["batch"] for case in parity.failures()] == [1]
     assert parity.ratio(parity.cases[0]) == pytest.approx(100) and parity.ranges["y"] == 5
 
@@ -87,20 +86,20 @@ def test_a_small_answer_does_not_hide_behind_a_large_one() -> None:
 @pytest.mark.parametrize("dtype", [np.bool_, np.uint8, np.int8, np.int64])
 def test_flags_and_small_integers_must_be_equal_and_do_not_wrap_around(dtype: type) -> None:
     exact = np.array([[1, 0, 1, 0]]).astype(dtype)
-    assert _judged(["y"], [({"batch": 1}, "", "y", exact, exact, exact.copy())])
-    parity = _judged(["y"], [({"batch": 1}, "", "y", exact, exact, 1 - exact if dtype is not np.bool_ else ~exact)])
+    assert _compared(["y"], [({"batch": 1}, "", "y", exact, exact, exact.copy())])
+    parity = _compared(["y"], [({"batch": 1}, "", "y", exact, exact, 1 - exact if dtype is not np.bool_ else ~exact)])
     assert not parity and parity.worst == 1.0 and parity.ranges["y"] == 1.0
     wide = np.array([[-128, 127]]).astype(np.int8)
-    assert _judged(["y"], [({"batch": 1}, "", "y", wide, wide, wide)]).ranges["y"] == 255.0
+    assert _compared(["y"], [({"batch": 1}, "", "y", wide, wide, wide)]).ranges["y"] == 255.0
 
 
 def test_rounding_is_called_rounding_and_fails_all_the_same(class_contract: Contract) -> None:
     exact, unit = np.array([[0.0, 1.0]]), np.array([[0.0, 1.0]])
     own, other = {"batch": 1, "height": 16, "width": 16}, {"batch": 2, "height": 16, "width": 16}
     for off, words in ((9e-7, "add a long sum in parts, or leave batch out"), (9e-3, "right at its own size, but not at others of batch")):
-        parity = _judged(["y"], [(own, "", "y", exact, exact, exact), (other, "", "y", exact, exact, exact + off * unit)])
+        parity = _compared(["y"], [(own, "", "y", exact, exact, exact), (other, "", "y", exact, exact, exact + off * unit)])
         assert not parity and words in remedy(parity, class_contract, [])
-    parity = _judged(["y"], [(own, "", "y", exact, exact, exact + 9e-3 * unit)])
+    parity = _compared(["y"], [(own, "", "y", exact, exact, exact + 9e-3 * unit)])
     assert "it is wrong at its own size already" in remedy(parity, class_contract, [])
 
 

@@ -76,13 +76,16 @@ def attention_product(editor: GraphEditor, context: Int8Context) -> PassResult:
     return PassResult(changed=len(found), facts=tuple(found))
 
 
-def _write_out(made: NodeBuilder, product: onnx.NodeProto, parts: Parts, limits: tuple[float, float]) -> ScaledRows:
-    """Rules 2 and 3. `limits`: the range of the values."""
-    low, high = min(limits[0], 0.0), max(limits[1], 0.0)
-    step = (high - low) / 255 or 1.0
+def _write_out(made: NodeBuilder, product: onnx.NodeProto, parts: Parts, value_range: tuple[float, float]) -> ScaledRows:
+    """Rules 2 and 3. `value_range`: the lowest and highest value."""
+    low, high = min(value_range[0], 0.0), max(value_range[1], 0.0)
+    value_scale = (high - low) / 255 or 1.0
     last, unit = made.constant("last", [-1]), made.constant("unit", np.array(1 / TOP, np.float32))
-    none, scale = made.constant("none", np.array(0, np.uint8)), made.constant("step", np.array(step, np.float32))
-    zero, both = made.constant("zero", np.array(round(-128 - low / step), np.int8)), made.constant("both", np.array(step / TOP, np.float32))
+    none, scale = made.constant("none", np.array(0, np.uint8)), made.constant("step", np.array(value_scale, np.float32))
+    zero, both = (
+        made.constant("zero", np.array(round(-128 - low / value_scale), np.int8)),
+        made.constant("both", np.array(value_scale / TOP, np.float32)),
+    )
     values = made.add("Transpose", [parts.values], "values", perm=list(parts.turned)) if parts.turned else parts.values
     largest = made.add("ReduceMax", [parts.weights, last], "largest", keepdims=1)
     inverse = made.add("Reciprocal", [largest], "inverse")

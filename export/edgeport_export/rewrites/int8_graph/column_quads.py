@@ -34,7 +34,7 @@ from edgeport_export.rewrites.nodes import NodeBuilder, attributes
 from edgeport_runtime import Contract, Pixels
 
 from .context import Int8Context
-from .pixel_convolution import DEQUANTIZED, dequantized_range, first_convolution, scales, zero_and_step
+from .pixel_convolution import DEQUANTIZED, dequantized_range, first_convolution, scales, zero_and_scale
 
 QUADS = ".quads"  # suffix of a value that has the outputs of a position one after another
 PREFIX = "edgeport.quads."
@@ -78,7 +78,7 @@ def column_quads(editor: GraphEditor, context: Int8Context) -> PassResult:
     if stem is None or level is None:
         return PassResult()
     ragged = context.contract.inputs[0].name if 0 not in remainders(context.contract) else ""
-    surrounded = any(stem.pads) and set(level.tolist()) != {zero_and_step(pixels)[0]}
+    surrounded = any(stem.pads) and set(level.tolist()) != {zero_and_scale(pixels)[0]}
     editor.insert_before(convolution, _quads(editor, context, stem, level, surrounded))
     filters = _give_weights(editor, convolution, stem, pixels)
     kernel, strides = editor.constants[convolution.input[1]].dims[2:], [stem.strides[0], max(1, stem.strides[1] // FOUR)]
@@ -144,13 +144,13 @@ def cut_off(made: NodeBuilder, pixels: str, value: str, stem: QuadStem) -> str:
 def _quads(editor: GraphEditor, context: Int8Context, stem: QuadStem, level: NDArray[np.uint8], surrounded: bool) -> list[onnx.NodeProto]:
     """The pixels in fours, dequantized; with padding around them if they are to be `surrounded`."""
     pixels, source, made = context.contract.pixels, context.contract.inputs[0].name, editor.builder(PREFIX)
-    zero, step = zero_and_step(pixels)
+    zero, pixel_scale = zero_and_scale(pixels)
     fours = made.constant("fours", [0, 0, -1, FOUR * len(level)])
     value = made.add("Reshape", [fill_up(made, source, level) if 0 not in remainders(context.contract) else source, fours], "view")
     if surrounded:
         value = _surround(made, value, stem, level)
     value = made.add("Transpose", [value], "ready", perm=[0, 3, 1, 2])
-    scale = [made.constant("scale", np.array(step, np.float32)), made.constant("zero", np.array(zero, np.uint8))]
+    scale = [made.constant("scale", np.array(pixel_scale, np.float32)), made.constant("zero", np.array(zero, np.uint8))]
     made.add("DequantizeLinear", [value, *scale], into=DEQUANTIZED)
     return made.nodes
 
@@ -176,7 +176,7 @@ def _surround(made: NodeBuilder, value: str, stem: QuadStem, level: NDArray[np.u
 
 def _give_weights(editor: GraphEditor, convolution: onnx.NodeProto, stem: QuadStem, pixels: Pixels) -> int:
     """Rules 2 and 3: let the convolution read the fours with its weights at their places. Returns its number of filters."""
-    (zero, step), scale = zero_and_step(pixels), scales(pixels)
+    (zero, pixel_scale), scale = zero_and_scale(pixels), scales(pixels)
     old = editor.array(convolution.input[1]).astype(np.float64)
     filters, channels, rows, columns = old.shape
     bias = editor.array(convolution.input[2]).astype(np.float64) if len(convolution.input) > 2 and convolution.input[2] else np.zeros(filters)
@@ -184,7 +184,7 @@ def _give_weights(editor: GraphEditor, convolution: onnx.NodeProto, stem: QuadSt
     new = np.zeros((stem.outputs, filters, FOUR, channels, rows, stem.before + stem.after + 1))
     for output, column in np.ndindex(stem.outputs, columns):
         position, pixel = divmod(stem.strides[1] * output + column - stem.left, FOUR)
-        new[output, :, pixel, :, :, stem.before + position] = old[..., column] * (scale / step)[:, None]
+        new[output, :, pixel, :, :, stem.before + position] = old[..., column] * (scale / pixel_scale)[:, None]
     made = editor.builder(convolution.input[1] + QUADS)
     weights = made.constant("", new.reshape(stem.outputs * filters, FOUR * channels, rows, -1).astype(np.float32))
     biases = made.constant(".bias", np.tile(bias, stem.outputs).astype(np.float32))

@@ -38,11 +38,11 @@ def pixel_convolution(editor: GraphEditor, context: Int8Context) -> PassResult:
     if found is None or pixels is None:
         return PassResult()
     normalization, convolution = found
-    zero, step = zero_and_step(pixels)
+    zero, pixel_scale = zero_and_scale(pixels)
     weights = editor.array(convolution.input[1]).astype(np.float64)
     mean, scale = 255 * np.array(pixels.mean), scales(pixels)
-    scaled = weights * (scale / step)[None, :, None, None]
-    inside = (weights * (scale * (zero - mean))[None, :, None, None]).sum(axis=1, keepdims=True) / (step * (255 - zero))
+    scaled = weights * (scale / pixel_scale)[None, :, None, None]
+    inside = (weights * (scale * (zero - mean))[None, :, None, None]).sum(axis=1, keepdims=True) / (pixel_scale * (255 - zero))
     editor.builder("").constant(convolution.input[1] + ".pixels", np.concatenate([scaled, inside], axis=1).astype(np.float32))
     editor.insert_before(convolution, _four_channels(editor, context.contract.inputs[0].name, pixels))
     editor.set_input(convolution, 0, DEQUANTIZED)
@@ -73,23 +73,23 @@ def scales(pixels: Pixels) -> NDArray[np.float64]:
     return 1 / (255 * np.array(pixels.std))
 
 
-def zero_and_step(pixels: Pixels) -> tuple[int, float]:
+def zero_and_scale(pixels: Pixels) -> tuple[int, float]:
     """Rule 2: Z and s. Z stays below 255, or the fourth channel would be zero inside as well."""
     return int(np.clip(round(255 * float(np.mean(pixels.mean))), 0, 254)), float(np.float32(scales(pixels).mean()))
 
 
 def dequantized_range(pixels: Pixels) -> tuple[float, float]:
     """The range of dequantized pixels."""
-    zero, step = zero_and_step(pixels)
-    return float(-zero * step), float((255 - zero) * step)
+    zero, pixel_scale = zero_and_scale(pixels)
+    return float(-zero * pixel_scale), float((255 - zero) * pixel_scale)
 
 
 def _four_channels(editor: GraphEditor, source: str, pixels: Pixels) -> list[onnx.NodeProto]:
     """Rule 4: to planes, one more of 255, back to pixels; then planes again for the convolution, which onnxruntime cancels."""
-    made, channels, (zero, step) = editor.builder(PREFIX), len(pixels.mean) + 1, zero_and_step(pixels)
+    made, channels, (zero, pixel_scale) = editor.builder(PREFIX), len(pixels.mean) + 1, zero_and_scale(pixels)
     pads, inside = made.constant("pads", [0, 0, 0, 0, 0, 1, 0, 0]), made.constant("inside", np.array(255, np.uint8))
     planes, last = made.constant("planes", [0, channels, -1]), made.constant("channels", [channels])
-    scale, zero_point = made.constant("scale", np.array(step, np.float32)), made.constant("zero", np.array(zero, np.uint8))
+    scale, zero_point = made.constant("scale", np.array(pixel_scale, np.float32)), made.constant("zero", np.array(zero, np.uint8))
 
     def add(op_type: str, inputs: list[str], output: str, **attributes: Any) -> str:
         return made.add(op_type, inputs, output, name=WRAPPER + output, **attributes)

@@ -1,16 +1,16 @@
 """A transposed convolution as an ordinary one that computes every phase of its output (sub-pixel convolution), and the phases put in place.
 
 onnxruntime has no integer kernel for ConvTranspose, so decoders and generators that enlarge their maps by it would stay float. Output position
-q is the sum over taps k of x[(q - k) / step] w[k] for which that divides: the positions of one remainder (a phase) all read the same few
-neighbors, with weights of their own. One convolution with `step` times as many filters on each axis gives all of them (Shi et al. 2016,
-arXiv:1609.07009). Exact: the same products in another order, with zeros if the kernel is no multiple of the step. Measured on onnxruntime
+q is the sum over taps k of x[(q - k) / stride] w[k] for which that divides: the positions of one remainder (a phase) all read the same few
+neighbors, with weights of their own. One convolution with `stride` times as many filters on each axis gives all of them (Shi et al. 2016,
+arXiv:1609.07009). Exact: the same products in another order, with zeros if the kernel is no multiple of the stride. Measured on onnxruntime
 1.31.1, two threads, batch 16, with a 1x1 convolution before and after, against the float ConvTranspose: 128 -> 64 channels from 32x32, 4x4
 by 2: 8.7 ms against 39.2; 64 -> 64, 2x2 by 2: 4.2 against 8.8; 512 -> 256 from 4x4, 4x4 by 2: 2.7 against 7.0. In float it gains nothing.
 
 1. Applies to ConvTranspose over height and width, of one group, with constant weights (and bias, if it has one), no dilation, and an output
    size that follows from its padding, whose result is no output of the graph: phases would round and clip it, while the result of other
    products stays as it is. `refusal` says which of these is missing.
-2. On each axis T = ceil(kernel / step) taps. Whole steps of padding are taken from the convolution's own, the rest is cut off at the end.
+2. On each axis T = ceil(kernel / stride) taps. Whole steps of padding are taken from the convolution's own, the rest is cut off at the end.
 3. Filter c of the phase (row, column) is number (row * steps + column) * C + c. Channels last, phases move in pieces of `steps * C` values.
 4. A Relu, LeakyRelu or Clip that alone reads the result is applied to the phases, so that the integer kernel includes it.
 """
@@ -34,7 +34,7 @@ MERGED = ("Relu", "LeakyRelu", "Clip")  # activations of rule 4
 class Axis:
     """What rule 2 makes of one axis. `before`, `after`: padding of the convolution; `first`, `last`: positions of its result that are cut off."""
 
-    step: int
+    stride: int
     taps: int
     before: int
     after: int
@@ -42,11 +42,13 @@ class Axis:
     last: int
 
     @classmethod
-    def of(cls, kernel: int, step: int, begin: int, end: int, extra: int) -> "Axis":
+    def of(cls, kernel: int, stride: int, begin: int, end: int, extra: int) -> "Axis":
         """`begin`, `end`, `extra`: what the transposed convolution cuts off on both sides, and adds at the end."""
-        taps = -(-kernel // step)
-        too_many = taps * step - kernel + end - extra
-        return cls(step=step, taps=taps, before=taps - 1 - begin // step, after=taps - 1 - too_many // step, first=begin % step, last=too_many % step)
+        taps = -(-kernel // stride)
+        too_many = taps * stride - kernel + end - extra
+        return cls(
+            stride=stride, taps=taps, before=taps - 1 - begin // stride, after=taps - 1 - too_many // stride, first=begin % stride, last=too_many % stride
+        )
 
 
 def refusal(editor: GraphEditor, node: onnx.NodeProto) -> str:
@@ -89,17 +91,17 @@ def _axes(editor: GraphEditor, node: onnx.NodeProto) -> tuple[Axis, Axis]:
 
 def phased(weight: NDArray[np.float32], rows: Axis, columns: Axis) -> NDArray[np.float32]:
     """Weights (in, out, kernel height, kernel width) of a transposed convolution as those of a convolution: (phases * out, in, taps, taps). Rule 3."""
-    whole = np.zeros((*weight.shape[:2], rows.taps * rows.step, columns.taps * columns.step), weight.dtype)
+    whole = np.zeros((*weight.shape[:2], rows.taps * rows.stride, columns.taps * columns.stride), weight.dtype)
     whole[:, :, : weight.shape[2], : weight.shape[3]] = weight
-    parts = whole.reshape(*weight.shape[:2], rows.taps, rows.step, columns.taps, columns.step)[:, :, ::-1, :, ::-1]
-    filters = rows.step * columns.step * weight.shape[1]
+    parts = whole.reshape(*weight.shape[:2], rows.taps, rows.stride, columns.taps, columns.stride)[:, :, ::-1, :, ::-1]
+    filters = rows.stride * columns.stride * weight.shape[1]
     return np.ascontiguousarray(parts.transpose(3, 5, 1, 0, 2, 4)).reshape(filters, weight.shape[0], rows.taps, columns.taps)
 
 
 def _rewrite(editor: GraphEditor, node: onnx.NodeProto) -> list[str]:
     """Put a convolution in the place of `node`. Returns the values in phases that may be quantized."""
     rows, columns = axes = _axes(editor, node)
-    weight, output, phases = editor.array(node.input[1]), node.output[0], rows.step * columns.step
+    weight, output, phases = editor.array(node.input[1]), node.output[0], rows.stride * columns.stride
     made = editor.builder(f"{output}{PHASES}.")
     inputs = [node.input[0], made.constant("weight", phased(weight, *axes))]
     if len(node.input) > 2 and node.input[2]:
@@ -130,8 +132,8 @@ def _in_place(editor: GraphEditor, output: str, axes: tuple[Axis, Axis], filters
     """Rules 2 and 3: from `output` in phases to `output`."""
     rows, columns = axes
     source, made = output + PHASES, editor.builder(f"{output}{PHASES}.")
-    batch, pieces = made.constant("none", [0]), made.constant("pieces", [0, 0, 0, rows.step, columns.step * filters])
-    steps, channels = made.constant("steps", [rows.step, columns.step]), made.constant("filters", [filters])
+    batch, pieces = made.constant("none", [0]), made.constant("pieces", [0, 0, 0, rows.stride, columns.stride * filters])
+    steps, channels = made.constant("steps", [rows.stride, columns.stride]), made.constant("filters", [filters])
     first = made.constant("first", [each.first for each in axes])
     last = made.constant("last", [-each.last if each.last else 2**31 - 1 for each in axes])
     sides = made.constant("sides", [1, 2])

@@ -19,10 +19,9 @@ from edgeport_export.quantization.targets import TARGETS
 from edgeport_export.rewrites.graph import GraphEditor, PassResult
 from edgeport_export.rewrites.int8_graph.batch_as_depth import batch_as_depth
 from edgeport_export.tracing.exporter import trace
-from edgeport_runtime import Contract, Pixels, Range, SessionOptions
+from edgeport_runtime import Contract, Example, Pixels, Range, SessionOptions
 from edgeport_runtime.contract import Output, pixel_input
 from edgeport_runtime.device import open_session
-from edgeport_runtime.evaluate import Example
 
 SIDE = 32
 Apply = Callable[..., tuple[onnx.ModelProto, PassResult]]

@@ -24,10 +24,9 @@ from edgeport_export.rewrites.int8_graph.column_quads import column_quads
 from edgeport_export.rewrites.int8_graph.width_branches import width_branches
 from edgeport_export.rewrites.nodes import every_node
 from edgeport_export.tracing.exporter import trace
-from edgeport_runtime import Contract, Pixels, Range, SessionOptions
+from edgeport_runtime import Contract, Example, Pixels, Range, SessionOptions
 from edgeport_runtime.contract import Output, pixel_input
 from edgeport_runtime.device import open_session
-from edgeport_runtime.evaluate import Example
 
 Apply = Callable[..., tuple[onnx.ModelProto, PassResult]]
 Run = Callable[[onnx.ModelProto, np.ndarray], np.ndarray]

@@ -21,7 +21,7 @@ class Comparison:
     """How far `actual` is from `expected`. True if it is within the tolerance.
 
     NaN, infinities that are not in both, another shape or zero elements never pass.
-    `worst`: index of the largest difference; `snr_db`: signal over difference, inf if equal.
+    `worst`: index of the largest difference; `snr_db`: signal over difference, inf if equal. `fault`: why the arrays cannot be compared, if so.
     """
 
     name: str
@@ -31,15 +31,14 @@ class Comparison:
     snr_db: float
     worst: tuple[int, ...]
     tolerance: Tolerance
-    fault: str = ""
+    fault: str | None = None
 
     def __bool__(self) -> bool:
-        return (
-            not self.fault and self.elements > 0 and self.max_abs <= self.tolerance.max_abs and (self.tolerance.rms is None or self.rms <= self.tolerance.rms)
-        )
+        within = self.max_abs <= self.tolerance.max_abs and (self.tolerance.rms is None or self.rms <= self.tolerance.rms)
+        return self.fault is None and self.elements > 0 and within
 
     def __str__(self) -> str:
-        if self.fault:
+        if self.fault is not None:
             return f"{self.name}: {self.fault}"
         text = f"{self.name}: largest difference {self.max_abs:.3g} at {self.worst} ({self.tolerance.max_abs:.3g} allowed)"
         return text if self.tolerance.rms is None else f"{text}, rms {self.rms:.3g} ({self.tolerance.rms:.3g} allowed)"
@@ -47,12 +46,12 @@ class Comparison:
 
 def compare(name: str, actual: NDArray[Any], expected: NDArray[Any], tolerance: Tolerance) -> Comparison:
     """Compare two arrays of one shape elementwise in float64, whatever their dtypes."""
-    fault = ""
+    fault = None
     if actual.shape != expected.shape:
         fault = f"expected shape {expected.shape}, got {actual.shape}"
     elif expected.size == 0:
         fault = "nothing was compared: the output has no elements"
-    if fault:
+    if fault is not None:
         return Comparison(name=name, elements=0, max_abs=math.inf, rms=math.inf, snr_db=-math.inf, worst=(), tolerance=tolerance, fault=fault)
     a, b = actual.astype(np.float64), expected.astype(np.float64)
     with np.errstate(invalid="ignore"):  # inf - inf: equal infinities are no difference

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgeport_runtime import InputError, evaluate, load
-from edgeport_runtime.evaluate import Example, measure
+from edgeport_runtime import Example, InputError, evaluate, load
+from edgeport_runtime.evaluation import measure
 
 
 def write(path: Path, array: np.ndarray) -> None:

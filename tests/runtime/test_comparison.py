@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from edgeport_runtime import Tolerance, compare
+from edgeport_runtime.comparison import Tolerance, compare
 
 ANY = Tolerance(max_abs=math.inf)
 

@@ -1,0 +1,55 @@
+"""The figures of an export as a table and a few lines, from the summary in a bundle's evidence."""
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from edgeport_runtime.tasks import format_metric
+
+MOST_NAMED = 12  # products that stayed float
+COLUMNS = ("quality", "labels changed", "dB from fp32", "bytes", "MiB held", "ms to load", "integer MACs")
+
+
+def variant_table(summary: Mapping[str, Any], quality: Mapping[str, Any] | None, kept: Collection[str]) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows: PyTorch's quality, and every variant that was made. `quality`: of the evidence. `kept`: precisions in the bundle."""
+    variants: Mapping[str, Mapping[str, Any]] = summary["variants"]
+    batches = list(dict.fromkeys(batch for each in variants.values() for batch in each["ms_per_call"]))
+    columns = ["variant", *(f"ms at batch {batch}" for batch in batches), *COLUMNS]
+    rows = [[name if name in kept else f"({name}, left out)", *_cells(each, batches, quality)] for name, each in variants.items()]
+    if quality is not None:
+        rows.insert(0, ["PyTorch", *([""] * len(batches)), format_metric(quality["metric"], quality["values"]["torch"]), *([""] * (len(COLUMNS) - 1))])
+    return columns, rows
+
+
+def _cells(figures: Mapping[str, Any], batches: Collection[str], quality: Mapping[str, Any] | None) -> Iterator[str]:
+    for batch in batches:
+        spent, speedup = figures["ms_per_call"].get(batch), figures["speedup"].get(batch)
+        yield "" if spent is None else f"{spent:.3g}" if speedup == 1 else f"{spent:.3g} ({speedup:.2f}x)"
+    yield "" if quality is None else format_metric(quality["metric"], figures["quality"])
+    yield _text(figures["changed_labels"])
+    yield "" if figures["sqnr_db"] is None else f"{figures['sqnr_db']:.1f}"
+    yield f"{figures['bytes']:,}"
+    yield _text(figures["peak_mib"], ".0f")
+    yield _text(figures["load_ms"], ".0f")
+    yield _text(figures["integer_share"], ".0%")
+
+
+def _text(value: Any, form: str = "") -> str:
+    return "" if value is None else format(value, form)
+
+
+def summary_lines(summary: Mapping[str, Any]) -> Iterator[str]:
+    """What runs as integers, what stayed float and why, and every warning."""
+    if summary["integer"]:
+        counts = " and ".join(f"{each['integer']} of {each['all']} {kind}" for kind, each in summary["integer"].items())
+        yield f"int8: {counts} run as integers"
+    for precision, each in summary["variants"].items():
+        if (gain := each["split_batch_speedup"]) is not None and gain > 1:
+            yield f"{precision}: {gain:.2f} times as fast again in batches if each thread runs images of its own (split_batch)"
+        for output, share in each["agreement"].items():
+            yield f"{precision}: {share if share == 1 else min(share, 0.999):.1%} of the entries of {output} are fp32's"
+    for name, reason in list(summary["kept_float"].items())[:MOST_NAMED]:
+        yield f"float in int8: {name}: {reason}"
+    if len(summary["kept_float"]) > MOST_NAMED:
+        yield f"float in int8: {len(summary['kept_float']) - MOST_NAMED} more, each with its reason under plan.kept_float in manifest.json"
+    for warning in summary["warnings"]:
+        yield f"warning: {warning}"

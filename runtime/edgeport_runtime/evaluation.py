@@ -1,0 +1,137 @@
+"""Quality on images whose truth is known: accuracy for a classifier, PSNR for a generator."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from .contract import Contract
+from .engine import Arrays
+from .errors import InputError
+from .images import ImageSource, Pixel, are_several, describe, image_files, kind_of, pixel_batches, prepare
+from .model import Model
+from .tasks import Quality, Task, find_task
+
+BATCH = 32  # images that are in memory, and that run at once if the contract allows it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One image, and its truth if that is known: the index of its label, or the image that it should become.
+
+    `source`: a file, bytes, a PIL image or an array, uint8 (H, W, C). Calibration needs no truth.
+    """
+
+    source: ImageSource
+    truth: "int | ImageSource | None" = None
+
+
+Examples = str | Path | Iterable[Example | ImageSource | tuple[ImageSource, int | ImageSource]]
+
+
+def measure(contract: Contract, run: Callable[[Pixel], Arrays], examples: Sequence[Example], advance: Callable[[int], None] = lambda done: None) -> Quality:
+    """Feed every example through `run` (uint8 (N, H, W, C) -> outputs), in batches of one image size, and score the first output.
+
+    `advance`: called with the number of images that are done. Raises InputError without examples or their truth, or for a task without a metric.
+    """
+    if not examples:
+        raise InputError("nothing to evaluate: there are no images")
+    require_truth(examples)
+    scorer_of = _require_metric(contract).scorer
+    assert scorer_of is not None  # a task with a metric has one
+    scorer, output = scorer_of(len(examples)), contract.outputs[0].name
+    sources = [example.source for example in examples]
+    for indices, pixels in pixel_batches(sources, contract, prepared_at_once=min(BATCH, contract.largest_batch)):
+        for index, row in zip(indices, run(pixels)[output], strict=True):
+            truth = examples[index].truth
+            scorer.add(index, row, prepare(truth, contract.pixels) if scorer.truth_is_image else truth, describe(sources[index]))  # type: ignore[arg-type]
+        advance(len(indices))
+    return scorer.quality()
+
+
+def require_truth(examples: Sequence[Example]) -> None:
+    """Raises InputError for an example without truth."""
+    without = [each for each in examples if each.truth is None]
+    if without:
+        raise InputError(f"{len(without)} of {len(examples)} examples have no truth to evaluate them with, the first is {describe(without[0].source)}")
+
+
+def _require_metric(contract: Contract) -> Task:
+    task = find_task(contract.task)
+    if task.metric is None:
+        raise InputError(f"a model of the task {contract.task!r} has no metric that edgeport knows")
+    return task
+
+
+def read_examples(given: Examples) -> list[Example]:
+    """Examples from a folder, or from an iterable of Examples, of images, or of pairs (image, truth).
+
+    Without truth, a folder holds images, in folders of its own if they are. `folder:PATH` and `PATH` mean the same. Raises InputError.
+    """
+    if isinstance(given, str | Path):
+        return [Example(source=path) for path in image_files(folder_path(given), nested=True)]
+    if not are_several(given):
+        raise InputError(f"expected a folder, or several images or Examples in a list, got {kind_of(given)}")
+    return [_example(each) for each in given]
+
+
+def folder_path(folder: str | Path) -> Path:
+    """`folder:PATH` and `PATH` mean the same."""
+    return Path(str(folder).removeprefix("folder:"))
+
+
+def _example(given: Any) -> Example:
+    if isinstance(given, Example):
+        return given
+    if isinstance(given, tuple) and len(given) == 2:
+        return Example(source=given[0], truth=given[1])
+    if isinstance(given, str | Path | bytes | Image.Image | np.ndarray):  # an ImageSource
+        return Example(source=given)
+    raise InputError(f"expected an Example, an image or a pair (image, truth), got {type(given).__name__}; give arrays as uint8 (H, W, C)")
+
+
+def folder_examples(contract: Contract, folder: Path) -> list[Example]:
+    """A classifier's folder holds one folder per label; a generator's holds `input` and `target` with equal file names.
+
+    Raises InputError if the layout is another, a folder is no label of the model, or the model's task has no truth to compare with.
+    """
+    scorer = _require_metric(contract).scorer
+    return _pairs(folder) if scorer is not None and scorer.truth_is_image else _labeled(contract, folder)
+
+
+def _pairs(folder: Path) -> list[Example]:
+    inputs, targets = image_files(folder / "input"), {path.name: path for path in image_files(folder / "target")}
+    missing = [path.name for path in inputs if path.name not in targets]
+    if missing:
+        raise InputError(f"{folder / 'target'}: no target image for {', '.join(missing[:5])}")
+    return [Example(source=path, truth=targets[path.name]) for path in inputs]
+
+
+def _labeled(contract: Contract, folder: Path) -> list[Example]:
+    classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")) if folder.is_dir() else []
+    unknown = [path.name for path in classes if path.name not in contract.labels]
+    if not classes or unknown:
+        came = f"{', '.join(unknown[:5])} which {'is' if len(unknown) == 1 else 'are'} no label" if unknown else "no folders"
+        raise InputError(f"{folder}: expected one folder of images per label ({', '.join(contract.labels[:10])}), got {came}")
+    return [Example(source=file, truth=contract.labels.index(path.name)) for path in classes for file in image_files(path)]
+
+
+def evaluate(model: Model, data: Examples, advance: Callable[[int], None] = lambda done: None) -> Quality:
+    """Accuracy or PSNR of a loaded model.
+
+    `data`: a folder in the layout of `folder_examples`, or an iterable of Examples or of pairs (image, truth). `advance`: called with the number
+    of images that are done. Raises InputError for other data, or a task without a metric; ImageError for an image that cannot be read.
+    """
+    return measure(model.contract, model.raw, labeled_examples(data, model.contract), advance)
+
+
+def labeled_examples(data: Examples, contract: Contract) -> list[Example]:
+    """Examples with their truth, as `evaluate` takes them. Raises InputError."""
+    if isinstance(data, str | Path):
+        return folder_examples(contract, folder_path(data))
+    examples = read_examples(data)
+    require_truth(examples)
+    return examples
