@@ -34,8 +34,21 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_is_small_and_holds_the_runtime_alone(wheel: Path) -> None:
     assert wheel.stat().st_size < LARGEST_WHEEL
     names = zipfile.ZipFile(wheel).namelist()
-    modules = {f"edgeport_runtime/{path.name}" for path in (ROOT / "runtime" / "edgeport_runtime").iterdir() if path.suffix == ".py" or path.name == "py.typed"}
+    modules = {
+        f"edgeport_runtime/{path.name}"
+        for path in (ROOT / "runtime" / "edgeport_runtime").iterdir()
+        if path.suffix == ".py" or path.name in ("py.typed", "manifest.schema.json")
+    }
     assert {name for name in names if not name.startswith(f"edgeport_runtime-{edgeport_runtime.__version__}.dist-info/")} == modules
+
+
+def test_both_wheels_carry_the_license(wheel: Path, tmp_path: Path) -> None:
+    for path in (wheel, build(ROOT, tmp_path)):
+        with zipfile.ZipFile(path) as opened:
+            (name,) = [each for each in opened.namelist() if each.endswith("/licenses/LICENSE")]
+            assert opened.read(name).decode() == (ROOT / "LICENSE").read_text() and "Apache License" in (ROOT / "LICENSE").read_text()
+            (metadata,) = [opened.read(each).decode() for each in opened.namelist() if each.endswith(".dist-info/METADATA")]
+        assert message_from_string(metadata)["License-Expression"] == "Apache-2.0"
 
 
 def test_its_needs_are_few_and_neither_onnxruntime_is_forced(wheel: Path) -> None:

@@ -1,13 +1,15 @@
 """Errors of the exporter, branches of the runtime's tree.
 
-EdgeportError
-└── ExportError          a bundle cannot be made
-    ├── AxisError        an axis that should be dynamic came out fixed
-    ├── PreflightError   something in the network would make its graph wrong
-    ├── NetworkFailure   the network itself fails in PyTorch, at a size that the contract promises
-    ├── NoIntegerProducts  nothing in the network can run as integers
-    ├── ParityError      a variant disagrees with PyTorch
-    └── OutputError      the folder to write to exists, or cannot be written
+    EdgeportError
+    └── ExportError          a bundle cannot be made
+        ├── AxisError        an axis that should be dynamic came out fixed
+        ├── PreflightError   something in the network would make its graph wrong
+        ├── NetworkFailure   the network itself fails in PyTorch, at a size that the contract promises
+        ├── NoIntegerProducts  nothing in the network can run as integers
+        ├── ParityError      a variant disagrees with PyTorch
+        └── OutputError      the folder to write to exists, or cannot be written
+
+Each message says what was expected, what came, and what to do.
 """
 
 import tempfile

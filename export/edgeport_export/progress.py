@@ -1,4 +1,4 @@
-"""How long work reports its progress, without knowing who listens."""
+"""The callback by which work that takes long reports its progress, without knowing who listens."""
 
 from collections.abc import Callable
 from typing import Protocol

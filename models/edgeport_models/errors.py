@@ -1,10 +1,12 @@
 """Errors of the training side, branches of the runtime's tree.
 
-EdgeportError
-├── CheckpointError      a checkpoint is missing, damaged, or of another network
-├── DataError            a data set is unknown, unreachable, empty or of another layout
-├── NetworkError         a network is unknown, or cannot be built from its arguments
-└── TrainingError        a training diverged
+    EdgeportError
+    ├── CheckpointError      a checkpoint is missing, damaged, or of another network
+    ├── DataError            a data set is unknown, unreachable, empty or of another layout
+    ├── NetworkError         a network is unknown, or cannot be built from its arguments
+    └── TrainingError        a training diverged
+
+Each message says what was expected, what came, and what to do.
 """
 
 from edgeport_runtime import EdgeportError

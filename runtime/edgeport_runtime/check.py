@@ -62,7 +62,7 @@ def _expected(bundle: Bundle, case: GoldenCase, contract: Contract, precision: s
 def drift_tolerance(host: NDArray[Any], truth: NDArray[Any], floor: float) -> Tolerance:
     """What a lossy variant may differ by on another machine from what it gave on the host.
 
-    Its own error bounds it: a drift as large as the error would double what the user was promised, so the largest drift
+    Its own error bounds it, because a drift as large as the error would double what the user was promised. So the largest drift
     may reach the largest error, and the rms half of the rms error. Fused integer kernels differ by single quantization
     steps between machines (microsoft/onnxruntime#32132), which stays under both; saturating products do not.
     """

@@ -52,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
         if model:
             added.add_argument("bundle", help="folder of the bundle, or a lone .onnx file that edgeport wrote")
             added.add_argument("--device", default="cpu", choices=sorted(PROVIDERS), help="the device to run on; never another one than asked")
-            added.add_argument("--precision", default="auto", choices=PRECISIONS)
+            added.add_argument("--precision", default="auto", choices=PRECISIONS, help="the variant to run; auto takes what the bundle decided")
             added.add_argument("--threads", type=int, help="as many as CPU affinity and cgroup quota allow if left out")
             added.add_argument("--batch", type=int, default=1, help="typical number of images per call; --precision auto and --split-batch depend on it")
             text = "whether each thread runs images of its own, instead of a part of each operator; left out: what was faster for such batches"
@@ -63,14 +63,14 @@ def build_parser() -> argparse.ArgumentParser:
     info.add_argument("bundle", help="folder of the bundle")
     command("check", _check, "re-run the golden cases on this machine; exit code 1 if one fails")
     predict = command("predict", _predict, "predict images")
-    predict.add_argument("images", nargs="+")
+    predict.add_argument("images", nargs="+", help="image files")
     predict.add_argument("--top", type=int, default=3, help="classes to list for each image")
     predict.add_argument("--out", type=Path, help="folder for the images that a generator makes")
     quality = command("eval", _eval, "accuracy on a folder of class folders, or PSNR on folders `input` and `target`")
     quality.add_argument("data", help="folder:PATH")
     bench = command("bench", _bench, "milliseconds per call on this machine")
     bench.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="pixels; the contract's size if left out")
-    bench.add_argument("--seconds", type=float, default=2.0)
+    bench.add_argument("--seconds", type=float, default=2.0, help="how long calls are timed")
     command("doctor", _doctor, "what this machine can run, and what is wrong with it", model=False)
     return parser
 

@@ -21,7 +21,7 @@ class Engine:
     """Runs one variant. Safe to call from several threads at once; inputs are never written to. Use it as a context, or `close` it.
 
     With `options.split_batch`, a batch that divides evenly among the threads is cut, and each thread runs its part alone, on one session of one
-    thread: no thread waits for the others after each operator, and operators that onnxruntime runs on one thread hold no other up. Other batches
+    thread. No thread waits for the others after each operator, and operators that onnxruntime runs on one thread hold no other up. Other batches
     run on a session that shares each operator, which is opened when the first of them comes.
     """
 

@@ -1,4 +1,4 @@
-"""`edgeport`: train, export, verify, bench, demo. Exit code 0: good; 1: parity failed; 2: bad input; 130: interrupted."""
+"""`edgeport`: train, export, verify, diff, bench, demo. Exit code 0: good; 1: parity failed; 2: bad input; 130: interrupted."""
 
 import dataclasses
 import signal
@@ -69,7 +69,7 @@ def train(
     epochs: Annotated[int | None, typer.Option(help="As the recipe says if left out.")] = None,
     batch: Annotated[int | None, typer.Option(help="As the recipe says if left out.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="As the recipe says if left out.")] = None,
-    seed: int = 0,
+    seed: Annotated[int | None, typer.Option(help="Of everything random in the training; the recipe's if left out.")] = None,
     size: Annotated[int | None, typer.Option(help="Side in pixels that images are brought to; the network's own if left out.")] = None,
     weights: Annotated[str | None, typer.Option(help="resnet18 only: imagenet, none, or a file.")] = None,
     frozen: Annotated[bool, typer.Option(help="resnet18 only: train the last layer alone.")] = False,
@@ -168,7 +168,7 @@ def _show_bundle(bundle: Bundle, as_json: bool) -> None:
 
 @app.command()
 def verify(
-    bundle: Path,
+    bundle: Annotated[Path, typer.Argument(help="The folder of the bundle.")],
     checkpoint: Annotated[Path | None, typer.Option(help="The weights that the bundle was made from.")] = None,
     model: Annotated[str | None, typer.Option(help="my.package:factory, if the bundle was made from one.")] = None,
     as_json: Json = False,
@@ -190,8 +190,12 @@ def verify(
 
 
 @app.command()
-def diff(first: Path, second: Path, as_json: Json = False) -> int:
-    """List the differences between two bundles: contract, graphs, sizes, golden cases, evidence; exit code 1 if anything does."""
+def diff(
+    first: Annotated[Path, typer.Argument(help="The folder of one bundle.")],
+    second: Annotated[Path, typer.Argument(help="The folder of another one.")],
+    as_json: Json = False,
+) -> int:
+    """List the differences between two bundles: contract, graphs, sizes, golden cases, evidence. Exit code 1 if there are any."""
     from edgeport_export.bundle.diff import diff_bundles
 
     found = diff_bundles(Bundle(first), Bundle(second))
@@ -210,7 +214,7 @@ def _short(text: str, most: int = 60) -> str:
 
 @app.command()
 def bench(
-    bundle: Path,
+    bundle: Annotated[Path, typer.Argument(help="The folder of the bundle.")],
     against: Annotated[str | None, typer.Option(help="torch: PyTorch eager, channels-last and compiled.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="What PyTorch runs; needed with --against torch.")] = None,
     model: Annotated[str | None, typer.Option(help="my.package:factory, if the bundle was made from one.")] = None,

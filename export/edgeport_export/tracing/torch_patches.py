@@ -26,8 +26,8 @@ def symbolic_linspace() -> Iterator[None]:
 def linspace(start: Any, end: Any, steps: Any, **options: Any) -> Tensor:
     """torch.linspace; from both ends towards the middle, as PyTorch does it. () or numbers -> (steps,).
 
-    Of a known length it becomes a constant with PyTorch's own bits: written out in operators, as torch's exporter does it, a twelfth of the values is
-    one unit in the last place away, which the sine of 64 times as much shows.
+    Of a known length it becomes a constant with PyTorch's own bits. Written out in operators, as torch's exporter does it, a twelfth of the values
+    is one unit in the last place away, which the sine of 64 times as much shows.
     """
     dtype = options.get("dtype") or torch.get_default_dtype()
     plain = all(type(each) in (int, float) for each in (start, end, steps)) and set(options) <= {"dtype", "device"}

@@ -1,7 +1,7 @@
 """Parity: is the fp32 variant as close to the truth as PyTorch itself, at every size it promises?
 
 Truth is the network in float64. PyTorch's own distance from it, over the whole sweep, is the floor; the variant may reach
-FACTOR times that. So the tolerance is derived from the network, not guessed: a deep network with small outputs has a floor
+FACTOR times that. So the tolerance is derived from the network, not guessed. A deep network with small outputs has a floor
 a hundred times that of a shallow one, and a fixed number would be blind for one and unfair to the other.
 """
 
@@ -42,8 +42,8 @@ class Case:
 
     `note`: a peculiarity of the run; `fault`: why the outputs cannot be compared. None without.
 
-    Over the range *there*, because it differs: mobilenet_v3_small's logits span 0.13 at 32x32 and 0.99 at 256x177, and measured by one range
-    for all a small image could hide an error, while a large one looked noisier than it is.
+    Over the range *there*, because it differs: mobilenet_v3_small's logits span 0.13 at 32x32 and 0.99 at 256x177. Measured by one range
+    for all, a small image could hide an error, while a large one looked noisier than it is.
     """
 
     output: str

@@ -11,11 +11,11 @@ The pixels of a row, in fours, and what the two outputs of position 1 read with 
     output 2       x  x  x   x  x  x  x
     output 3             x   x  x  x  x   x  x
 
-1. Applies under the conditions of `pixel_convolution`, to stride 2 across, with explicit padding and no dilation, if a width of 4 n gives an
-   even number of columns; and to kernels as wide as their stride, which is a multiple of 4, without padding. A position gives whole fours of
+1. Applies under the conditions of `pixel_convolution`. Stride 2 across, with explicit padding and no dilation, if a width of 4 n gives an
+   even number of columns. Or kernels as wide as their stride, which is a multiple of 4, without padding. A position gives whole fours of
    outputs, 16 at least.
-2. Column t of a kernel with P columns of padding before it reads, for output o of a position's two, pixel p = 2 o + t - P, counted from the
-   position's own four: pixel p mod 4 of position floor(p / 4). The weights are the same at other places, and zeros.
+2. Let P be the columns of padding, t a column of the kernel, and o one of a position's two outputs. It reads pixel p = 2 o + t - P, counted
+   from the position's own four. That is pixel p mod 4 of position floor(p / 4). The weights are the same at other places, and zeros.
 3. Pixels are dequantized as in `pixel_convolution`, rule 2. The rest of the mean, (Z - m_c) k_c, goes into the bias. Padding is then a pixel of
    the mean's level. This alone is not exact, by half a level at most, for levels are whole. If all of them are Z, the convolution pads by
    itself; otherwise rows and columns of such pixels are put around the image.

@@ -1,11 +1,11 @@
 """Nearest upsampling by whole numbers as copies, channels last.
 
-Decoders, generators and feature pyramids enlarge their maps so. onnxruntime's Resize of 8-bit maps looks every position up: 64 channels from
-64x64 to 128x128, batch 16, take some 14 of 26 ms with a 1x1 convolution before and after; copied in pieces of 64 bytes they take some 2 of
+Decoders, generators and feature pyramids enlarge their maps so. onnxruntime's Resize of 8-bit maps looks every position up. 64 channels from
+64x64 to 128x128, batch 16, take some 14 of 26 ms with a 1x1 convolution before and after. Copied in pieces of 64 bytes they take some 2 of
 14 (onnxruntime 1.31.1, two threads).
 
-1. Applies to a Resize of (N, C, H, W) by nearest, whose constant factors are whole numbers on height and width and 1 elsewhere, and that
-   takes the input position floor(i / factor) for the output position i: each position is repeated.
+1. Applies to a Resize of (N, C, H, W) by nearest, whose constant factors are whole numbers on height and width and 1 elsewhere. It must
+   take the input position floor(i / factor) for the output position i, so that each position is repeated.
 2. The same values, moved: the output has the range of the input.
 """
 

@@ -2,8 +2,8 @@
 
 onnxruntime's int8 convolution works in blocks of 16 filters, so that 3 filters leave most of it idle, and with 16 it waits for its own sums. A
 square of 4x4 positions of 3 filters is 48, and one larger kernel, moved on by 4, covers it. Measured on onnxruntime 1.31.1, two threads,
-16x128x128, 64 -> 3 of 3x3: 6.5 ms padded to 16 filters and 1.1 to cut them off again; 3.1 and 0.9 in squares of 2x2 padded to 16; 2.9 and
-0.4 in squares of 4x4. Exact: the larger kernels hold the same weights at other places, and zeros.
+16x128x128, 64 -> 3 of 3x3: 6.5 ms padded to 16 filters, and 1.1 to cut them off again. In squares of 2x2, padded to 16, it is 3.1 and 0.9; in
+squares of 4x4, 2.9 and 0.4. Exact: the larger kernels hold the same weights at other places, and zeros.
 
 1. Applies to a convolution of one group with constant weights (and bias, if it has one), stride 1, no dilation, explicit padding, at most
    4 filters, and a kernel of at least 2x2. Up to 3 filters take squares of 4x4, 4 take 2x2: whole blocks, nothing to cut off.

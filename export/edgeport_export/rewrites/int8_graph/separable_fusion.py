@@ -3,8 +3,8 @@
 On three channels a depthwise convolution has no integer kernel worth the name, and it keeps the pixels from going directly into one
 (`pixel_convolution`). AttentionNet's stem, 16 images of 64x64, two threads: normalization, 5x5 depthwise and 1x1 together 2.6 of 9.7 ms.
 
-1. Applies if the first convolution of the graph has one filter for each channel, at most MOST_CHANNELS of them, and its output goes only into a
-   1x1 convolution with stride 1 and no padding, both with constant weights and both as integers. No activation lies between, so both are one
+1. Applies if the first convolution of the graph has one filter for each channel, at most MOST_CHANNELS of them. Its output goes only into a
+   1x1 convolution with stride 1 and no padding. Both have constant weights and run as integers. No activation lies between, so both are one
    linear map.
 2. Filter o of the one: the sum over channels c of P[o, c] · D[c]; its bias P · bias of D + bias of P. The padding is D's, zeros before both.
 """

@@ -1,7 +1,7 @@
 """Adaptive pooling that is right at every height and width.
 
-The exporter's own translation bakes the example's kernel into the graph, so that other sizes fail or are wrong, and if it
-runs it takes most of a small CNN's time (380 Gather nodes; measured on torch 2.15, onnxscript 0.7.2). PyTorch's rule is that
+The exporter's own translation bakes the example's kernel into the graph, so that other sizes fail or are wrong. If it
+runs, it takes most of a small CNN's time (380 Gather nodes; measured on torch 2.15, onnxscript 0.7.2). PyTorch's rule is that
 cell i of n covers the positions floor(i * length / n) up to, not including, ceil((i + 1) * length / n)
 (aten/src/ATen/native/AdaptivePooling.h). Here:
 

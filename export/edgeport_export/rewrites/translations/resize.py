@@ -2,15 +2,15 @@
 
 ONNX's Resize works from a ratio of sizes in float32, PyTorch from the step between source positions, which is the given factor's
 inverse if a factor was given (aten/src/ATen/native/UpSample.h). Measured on torch 2.15, onnxscript 0.7.2, onnxruntime 1.31.1:
-28 -> 8 by nearest takes position 6, and PyTorch takes 7, and antialiased resizing by the factor 0.7 is off by 0.5 of the range, because
+28 -> 8 by nearest takes position 6, and PyTorch takes 7. Antialiased resizing by the factor 0.7 is off by 0.5 of the range, because
 the graph is given the sizes, not the factor. Here:
 
 1. Nearest by a whole factor: the exporter's own Resize, which is right there and the fastest (0.08 ms for 64 x 64 x 64 -> 128 x 128, two threads).
 2. Nearest to a size, by any other factor, and "nearest-exact": the source positions floor(i * step), or floor((i + 1/2) * step), in float32 as
-   PyTorch computes them; the columns by a product with a matrix of zeros and ones, which is exact, the rows by a Gather (0.84 ms at that size,
-   two Gathers take 4.2).
+   PyTorch computes them. The columns are a product with a matrix of zeros and ones, which is exact. The rows are a Gather (0.84 ms at that
+   size, two Gathers take 4.2).
 3. Antialiased: two matrix products with the filter's weights. Cell i of the output looks from max(0, trunc(c - s + 1/2)) up to
-   min(length, trunc(c + s + 1/2)), where c = step * (i + 1/2), s = radius * max(step, 1), and the weights are normalized to sum to 1,
+   min(length, trunc(c + s + 1/2)), with c = step * (i + 1/2) and s = radius * max(step, 1). The weights are normalized to sum to 1,
    as Pillow does at the borders too (UpSampleKernel.cpp, HelperInterpLinear and HelperInterpCubic).
 
 4. Nearest along a line or through a volume: the same positions, by a Gather for each axis. Through a volume by a factor that is no whole number it

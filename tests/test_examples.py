@@ -1,0 +1,70 @@
+"""Every script in examples/ runs as it stands, on small data."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+LONG = pytest.mark.long
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Parts of the photographs that scikit-learn ships."""
+    from sklearn.datasets import load_sample_images
+
+    folder = tmp_path_factory.mktemp("photos")
+    generator = np.random.default_rng(0)
+    for index, photo in enumerate(load_sample_images().images * 8):
+        top, left = (int(generator.integers(0, size - 260)) for size in photo.shape[:2])
+        Image.fromarray(photo[top : top + 260, left : left + 260]).save(folder / f"{index}.png")
+    return folder
+
+
+def run(name: str, *arguments: object) -> str:
+    done = subprocess.run([sys.executable, ROOT / "examples" / name, *map(str, arguments)], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_own_network(tmp_path: Path) -> None:
+    printed = run("own_network.py", "--out", tmp_path / "b", "--epochs", 2)
+    assert "golden outputs agree with PyTorch" in printed and "auto takes" in printed and "Prediction(label=" in printed
+
+
+@LONG
+def test_torchvision_checkpoint(tmp_path: Path, photos: Path) -> None:
+    import torch
+    import torchvision
+
+    torch.manual_seed(0)
+    torch.save(torchvision.models.mobilenet_v3_small(num_classes=10).state_dict(), tmp_path / "mine.pth")
+    printed = run("torchvision_checkpoint.py", "--images", photos, "--out", tmp_path / "b", "--weights", tmp_path / "mine.pth", "--classes", 10)
+    assert "golden outputs agree with PyTorch" in printed and printed.count("Prediction(") == 3
+
+
+@LONG
+def test_timm_model(tmp_path: Path, photos: Path) -> None:
+    printed = run("timm_model.py", "--model", "test_resnet", "--images", photos, "--out", tmp_path / "b", "--random")
+    assert "golden outputs agree with PyTorch" in printed and "auto takes" in printed
+
+
+@LONG
+def test_segmentation(tmp_path: Path, photos: Path) -> None:
+    printed = run("segmentation.py", "--images", photos, "--out", tmp_path / "b", "--random")
+    assert "golden outputs agree with PyTorch" in printed and (tmp_path / "b.png").exists()
+
+
+@LONG
+def test_generator(tmp_path: Path) -> None:
+    printed = run("generator.py", "--out", tmp_path / "b", "--epochs", 1)
+    assert "fp32 " in printed and "dB PSNR" in printed and "128x128 pixels" in printed
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.stem)
+def test_every_script_says_what_it_does_and_has_a_test(path: Path) -> None:
+    assert path.stem in run(path.name, "--help") and f"def test_{path.stem}(" in Path(__file__).read_text()
