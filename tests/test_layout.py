@@ -224,3 +224,10 @@ def test_spelling_is_american() -> None:
 )
 def test_a_word_that_came_back_would_be_found(text: str, found: bool) -> None:
     assert bool(re.search(pattern("Workshop"), split_names(text), flags=re.I)) == found
+
+
+def test_no_task_is_named_outside_its_module() -> None:
+    """What depends on a task is asked of the task. The contract's two builders and the command line's default name one."""
+    compared = re.compile(r"task\w* *[=!]= *\"|\" *[=!]= *\w*\.?task")
+    assert not [module for module, path in MODULES.items() if compared.search(path.read_text())]
+    assert compared.search('if contract.task == "classification":')

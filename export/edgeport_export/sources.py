@@ -10,6 +10,7 @@ from edgeport_models import CheckpointError, DataError, NetworkError, load_data,
 from edgeport_models.checkpoint import load_state, read_card, read_weights, sha256
 from edgeport_models.datasets import Part, folder_images
 from edgeport_runtime import Bundle, BundleError, Contract, ContractError, Example, InputError
+from edgeport_runtime.tasks import find_task
 
 from .import_string import imported
 from .network.contracts import ImageTask, image_contract
@@ -107,7 +108,7 @@ def load_examples(data: str, contract: Contract) -> tuple[Part, Part]:
 
     A folder of images without class folders calibrates a classifier too, and leaves nothing held out. Raises DataError.
     """
-    pairs = contract.task == "image-to-image"
+    pairs = find_task(contract.task).truth_is_image
     folder = Path(data.removeprefix("folder:"))
     if data.startswith("folder:") and not pairs and folder.is_dir() and not any(path.is_dir() for path in folder.iterdir()):
         return [Example(source=path) for path in folder_images(folder)], []

@@ -9,6 +9,7 @@ from torch import nn
 
 from edgeport_runtime import Contract, Pixels
 from edgeport_runtime.contract import classification, image_axes, image_to_image
+from edgeport_runtime.tasks import find_task
 
 from .attention import AttentionNet
 from .cnn import CNN
@@ -50,7 +51,7 @@ class Network:
     @property
     def generates(self) -> bool:
         """True for an image-to-image network, which is trained as a GAN on pairs of images."""
-        return self.contract((), self.side_px).task == "image-to-image"
+        return find_task(self.contract((), self.side_px).task).truth_is_image
 
     @property
     def parameters(self) -> set[str]:

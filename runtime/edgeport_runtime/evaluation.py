@@ -114,7 +114,8 @@ def _labeled(contract: Contract, folder: Path) -> list[Example]:
     classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")) if folder.is_dir() else []
     unknown = [path.name for path in classes if path.name not in contract.labels]
     if not classes or unknown:
-        came = f"{', '.join(unknown[:5])} which {'is' if len(unknown) == 1 else 'are'} no label" if unknown else "no folders"
+        nothing = "no folders" if folder.is_dir() else "no such folder"
+        came = f"{', '.join(unknown[:5])} which {'is' if len(unknown) == 1 else 'are'} no label" if unknown else nothing
         raise InputError(f"{folder}: expected one folder of images per label ({', '.join(contract.labels[:10])}), got {came}")
     return [Example(source=file, truth=contract.labels.index(path.name)) for path in classes for file in image_files(path)]
 

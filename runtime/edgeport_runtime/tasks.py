@@ -106,6 +106,16 @@ class Task:
     metric: str | None = None
     scorer: Scorer | None = None
 
+    @property
+    def truth_is_image(self) -> bool:
+        """Whether the truth of an example is an image."""
+        return self.scorer is not None and self.scorer.truth_is_image
+
+    @property
+    def answers_are_labels(self) -> bool:
+        """Whether the answer for an image is one label, so that changed labels can be counted."""
+        return self.output_kind == "logits"
+
     def faults(self, images: Sequence[bool], first_shape: Sequence[int | str], labels: Sequence[str]) -> Iterator[str]:
         """What a contract of this task gets wrong. `images`: for each input, whether it holds pixels. `first_shape`: of the first output."""
         if self.takes_image and list(images) != [True]:

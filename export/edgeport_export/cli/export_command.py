@@ -13,7 +13,7 @@ from edgeport_export.pipeline import export_bundle
 from edgeport_export.progress import ProgressCallback
 from edgeport_export.quantization.plan import read_plan
 from edgeport_export.sources import NetworkSource, is_factory, load_examples, load_factory, load_source
-from edgeport_models import CheckpointError, DataError
+from edgeport_models import CheckpointError, DataError, network
 from edgeport_models.datasets import Part
 from edgeport_runtime import Bundle, Contract, ContractError, InputError, Pixels
 from edgeport_runtime.contract import Interpolation, Resize
@@ -100,6 +100,7 @@ def _source(job: ExportJob) -> NetworkSource:
         return replace(source, contract=with_axes(source.contract, parse_axes(job.dynamic))) if own and job.dynamic is not None else source
     if job.described.are_given():
         raise InputError(f"the checkpoint of {job.name} brings its own contract: --task, --size, --contract and their like are for my.package:factory")
+    network(job.name)  # an unknown name is the first thing to say
     if job.checkpoint is None:
         raise CheckpointError(f"{job.name} needs its trained weights: name them with --checkpoint")
     source = load_source(job.checkpoint, job.name)

@@ -127,8 +127,9 @@ def _from_format_1(body: Mapping[str, Any]) -> dict[str, Any]:
     return current
 
 
-def read_plan(path: Path) -> Plan:
+def read_plan(path: str | Path) -> Plan:
     """From a bundle, a manifest, or a file that holds a plan alone. Raises ExportError, BundleError."""
+    path = Path(path)
     folder = path if path.is_dir() else path.parent if path.name == MANIFEST else None
     if folder is not None:
         plans = [variant.plan for variant in Bundle(folder).manifest.variants if variant.plan]
@@ -136,6 +137,10 @@ def read_plan(path: Path) -> Plan:
             raise ExportError(f"{folder}: this bundle has no int8 plan to replay")
         return plan_from_dict(plans[0])
     try:
-        return plan_from_dict(json.loads(path.read_text(encoding="utf-8")))
+        data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ExportError(f"{path}: the int8 plan cannot be read ({error}); name a bundle, or a JSON file with its plan") from error
+    try:
+        return plan_from_dict(data)
+    except ExportError as error:
+        raise ExportError(f"{path}: {error}") from error

@@ -97,7 +97,7 @@ class QualityEvaluator:
         contract = reference.contract
         if metric is None and find_task(contract.task).metric is None:
             raise ExportError(f"a model of the task {contract.task!r} has no metric that edgeport knows: name one with --metric my.module:function")
-        if metric is None and contract.task == "classification":
+        if metric is None and find_task(contract.task).answers_are_labels:
             _require_classes(contract, examples)
         self.contract = contract
         self.reference = reference
@@ -136,7 +136,7 @@ class QualityEvaluator:
         name, value = self.metric[0], self._own_metric(outputs)
         answers: list[int] = []
         margins: list[float] = []
-        if self.contract.task == "classification":  # changed labels are counted whatever the metric is
+        if find_task(self.contract.task).answers_are_labels:  # changed labels are counted whatever the metric is
             logits = outputs[self.contract.outputs[0].name]
             answers, margins = [int(row.argmax()) for row in logits], [margin(row) for row in logits]
         return Quality(metric=name, value=value, count=len(self.examples), answers=tuple(answers), margins=tuple(margins))

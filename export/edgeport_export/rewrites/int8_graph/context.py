@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from edgeport_export.rewrites.graph import GraphEditor, PassResult, Ranges
@@ -22,6 +23,9 @@ class Int8Context:
     ranges: Ranges
     followers: frozenset[str] = frozenset()
     facts: tuple[Any, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ranges", MappingProxyType(dict(self.ranges)))  # a pass that wrote into them would change other variants
 
     @property
     def pixels(self) -> Pixels | None:

@@ -39,3 +39,12 @@ def test_passes_run_in_order_and_see_what_earlier_ones_found(context: Int8Contex
 
 def test_pixels_are_those_of_the_first_input(context: Int8Context, class_contract: Contract) -> None:
     assert context.pixels == class_contract.inputs[0].pixels
+
+
+def test_a_pass_cannot_write_into_the_ranges_it_is_given(class_contract: Contract) -> None:
+    ranges = {"x": (0.0, 1.0)}
+    context = Int8Context(contract=class_contract, products=frozenset(), ranges=ranges)
+    with pytest.raises(TypeError):
+        context.ranges["y"] = (0.0, 1.0)  # type: ignore[index]
+    after = context.after(PassResult(changed=1, ranges={"y": (0.0, 2.0)}))
+    assert dict(after.ranges) == {"x": (0.0, 1.0), "y": (0.0, 2.0)} and ranges == {"x": (0.0, 1.0)}
