@@ -1,5 +1,6 @@
 """torchvision's ResNet18 with a head of its own, for transfer learning."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -7,8 +8,9 @@ from torch import nn
 from torchvision.models import ResNet, ResNet18_Weights
 from torchvision.models.resnet import BasicBlock
 
-from .checkpoint import load_state, read_weights
 from .errors import NetworkError
+from .weights import load_state
+from .weights_file import read_weights
 
 
 class ResNet18(ResNet):  # type: ignore[misc]  # torchvision ships no types
@@ -27,9 +29,10 @@ class ResNet18(ResNet):  # type: ignore[misc]  # torchvision ships no types
         if weights == "imagenet":
             self.load_state_dict(_imagenet())
         elif weights != "none":
-            given = read_weights(Path(weights))
-            head = {key: value for key, value in self.state_dict().items() if key.startswith("fc.")}
-            load_state(self, {**given, **head}, name=weights)  # the file's own head, of whatever size, is not wanted
+            found = read_weights(Path(weights))
+            self.fc: nn.Module = nn.Identity()  # the file's own head, of whatever size, is not wanted
+            body = {key: value for key, value in found.tensors.items() if not key.endswith(("fc.weight", "fc.bias"))}
+            load_state(self, replace(found, tensors=body), name=weights)
         self.fc = nn.Linear(512, num_classes)
         self.frozen = frozen
         for name, parameter in self.named_parameters():

@@ -92,6 +92,10 @@ def export(
     name: Annotated[str, typer.Argument(help="The network that the checkpoint was trained for, or my.package:factory for any nn.Module.")],
     out: Annotated[Path, typer.Option(help="The folder to write the bundle to.")],
     checkpoint: Annotated[Path | None, typer.Option(help="Weights: what `edgeport train` wrote, or for a factory any .safetensors, .pt or .pth.")] = None,
+    weights_key: Annotated[
+        str | None, typer.Option(help="Factory only: where in the checkpoint the weights are, such as model; averaged ones if left out.")
+    ] = None,
+    strip_prefix: Annotated[str | None, typer.Option(help="Factory only: what stands before every name in the checkpoint; found if left out.")] = None,
     calibration: Annotated[str | None, typer.Option(help="digits, photos, cifar10 or folder:PATH; what the network was trained on if left out.")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32, int8, fp16, by commas. Left out: fp32, and int8 if it pays; int8 that is named is kept.")] = None,
     dynamic: Annotated[str | None, typer.Option(help="Axes with ranges: batch=1..64,height=32..1024:32,width (a step after the colon).")] = None,
@@ -137,6 +141,8 @@ def export(
     job = ExportJob(
         name=name,
         checkpoint=checkpoint,
+        weights_key=weights_key,
+        strip_prefix=strip_prefix,
         out=out,
         calibration=calibration,
         precision=precision,
@@ -161,6 +167,8 @@ def _show_bundle(bundle: Bundle, as_json: bool) -> None:
     parity = evidence["parity"]["fp32"]
     sizes = {tuple(sorted(case["sizes"].items())) for case in parity["cases"]}
     console.say(f"parity: fp32 agrees with PyTorch at {len(sizes)} sizes, the largest difference is {parity['worst']:.1e} of the output's range")
+    if "weights" in manifest.provenance:
+        console.say(f"weights: {manifest.provenance['weights']}")
     console.say(f"auto: {manifest.auto.precision}, because {manifest.auto.reason}")
     for line in summary_lines(summary):
         console.say(line)

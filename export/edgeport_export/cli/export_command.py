@@ -46,12 +46,14 @@ class ExportJob:
 
     `name`: of the registry, or my.package:factory. `dynamic`: axes with ranges, the contract's own if None. `precision`: None is fp32, and
     int8 if it pays; int8 that is named is kept in any case. `plan`: a bundle or file whose int8 plan is replayed. These two replace the
-    precisions and the plan of `options`.
+    precisions and the plan of `options`. `weights_key`, `strip_prefix`: see `edgeport_models.weights.load_state`.
     """
 
     name: str
     out: Path
     checkpoint: Path | None = None
+    weights_key: str | None = None
+    strip_prefix: str | None = None
     calibration: str | None = None
     precision: str | None = None
     dynamic: str | None = None
@@ -76,7 +78,7 @@ def run_export(job: ExportJob, progress: ProgressCallback) -> Bundle:
         raise DataError(f"{data}: it holds so few images that none of them fell to calibration, which takes one in ten; give more, or --precision fp32")
     if data is None and plan is None and not options.always_keep_int8:  # a factory without images: no int8, which the manifest says
         options = replace(options, precisions=tuple(each for each in precisions if each != "int8"))
-    facts = {"checkpoint_sha256": source.checkpoint_sha256, "calibration": data, "model": job.name}
+    facts = {"checkpoint_sha256": source.checkpoint_sha256, "calibration": data, "model": job.name, **_weights_facts(source)}
     return export_bundle(
         source.network,
         source.contract,
@@ -91,15 +93,24 @@ def run_export(job: ExportJob, progress: ProgressCallback) -> Bundle:
     )
 
 
+def _weights_facts(source: NetworkSource) -> dict[str, str | None]:
+    """Which of a checkpoint's tensors were taken, if that has to be told."""
+    loaded = source.weights
+    return {} if loaded is None or loaded.is_plain else {"weights": str(loaded), "weights_key": loaded.place}
+
+
 def _source(job: ExportJob) -> NetworkSource:
     if is_factory(job.name):
         own = job.described in (NetworkArguments(), NetworkArguments(labels=job.described.labels))  # the factory's own contract, perhaps with labels
-        source = load_factory(job.name, job.checkpoint, None if own else _contract(job))
+        given = None if own else _contract(job)
+        source = load_factory(job.name, job.checkpoint, given, weights_key=job.weights_key, strip_prefix=job.strip_prefix)
         if own and job.described.labels is not None:
             source = replace(source, contract=replace(source.contract, labels=read_labels(job.described.labels)))
         return replace(source, contract=with_axes(source.contract, parse_axes(job.dynamic))) if own and job.dynamic is not None else source
     if job.described.are_given():
         raise InputError(f"the checkpoint of {job.name} brings its own contract: --task, --size, --contract and their like are for my.package:factory")
+    if job.weights_key is not None or job.strip_prefix is not None:
+        raise InputError(f"the checkpoint of {job.name} holds one set of weights: --weights-key and --strip-prefix are for my.package:factory")
     network(job.name)  # an unknown name is the first thing to say
     if job.checkpoint is None:
         raise CheckpointError(f"{job.name} needs its trained weights: name them with --checkpoint")

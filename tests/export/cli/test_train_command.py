@@ -11,7 +11,8 @@ from edgeport_export.cli.app import main
 from edgeport_export.cli.train_command import TrainingJob, run_training
 from edgeport_export.progress import no_progress
 from edgeport_models import DataError
-from edgeport_models.checkpoint import read_card, read_weights
+from edgeport_models.checkpoint import read_card
+from edgeport_models.weights_file import read_weights
 from edgeport_runtime import InputError, load
 
 pytestmark = pytest.mark.usefixtures("fixed_latencies")
@@ -45,7 +46,7 @@ def test_the_checkpoint_tells_how_it_was_trained(checkpoint: Path) -> None:
 def test_the_same_seed_gives_the_same_weights(checkpoint: Path, tmp_path: Path) -> None:
     stages: list[tuple[str, int, int]] = []
     run_training(TrainingJob(name="cnn", out=tmp_path / "a.safetensors", changes={"epochs": 1}), lambda *given: stages.append(given[:3]))
-    first, second = read_weights(checkpoint), read_weights(tmp_path / "a.safetensors")
+    first, second = read_weights(checkpoint).tensors, read_weights(tmp_path / "a.safetensors").tensors
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
     assert [done for _, done, _ in stages] == list(range(1, stages[0][2] + 1)) and {name for name, _, _ in stages} == {"batches"}
 
