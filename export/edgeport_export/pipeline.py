@@ -53,8 +53,9 @@ def export_bundle(
     """Make a bundle from a trained network and write it to `out`, whole or not at all. The network stays as it is.
 
     `contract`: a Contract, or an ImageTask from which `image_contract` makes one by running the network. `name`: the folder's if left out.
-    `calibration`: images for int8, as a folder or an iterable of images; there is no int8 without. `held_out`: images with their truth, on which
-    quality is evaluated, as `edgeport_runtime.evaluate` takes them: a folder, or an iterable of Examples or of pairs (image, truth).
+    `calibration`: images for int8, as a folder, an iterable of images or a torch Dataset of them; there is no int8 without. `held_out`: images with
+    their truth, on which quality is evaluated, as `edgeport_runtime.evaluate` takes them: a folder, or an iterable of Examples or of pairs
+    (image, truth). Without it the distance of int8 from fp32 alone decides.
     `provenance`: facts about the network's origin for the manifest, such as checkpoint_sha256; the weights' hash and the packages' versions are added.
     `force`: replace a bundle that is there. `progress`: called with each stage.
     Preprocessing cannot be extended: what the contract's Pixels say is all there is, because the device has to do the very same.
@@ -243,5 +244,10 @@ def _evidence(
         },
         "summary": summarize(sizes, latencies, quality, decision.plan, request.options.budget),
         "int8": None if decision.stored_plan is None else {**decision.stored_plan, "audit": decision.audit},
+        "images": {
+            "given": len(request.calibration),
+            "calibration": min(len(request.calibration), request.options.calibration_images) if request.wants_int8 else 0,
+            "held_out": len(request.held_out),
+        },
         "machine": machine(),
     }

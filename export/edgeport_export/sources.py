@@ -1,5 +1,6 @@
 """A trained network and its images, by name: a checkpoint names its network and its data; a factory is the user's own code."""
 
+import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,11 @@ from torch import nn
 
 from edgeport_models import CheckpointError, DataError, NetworkError, load_data, network
 from edgeport_models.checkpoint import read_card, sha256
-from edgeport_models.datasets import Part, folder_images
+from edgeport_models.datasets import DATA_SETS, Part
 from edgeport_models.weights import LoadedWeights, load_checkpoint
 from edgeport_runtime import Bundle, BundleError, Contract, ContractError, Example, InputError
+from edgeport_runtime.evaluation import folder_examples
+from edgeport_runtime.images import image_files
 from edgeport_runtime.tasks import find_task
 
 from .import_string import imported
@@ -120,22 +123,98 @@ def _differ_in_axes_alone(first: Contract, second: Contract) -> bool:
 
 
 def load_examples(data: str, contract: Contract) -> tuple[Part, Part]:
-    """The calibration part and the held-out part of a data set, in the contract's task.
+    """The calibration part and the held-out part of the data that a network of edgeport's learned from.
 
-    A folder of images without class folders calibrates a classifier too, and leaves nothing held out. Raises DataError.
+    The parts are those that training left out, so a folder gives one image in ten to each. A folder that training cannot have used (images without
+    class folders, or pairs in `input` and `target`) is taken as `own_examples` takes it. Raises DataError.
     """
-    pairs = find_task(contract.task).truth_is_image
-    folder = Path(data.removeprefix("folder:"))
-    if data.startswith("folder:") and not pairs and folder.is_dir() and not any(path.is_dir() for path in folder.iterdir()):
-        return [Example(source=path) for path in folder_images(folder)], []
-    found = load_data(data, pairs=pairs)
-    if not contract.labels and found.labels:
-        raise DataError(
-            f"{data} has the labels {', '.join(found.labels[:10])}, but the contract has none: name them with --labels FILE, in the order of the logits"
-        )
-    if found.labels != contract.labels:
-        raise DataError(
-            f"{data} has the labels {', '.join(found.labels[:10])}, but the network was trained for "
-            f"{', '.join(contract.labels[:10])}; name data with the same labels"
-        )
+    folder, truth = data_folder(data), find_task(contract.task).truth
+    if folder is not None and folder.is_dir() and _holds_truths(folder, contract) == (truth == "image"):
+        return own_examples(data, None, contract)
+    found = load_data(data, pairs=find_task(contract.task).truth == "image")
+    _require_labels(data, found.labels, contract)
+    if found.labels != contract.labels:  # an example's truth is the place of its label among those of the data
+        raise _other_labels(data, found.labels, contract)
     return found.calibration, found.test
+
+
+def own_examples(calibration: str | None, held_out: str | None, contract: Contract) -> tuple[Part, Part]:
+    """Calibration images and held-out examples for a network of the user's own. Nothing is added to an image, and no truth is invented.
+
+    Each is a folder, or a data set's name. A folder whose layout holds truths (class folders, or `input` and `target`) is halved by the hashes
+    of its files' names if no other one is held out: one half calibrates, the other judges. Raises DataError, InputError.
+    """
+    if held_out is not None:
+        judged = _with_truth(held_out, contract)
+        return ([] if calibration is None else _images(calibration)), judged
+    if calibration is None:
+        return [], []
+    folder = data_folder(calibration)
+    if folder is None:
+        return _named(calibration, contract)
+    if not _holds_truths(folder, contract):
+        return _images(calibration), []
+    examples = _with_truth(calibration, contract)
+    judges = {index for index, each in enumerate(examples) if hashlib.sha256(Path(str(each.source)).name.encode()).digest()[0] % 2}
+    return [each for index, each in enumerate(examples) if index not in judges], [each for index, each in enumerate(examples) if index in judges]
+
+
+def data_folder(data: str) -> Path | None:
+    """The folder that `folder:PATH` or PATH names; None for the name of a data set."""
+    if data.startswith("folder:"):
+        return Path(data.removeprefix("folder:"))
+    return None if data in DATA_SETS and not Path(data).is_dir() else Path(data)
+
+
+def _images(data: str) -> Part:
+    """Images alone, from a folder and the folders in it, or from a data set."""
+    folder = data_folder(data)
+    if folder is not None:
+        try:
+            return [Example(source=path) for path in image_files(folder, nested=True)]
+        except InputError as error:
+            raise DataError(str(error)) from error
+    found = load_data(data, pairs=data == "photos")
+    return [Example(source=each.truth if data == "photos" else each.source) for each in (*found.calibration, *found.test)]  # type: ignore[arg-type]
+
+
+def _named(data: str, contract: Contract) -> tuple[Part, Part]:
+    """A named data set: with its labels for a classifier that has the same, else its images alone. Photos are taken without their noise."""
+    if find_task(contract.task).truth != "label":
+        return _images(data), []
+    return load_examples(data, contract)
+
+
+def _holds_truths(folder: Path, contract: Contract) -> bool:
+    """Whether the folder is laid out as one with truths for this task."""
+    truth = find_task(contract.task).truth
+    if truth is None or not folder.is_dir():
+        return False
+    if truth == "label":
+        return any(path.is_dir() and not path.name.startswith(".") for path in folder.iterdir())
+    return (folder / "input").is_dir() and (folder / "target").is_dir()
+
+
+def _with_truth(data: str, contract: Contract) -> list[Example]:
+    folder = data_folder(data)
+    if folder is None:
+        return list(_named(data, contract)[1])
+    if find_task(contract.task).truth is None:
+        raise DataError(f"{data}: a folder holds no truths for the task {contract.task!r}; in Python, give export_bundle held_out=[(image, truth), ...]")
+    if find_task(contract.task).truth == "label" and folder.is_dir():
+        _require_labels(data, tuple(sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))), contract)
+    return folder_examples(contract, folder)
+
+
+def _require_labels(data: str, labels: tuple[str, ...], contract: Contract) -> None:
+    """Raises DataError for labels that are not the contract's. A folder may lack some."""
+    if not contract.labels and labels:
+        raise DataError(f"{data} has the labels {', '.join(labels[:10])}, but the contract has none: name them with --labels FILE, in the order of the logits")
+    if not set(labels) <= set(contract.labels):
+        raise _other_labels(data, labels, contract)
+
+
+def _other_labels(data: str, labels: tuple[str, ...], contract: Contract) -> DataError:
+    return DataError(
+        f"{data} has the labels {', '.join(labels[:10])}, but the network was trained for {', '.join(contract.labels[:10])}; name data with the same labels"
+    )

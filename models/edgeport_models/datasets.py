@@ -22,6 +22,7 @@ from .errors import DataError
 Part = Sequence[Example]
 Photo = NDArray[np.uint8]
 
+DATA_SETS = ("digits", "photos", "cifar10")
 DIGITS_TEST = 360  # the last images, written by other people than the rest
 DIGITS_CALIBRATION = 160
 DIGITS_PX = 32
@@ -46,7 +47,7 @@ def load_data(name: str, *, pairs: bool = False) -> Data:
     """Load a data set by name; `pairs` asks for image-to-image examples. Raises DataError."""
     if name.startswith("folder:"):
         return (_photo_folder if pairs else _class_folder)(Path(name.removeprefix("folder:")))
-    loaders: dict[str, Callable[[], Data]] = {"digits": _digits, "photos": _photos, "cifar10": _cifar10}
+    loaders: dict[str, Callable[[], Data]] = dict(zip(DATA_SETS, (_digits, _photos, _cifar10), strict=True))
     if name not in loaders:
         raise DataError(f"expected one of {', '.join(loaders)} or folder:PATH as data, got {name!r}")
     data = loaders[name]()

@@ -51,7 +51,7 @@ class Network:
     @property
     def generates(self) -> bool:
         """True for an image-to-image network, which is trained as a GAN on pairs of images."""
-        return find_task(self.contract((), self.side_px).task).truth_is_image
+        return find_task(self.contract((), self.side_px).task).truth == "image"
 
     @property
     def parameters(self) -> set[str]:

@@ -30,7 +30,7 @@ def train(module: nn.Module, contract: Contract, part: Part, recipe: Recipe, ste
     if len(part) < 2:
         raise DataError(f"expected at least 2 images to learn from, got {len(part)}")
     generator = torch.Generator().manual_seed(recipe.seed)
-    learn = _adversarial if find_task(contract.task).truth_is_image else _classify
+    learn = _adversarial if find_task(contract.task).truth == "image" else _classify
     module.to(memory_format=torch.channels_last)
     module.train()
     learn(module, contract, part, recipe, generator, step)

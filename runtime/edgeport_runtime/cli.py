@@ -66,7 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument("images", nargs="+", help="image files")
     predict.add_argument("--top", type=int, default=3, help="classes to list for each image")
     predict.add_argument("--out", type=Path, help="folder for the images that a generator makes")
-    quality = command("eval", _eval, "accuracy on a folder of class folders, or PSNR on folders `input` and `target`")
+    quality = command("eval", _eval, "accuracy on a folder of class folders; PSNR, or mean IoU of masks, on folders `input` and `target`")
     quality.add_argument("data", help="folder:PATH")
     bench = command("bench", _bench, "milliseconds per call on this machine")
     bench.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="pixels; the contract's size if left out")

@@ -1,26 +1,27 @@
-"""Quality on images whose truth is known: accuracy for a classifier, PSNR for a generator."""
+"""Quality on images whose truth is known: accuracy for a classifier, PSNR for a generator, mean IoU for a segmentation."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from .contract import Contract
 from .engine import Arrays
 from .errors import InputError
-from .images import ImageSource, Pixel, are_several, describe, image_files, kind_of, pixel_batches, prepare
+from .images import ImageSource, Pixel, are_several, describe, image_files, kind_of, pixel_batches, prepare_mask, prepare_target
 from .model import Model
-from .tasks import Quality, Task, find_task
+from .tasks import Quality, Task, TruthKind, find_task
 
 BATCH = 32  # images that are in memory, and that run at once if the contract allows it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One image, and its truth if that is known: the index of its label, or the image that it should become.
+    """One image, and its truth if that is known: the index of its label, the image that it should become, or the mask of its classes.
 
     `source`: a file, bytes, a PIL image or an array, uint8 (H, W, C). Calibration needs no truth.
     """
@@ -46,10 +47,16 @@ def measure(contract: Contract, run: Callable[[Pixel], Arrays], examples: Sequen
     sources = [example.source for example in examples]
     for indices, pixels in pixel_batches(sources, contract, prepared_at_once=min(BATCH, contract.largest_batch)):
         for index, row in zip(indices, run(pixels)[output], strict=True):
-            truth = examples[index].truth
-            scorer.add(index, row, prepare(truth, contract.pixels) if scorer.truth_is_image else truth, describe(sources[index]))  # type: ignore[arg-type]
+            scorer.add(index, row, _fitted_truth(scorer.truth, examples[index].truth, contract, row), describe(sources[index]))
         advance(len(indices))
     return scorer.quality()
+
+
+def _fitted_truth(kind: TruthKind, truth: Any, contract: Contract, row: NDArray[Any]) -> Any:
+    """The truth as the scorer takes it: an image or a mask follows the size of the output, which need not be that of the input."""
+    if kind == "image":
+        return prepare_target(truth, contract.pixels, row.shape)
+    return prepare_mask(truth, contract.pixels, row.shape[1:]) if kind == "mask" else truth
 
 
 def require_truth(examples: Sequence[Example]) -> None:
@@ -73,6 +80,8 @@ def read_examples(given: Examples) -> list[Example]:
     """
     if isinstance(given, str | Path):
         return [Example(source=path) for path in image_files(folder_path(given), nested=True)]
+    if hasattr(given, "__getitem__") and hasattr(given, "__len__") and not isinstance(given, Iterable):  # a torch Dataset
+        given = [given[index] for index in range(len(given))]
     if not are_several(given):
         raise InputError(f"expected a folder, or several images or Examples in a list, got {kind_of(given)}")
     return [_example(each) for each in given]
@@ -86,28 +95,32 @@ def folder_path(folder: str | Path) -> Path:
 def _example(given: Any) -> Example:
     if isinstance(given, Example):
         return given
-    if isinstance(given, tuple) and len(given) == 2:
-        return Example(source=given[0], truth=given[1])
+    if isinstance(given, tuple | list) and len(given) == 2:
+        return replace(_example(given[0]), truth=given[1])
     if isinstance(given, str | Path | bytes | Image.Image | np.ndarray):  # an ImageSource
         return Example(source=given)
-    raise InputError(f"expected an Example, an image or a pair (image, truth), got {type(given).__name__}; give arrays as uint8 (H, W, C)")
+    raise InputError(
+        f"expected an Example, an image or a pair (image, truth), got {type(given).__name__}; give arrays as uint8 (H, W, C), "
+        "and a dataset without ToTensor and Normalize"
+    )
 
 
 def folder_examples(contract: Contract, folder: Path) -> list[Example]:
-    """A classifier's folder holds one folder per label; a generator's holds `input` and `target` with equal file names.
+    """A classifier's folder holds one folder per label. Another's holds `input` and `target` with equal file names; a mask may be a .png for a .jpg.
 
     Raises InputError if the layout is another, a folder is no label of the model, or the model's task has no truth to compare with.
     """
-    scorer = _require_metric(contract).scorer
-    return _pairs(folder) if scorer is not None and scorer.truth_is_image else _labeled(contract, folder)
+    return _labeled(contract, folder) if _require_metric(contract).truth == "label" else _pairs(folder)
 
 
 def _pairs(folder: Path) -> list[Example]:
-    inputs, targets = image_files(folder / "input"), {path.name: path for path in image_files(folder / "target")}
-    missing = [path.name for path in inputs if path.name not in targets]
+    inputs, found = image_files(folder / "input"), image_files(folder / "target")
+    targets = {path.stem: path for path in found} | {path.name: path for path in found}
+    pairs = [(path, targets.get(path.name) or targets.get(path.stem)) for path in inputs]
+    missing = [path.name for path, target in pairs if target is None]
     if missing:
         raise InputError(f"{folder / 'target'}: no target image for {', '.join(missing[:5])}")
-    return [Example(source=path, truth=targets[path.name]) for path in inputs]
+    return [Example(source=path, truth=target) for path, target in pairs]
 
 
 def _labeled(contract: Contract, folder: Path) -> list[Example]:

@@ -5,8 +5,9 @@ The only preprocessing there is: training, calibration, parity and the device al
 
 import io
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -153,6 +154,30 @@ def prepare(source: ImageSource, pixels: Pixels, size_px: tuple[int, int] | None
     image = fit(convert(image, pixels.mode), pixels, height, width)
     array = np.array(image, dtype=np.uint8)
     return array if array.ndim == 3 else array[:, :, np.newaxis]
+
+
+def prepare_target(source: ImageSource, pixels: Pixels, shape: tuple[int, int, int]) -> Pixel:
+    """The image that an output of `shape` (H, W, C) should be, fitted by the contract's rule to that size: uint8. "keep" leaves its size alone."""
+    height, width, channels = shape
+    mode: Literal["L", "RGB"] = "L" if channels == 1 else "RGB"
+    fitted = fit(convert(decode(source), mode), replace(pixels, mode=mode, mean=(0.0,) * channels, std=(1.0,) * channels), height, width)
+    array = np.array(fitted, dtype=np.uint8)
+    return array if array.ndim == 3 else array[:, :, np.newaxis]
+
+
+def prepare_mask(source: ImageSource, pixels: Pixels, size_px: tuple[int, int]) -> NDArray[np.int64]:
+    """The classes of positions, (H, W), from a palette or gray image or an integer array (H, W), fitted by the contract's rule with nearest.
+
+    A palette image holds its indices. Where letterbox pads, the class is 255, which counts for nothing. Raises ImageError for an image in color.
+    """
+    if isinstance(source, np.ndarray) and source.ndim == 2 and source.dtype.kind in "iu":
+        source = source.astype(np.uint8) if source.size and 0 <= source.min() <= source.max() <= 255 else source
+    image = decode(source)
+    if image.mode not in ("L", "P", "1"):
+        raise ImageError(f"{describe(source)}: expected a mask, a gray or palette image whose values are classes, got an image of mode {image.mode}")
+    indices = Image.fromarray(np.array(image, dtype=np.uint8))
+    rule = replace(pixels, mode="L", mean=(0.0,), std=(1.0,), interpolation="nearest", fill=255)
+    return np.array(fit(indices, rule, *size_px)).astype(np.int64)
 
 
 def require_size(size_px: tuple[int, ...], contract: Contract, name: str) -> None:

@@ -16,12 +16,15 @@ from .predictions import Answer, embeddings, generated_images, predictions, segm
 
 TaskName = Literal["classification", "image-to-image", "segmentation", "embedding", "tensors"]
 OutputKind = Literal["logits", "pixels", "tensor"]
+TruthKind = Literal["label", "image", "mask"]
+SHARES = ("accuracy", "mean_iou")  # metrics in 0..1, whose losses are told in points
+IGNORED = 255  # a position of a mask that counts for nothing (PASCAL VOC, Cityscapes, ADE20K)
 Interpret = Callable[[NDArray[Any], Sequence[str], int], list[Answer]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Quality:
-    """The task's metric over `count` images: "accuracy" in 0..1, "psnr_db" from the mean squared error of all pixels, or one of the user's own.
+    """The task's metric over `count` images: "accuracy" in 0..1, "psnr_db" from the mean squared error of all pixels, "mean_iou" in 0..1, or the user's own.
 
     For a classifier, `answers` are the chosen classes, and `margins` how far each led the next one, over the range of its logits.
     """
@@ -33,24 +36,24 @@ class Quality:
     margins: tuple[float, ...] = ()
 
     def __str__(self) -> str:
-        name = {"accuracy": " accuracy", "psnr_db": " PSNR"}.get(self.metric, f" {self.metric}")
+        name = {"accuracy": " accuracy", "psnr_db": " PSNR", "mean_iou": " mean IoU"}.get(self.metric, f" {self.metric}")
         return f"{format_metric(self.metric, self.value)}{name}"
 
 
 def format_metric(metric: str, value: float) -> str:
     """A quality as people read it: 98.06% or 30.21 dB."""
-    return f"{value:.2%}" if metric == "accuracy" else f"{value:.2f} dB" if metric == "psnr_db" else f"{value:.4g}"
+    return f"{value:.2%}" if metric in SHARES else f"{value:.2f} dB" if metric == "psnr_db" else f"{value:.4g}"
 
 
 def metric_unit(metric: str) -> str | None:
     """The unit of a loss in a task's own metric; None for a metric of the user's."""
-    return {"accuracy": "points", "psnr_db": "dB"}.get(metric)
+    return "points" if metric in SHARES else "dB" if metric == "psnr_db" else None
 
 
 class AccuracyScorer:
     """Counts right answers. Truths are indices of classes."""
 
-    truth_is_image = False
+    truth: TruthKind = "label"
 
     def __init__(self, count: int) -> None:
         self.answers, self.margins, self.right = [0] * count, [0.0] * count, 0
@@ -68,7 +71,7 @@ class AccuracyScorer:
 class PsnrScorer:
     """Adds up squared errors. Truths are pixels, uint8 (H, W, C)."""
 
-    truth_is_image = True
+    truth: TruthKind = "image"
 
     def __init__(self, count: int) -> None:
         self.count, self.squared_error, self.elements = count, 0.0, 0
@@ -84,7 +87,39 @@ class PsnrScorer:
         return Quality(metric="psnr_db", value=psnr_db(self.squared_error, self.elements), count=self.count)
 
 
-Scorer = type[AccuracyScorer] | type[PsnrScorer]
+class MeanIouScorer:
+    """Counts positions by true and answered class. Truths are masks, integers (H, W); IGNORED counts for nothing.
+
+    The mean is over classes that occur in a truth or an answer, each with its positions of all images pooled (as PASCAL VOC and torchvision do).
+    """
+
+    truth: TruthKind = "mask"
+
+    def __init__(self, count: int) -> None:
+        self.count, self.table = count, np.zeros((0, 0), np.int64)
+
+    def add(self, index: int, output: NDArray[Any], truth: NDArray[Any], name: str) -> None:
+        """`output`: scores (classes, H, W). `name`: of the image. Raises InputError for a mask of another size, or with a class that there is not."""
+        classes = output.shape[0]
+        if truth.shape != output.shape[1:]:
+            raise InputError(f"{name}: the output is {output.shape[1:]} (HxW), but its mask is {truth.shape}")
+        counted = truth != IGNORED
+        true, answered = truth[counted].astype(np.int64), output.argmax(axis=0)[counted]
+        if true.size and not 0 <= true.min() <= true.max() < classes:
+            odd = true.max() if true.max() >= classes else true.min()
+            raise InputError(f"{name}: its mask has the class {odd}, but the model has the classes 0 to {classes - 1} ({IGNORED} is ignored)")
+        if not self.table.size:
+            self.table = np.zeros((classes, classes), np.int64)
+        self.table += np.bincount(true * classes + answered, minlength=classes**2).reshape(classes, classes)
+
+    def quality(self) -> Quality:
+        both = np.diag(self.table)
+        either = self.table.sum(axis=0) + self.table.sum(axis=1) - both
+        value = float(np.mean(both[either > 0] / either[either > 0])) if either.any() else 0.0
+        return Quality(metric="mean_iou", value=value, count=self.count)
+
+
+Scorer = type[AccuracyScorer] | type[PsnrScorer] | type[MeanIouScorer]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,9 +142,9 @@ class Task:
     scorer: Scorer | None = None
 
     @property
-    def truth_is_image(self) -> bool:
-        """Whether the truth of an example is an image."""
-        return self.scorer is not None and self.scorer.truth_is_image
+    def truth(self) -> TruthKind | None:
+        """What the truth of an example is: its label, an image, or a mask. None if the task has no metric."""
+        return None if self.scorer is None else self.scorer.truth
 
     @property
     def answers_are_labels(self) -> bool:
@@ -141,7 +176,7 @@ TASKS = {
             scorer=AccuracyScorer,
         ),
         Task(name="image-to-image", output_axes=4, output_kind="pixels", interpret=generated_images, metric="psnr_db", scorer=PsnrScorer),
-        Task(name="segmentation", output_axes=4, classes_axis=1, interpret=segmentations),
+        Task(name="segmentation", output_axes=4, classes_axis=1, interpret=segmentations, metric="mean_iou", scorer=MeanIouScorer),
         Task(name="embedding", output_axes=2, interpret=embeddings),
         Task(name="tensors", takes_image=False, writes_files=False),
     )

@@ -1,11 +1,14 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from edgeport_runtime import Example, InputError, evaluate, load
-from edgeport_runtime.evaluation import measure
+from edgeport_runtime import Contract, Example, ImageError, InputError, Output, Pixels, evaluate, load
+from edgeport_runtime.contract import pixel_input
+from edgeport_runtime.evaluation import folder_examples, measure, read_examples
+from edgeport_runtime.images import prepare_mask
 
 
 def write(path: Path, array: np.ndarray) -> None:
@@ -58,3 +61,68 @@ def test_nothing_to_evaluate(classifier: Path) -> None:
     model = load(classifier)
     with pytest.raises(InputError, match="nothing to evaluate"):
         measure(model.contract, model.raw, [])
+
+
+def contract_of(shape: tuple[int | str, ...], task: str, **pixels: object) -> Contract:
+    given = Pixels(height=4, width=6, **pixels)  # type: ignore[arg-type]
+    kind = "pixels" if task == "image-to-image" else "tensor"
+    output = Output(name="y", dtype="uint8" if kind == "pixels" else "float32", shape=shape, kind=kind)  # type: ignore[arg-type]
+    single = replace(pixel_input(given), shape=(1, 4, 6, given.channels))
+    return Contract(task=task, inputs=(single,), outputs=(output,), axes={}, labels=())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_a_target_follows_the_size_and_the_channels_of_the_output(mode: str, channels: int, times: int) -> None:
+    """x2 networks and gray-to-color networks could not be judged: the target was fitted to the input."""
+    count = 3 if mode == "RGB" else 1
+    contract = contract_of((1, 4 * times, 6 * times, channels), "image-to-image", mode=mode, mean=(0.5,) * count, std=(0.5,) * count)
+    target = np.random.default_rng(0).integers(0, 256, (8 * times, 12 * times, 3), dtype=np.uint8)
+    fitted = np.asarray(Image.fromarray(target).convert("RGB" if channels == 3 else "L").resize((6 * times, 4 * times), Image.Resampling.BILINEAR))
+    answer = fitted.reshape(1, 4 * times, 6 * times, channels).astype(np.int64)
+    off = np.where(answer > 127, answer - 2, answer + 2).astype(np.uint8)
+    quality = measure(contract, lambda pixels: {"y": off}, [Example(source=np.zeros((4, 6, 3), np.uint8), truth=target)])
+    assert quality.value == pytest.approx(20 * np.log10(255 / 2))
+
+
+def test_masks_are_read_as_indices_and_fitted_without_mixing(tmp_path: Path) -> None:
+    contract = contract_of((1, 3, 4, 6), "segmentation")
+    classes = np.array([[0, 0, 1, 1, 2, 2]] * 4, dtype=np.uint8)
+    big = np.repeat(np.repeat(classes, 3, axis=0), 3, axis=1)
+    palette = Image.fromarray(big)
+    palette.putpalette([9, 9, 9, 200, 0, 0, 0, 200, 0] + [0] * 759)
+    assert palette.mode == "P"
+    write(tmp_path / "input" / "a.jpg", np.zeros((4, 6, 3), np.uint8))
+    (tmp_path / "target").mkdir()
+    palette.save(tmp_path / "target" / "a.png")
+    answer = np.moveaxis(np.eye(3, dtype=np.float32)[classes], -1, 0)[None]
+    for truth in (tmp_path / "target" / "a.png", palette, big, big.astype(np.int64)):
+        quality = measure(contract, lambda pixels: {"y": answer}, [Example(source=tmp_path / "input" / "a.jpg", truth=truth)])
+        assert (quality.metric, quality.value) == ("mean_iou", 1.0)
+    assert [each.truth for each in folder_examples(contract, tmp_path)] == [tmp_path / "target" / "a.png"]
+    with pytest.raises(ImageError, match="expected a mask, a gray or palette image whose values are classes, got an image of mode RGB"):
+        measure(contract, lambda pixels: {"y": answer}, [Example(source=tmp_path / "input" / "a.jpg", truth=tmp_path / "input" / "a.jpg")])
+
+
+def test_where_letterbox_pads_a_mask_counts_for_nothing() -> None:
+    pixels = Pixels(height=4, width=6, resize="letterbox")
+    assert prepare_mask(np.ones((4, 4), np.uint8), pixels, (4, 6)).tolist() == [[255, 1, 1, 1, 1, 255]] * 4
+
+
+class Dataset:
+    """As torch's: a length and items, and nothing that iterates."""
+
+    __iter__ = None
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return Image.new("RGB", (4, 4)), index
+
+
+def test_datasets_are_read_by_index() -> None:
+    assert [(each.source.size, each.truth) for each in read_examples(Dataset())] == [((4, 4), 0), ((4, 4), 1)]  # type: ignore[union-attr, arg-type]
+    with pytest.raises(InputError, match=r"got float; .* a dataset without ToTensor and Normalize"):
+        read_examples([(1.0, 3)])  # type: ignore[list-item]

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from edgeport_runtime import InputError, Quality
-from edgeport_runtime.tasks import TASKS, AccuracyScorer, PsnrScorer, find_task, format_metric, margin, metric_unit, psnr_db
+from edgeport_runtime.tasks import TASKS, AccuracyScorer, MeanIouScorer, PsnrScorer, find_task, format_metric, margin, metric_unit, psnr_db
 
 
 def test_psnr_by_hand() -> None:
@@ -35,11 +35,36 @@ def test_errors_of_images_of_any_size_are_pooled() -> None:
         scorer.add(2, np.zeros((2, 2, 3), np.uint8), np.zeros((2, 3, 3), np.uint8), "third")
 
 
+def scores(classes: list[list[int]], count: int) -> np.ndarray:
+    return np.moveaxis(np.eye(count, dtype=np.float32)[np.array(classes)], -1, 0)
+
+
+def test_mean_iou_by_hand() -> None:
+    """Class 0: 2 right of 4 positions in either; class 1: 2 of 4; class 2 is answered at ignored positions alone; class 3 never occurs."""
+    scorer = MeanIouScorer(2)
+    scorer.add(0, scores([[0, 0, 1], [1, 1, 2]], 4), np.array([[0, 0, 0], [1, 1, 255]]), "first")
+    scorer.add(1, scores([[0], [2]], 4), np.array([[1], [255]]), "second")
+    assert scorer.quality() == Quality(metric="mean_iou", value=(2 / 4 + 2 / 4) / 2, count=2)
+    scorer.add(1, scores([[2]], 4), np.array([[0]]), "third")
+    assert scorer.quality().value == pytest.approx((2 / 5 + 2 / 4 + 0) / 3)
+    with pytest.raises(InputError, match=r"wide: the output is \(1, 1\) \(HxW\), but its mask is \(1, 2\)"):
+        scorer.add(0, scores([[0]], 4), np.array([[0, 0]]), "wide")
+    with pytest.raises(InputError, match=r"odd: its mask has the class 7, but the model has the classes 0 to 3 \(255 is ignored\)"):
+        scorer.add(0, scores([[0]], 4), np.array([[7]]), "odd")
+
+
+def test_mean_iou_without_a_counted_position() -> None:
+    scorer = MeanIouScorer(1)
+    scorer.add(0, scores([[0]], 2), np.array([[255]]), "void")
+    assert scorer.quality().value == 0.0
+
+
 @pytest.mark.parametrize(
     ("metric", "value", "text", "unit", "quality"),
     [
         ("accuracy", 0.98055, "98.06%", "points", "98.06% accuracy"),
         ("psnr_db", 30.214, "30.21 dB", "dB", "30.21 dB PSNR"),
+        ("mean_iou", 0.51234, "51.23%", "points", "51.23% mean IoU"),
         ("my:own", 0.123456, "0.1235", None, "0.1235 my:own"),
     ],
 )

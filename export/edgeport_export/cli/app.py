@@ -96,7 +96,15 @@ def export(
         str | None, typer.Option(help="Factory only: where in the checkpoint the weights are, such as model; averaged ones if left out.")
     ] = None,
     strip_prefix: Annotated[str | None, typer.Option(help="Factory only: what stands before every name in the checkpoint; found if left out.")] = None,
-    calibration: Annotated[str | None, typer.Option(help="digits, photos, cifar10 or folder:PATH; what the network was trained on if left out.")] = None,
+    calibration: Annotated[
+        str | None, typer.Option(help="Images for int8: a folder, or digits, photos, cifar10; what `edgeport train` learned from if left out.")
+    ] = None,
+    held_out: Annotated[
+        str | None,
+        typer.Option(
+            help="Images with their truth, not trained on, that judge: class folders, or folders `input` and `target`; half of --calibration if left out."
+        ),
+    ] = None,
     precision: Annotated[str | None, typer.Option(help="fp32, int8, fp16, by commas. Left out: fp32, and int8 if it pays; int8 that is named is kept.")] = None,
     dynamic: Annotated[str | None, typer.Option(help="Axes with ranges: batch=1..64,height=32..1024:32,width (a step after the colon).")] = None,
     contract: Annotated[Path | None, typer.Option(help="Factory only: a contract as JSON, in the form of a manifest's.")] = None,
@@ -145,6 +153,7 @@ def export(
         strip_prefix=strip_prefix,
         out=out,
         calibration=calibration,
+        held_out=held_out,
         precision=precision,
         dynamic=dynamic,
         described=described,
@@ -169,6 +178,10 @@ def _show_bundle(bundle: Bundle, as_json: bool) -> None:
     console.say(f"parity: fp32 agrees with PyTorch at {len(sizes)} sizes, the largest difference is {parity['worst']:.1e} of the output's range")
     if "weights" in manifest.provenance:
         console.say(f"weights: {manifest.provenance['weights']}")
+    images = evidence["images"]
+    if images["calibration"] or images["held_out"]:
+        judges = f"{images['held_out']} others judged it" if images["held_out"] else "none were held out to judge it, so its distance from fp32 did"
+        console.say(f"images: {images['calibration']} of {images['given']} calibrated int8, {judges}")
     console.say(f"auto: {manifest.auto.precision}, because {manifest.auto.reason}")
     for line in summary_lines(summary):
         console.say(line)

@@ -12,7 +12,7 @@ from edgeport_export.options import ExportOptions
 from edgeport_export.pipeline import export_bundle
 from edgeport_export.progress import ProgressCallback
 from edgeport_export.quantization.plan import read_plan
-from edgeport_export.sources import NetworkSource, is_factory, load_examples, load_factory, load_source
+from edgeport_export.sources import NetworkSource, is_factory, load_examples, load_factory, load_source, own_examples
 from edgeport_models import CheckpointError, DataError, network
 from edgeport_models.datasets import Part
 from edgeport_runtime import Bundle, Contract, ContractError, InputError, Pixels
@@ -55,6 +55,7 @@ class ExportJob:
     weights_key: str | None = None
     strip_prefix: str | None = None
     calibration: str | None = None
+    held_out: str | None = None
     precision: str | None = None
     dynamic: str | None = None
     described: NetworkArguments = field(default_factory=NetworkArguments)
@@ -71,14 +72,13 @@ def run_export(job: ExportJob, progress: ProgressCallback) -> Bundle:
     free_place(job.out, force=job.force)  # before the network is loaded
     source = _source(job)
     data = source.data if job.calibration is None else job.calibration
-    calibration: Part
-    held_out: Part
-    calibration, held_out = ([], []) if data is None else load_examples(data, source.contract)
+    calibration, held_out = _examples(job, source, data)
     if data is not None and not calibration and "int8" in precisions and plan is None:
-        raise DataError(f"{data}: it holds so few images that none of them fell to calibration, which takes one in ten; give more, or --precision fp32")
+        raise DataError(f"{data}: it holds so few images that none of them fell to calibration; give more, or --precision fp32")
     if data is None and plan is None and not options.always_keep_int8:  # a factory without images: no int8, which the manifest says
         options = replace(options, precisions=tuple(each for each in precisions if each != "int8"))
-    facts = {"checkpoint_sha256": source.checkpoint_sha256, "calibration": data, "model": job.name, **_weights_facts(source)}
+    origin = {"checkpoint_sha256": source.checkpoint_sha256, "calibration": data, "held_out": job.held_out, "model": job.name}
+    facts = {**origin, **_weights_facts(source)}
     return export_bundle(
         source.network,
         source.contract,
@@ -91,6 +91,15 @@ def run_export(job: ExportJob, progress: ProgressCallback) -> Bundle:
         force=job.force,
         progress=progress,
     )
+
+
+def _examples(job: ExportJob, source: NetworkSource, data: str | None) -> tuple[Part, Part]:
+    """What calibrates and what judges. A network that `edgeport train` made knows what it learned from; that of a factory is the user's own."""
+    if is_factory(job.name):
+        return own_examples(data, job.held_out, source.contract)
+    assert data is not None  # a checkpoint names its data
+    calibration, held_out = load_examples(data, source.contract)
+    return calibration, held_out if job.held_out is None else own_examples(None, job.held_out, source.contract)[1]
 
 
 def _weights_facts(source: NetworkSource) -> dict[str, str | None]:

@@ -109,5 +109,6 @@ class Figures:
         if self.quality is None:
             return f"its outputs are {self.plan.sqnr_db:.1f} dB from fp32's"
         before = self.quality.qualities["torch"]
-        lost, name = self.quality.drop("int8"), {"accuracy": "points of accuracy", "psnr_db": "dB of PSNR"}.get(before.metric, f"of {before.metric}")
+        units = {"accuracy": "points of accuracy", "psnr_db": "dB of PSNR", "mean_iou": "points of mean IoU"}
+        lost, name = self.quality.drop("int8"), units.get(before.metric, f"of {before.metric}")
         return f"it {'gains' if lost < 0 else 'loses'} {abs(lost):.2f} {name} on {before.count} held-out images"

@@ -6,6 +6,7 @@ from typing import Any
 
 from edgeport_export.benchmark.runner import SPLIT_BATCH, LatencyStats, disturbance
 from edgeport_export.validation.quality import QualityReport, too_few_examples
+from edgeport_runtime.tasks import metric_unit
 
 from .budget import Budget
 from .plan import Plan
@@ -86,7 +87,7 @@ def _warnings(latencies: Latencies, quality: QualityReport | None, plan: Plan | 
         found.append(f"there were no held-out images to evaluate int8 on: its distance from fp32 was measured on {plan.probes} images{seen}")
     elif too_few_examples(quality.qualities["torch"], budget.max_drop):
         found.append(f"{quality.qualities['torch'].count} held-out images cannot tell a loss of {budget.max_drop:g} points, so int8 must stay near fp32, too")
-    elif quality.outputs > 1 and quality.qualities["torch"].metric in ("accuracy", "psnr_db"):
+    elif quality.outputs > 1 and metric_unit(quality.qualities["torch"].metric) is not None:
         found.append("the metric looks at the first output alone, so int8 must stay near fp32 in the others, too")
     far = [f"{decibels:.1f} dB at {size}" for size, decibels in plan.sqnr_elsewhere.items() if decibels < budget.sqnr_floor_db]
     if far:

@@ -16,7 +16,7 @@ from edgeport_runtime import Contract, Example, Quality
 from edgeport_runtime.engine import Arrays, Engine
 from edgeport_runtime.evaluation import measure
 from edgeport_runtime.images import Pixel, prepare
-from edgeport_runtime.tasks import find_task, margin, metric_unit
+from edgeport_runtime.tasks import SHARES, find_task, margin, metric_unit
 
 TIE = 1e-4  # of the logits' range: two classes closer than this may change places by rounding alone
 # every output over all examples (an array, or a list if sizes differ), and their truths -> a number, the larger the better
@@ -67,9 +67,9 @@ class QualityReport:
 
 
 def drop(before: Quality, after: Quality) -> float:
-    """Percentage points of accuracy, dB of PSNR, or units of the user's own metric."""
+    """Percentage points of accuracy or mean IoU, dB of PSNR, or units of the user's own metric."""
     lost = 0.0 if before.value == after.value else before.value - after.value  # two infinite PSNRs are equal
-    return 100 * lost if before.metric == "accuracy" else lost
+    return 100 * lost if before.metric in SHARES else lost
 
 
 def unit(quality: Quality) -> str:
