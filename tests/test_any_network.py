@@ -123,7 +123,7 @@ def test_a_network_of_plain_tensors_with_axes_of_its_own(tmp_path: Path) -> None
 def test_an_embedding_is_a_vector_for_each_image(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
-    contract = image_contract(network, ImageTask(task="embedding", pixels=Pixels(height=20, width=20)))
+    contract = image_contract(network, ImageTask(task="embedding", pixels=Pixels(height=20, width=20, mean=(0.5,) * 3, std=(0.5,) * 3)))
     model = load(export_bundle(network, contract, tmp_path / "b", name="e", options=FP32).folder)
     image = noise(20, 20, 3)
     expected = network.double()(torch.from_numpy(image[None]).permute(0, 3, 1, 2).double() / 127.5 - 1)[0].detach().numpy()
@@ -134,7 +134,11 @@ def test_an_embedding_is_a_vector_for_each_image(tmp_path: Path) -> None:
 def cnn() -> tuple[nn.Module, Engine]:
     torch.manual_seed(0)
     network = CNN().eval()
-    contract = classification(Pixels(height=64, width=64), tuple("0123456789"), image_axes(smallest_px=CNN.SMALLEST_PX, largest_px=1024, largest_batch=16))
+    contract = classification(
+        Pixels(height=64, width=64, mean=(0.5,) * 3, std=(0.5,) * 3),
+        tuple("0123456789"),
+        image_axes(smallest_px=CNN.SMALLEST_PX, largest_px=1024, largest_batch=16),
+    )
     return copy.deepcopy(network).double(), Engine(finalize(trace(network, contract).model, contract), contract, SessionOptions(threads=1))
 
 

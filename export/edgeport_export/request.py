@@ -11,7 +11,7 @@ from edgeport_runtime import Contract, Example, InputError
 from edgeport_runtime.evaluation import Examples, labeled_examples, read_examples
 
 from .errors import ExportError
-from .network.contracts import ImageTask, image_contract, require_classes
+from .network.contracts import ImageTask, image_contract, require_classes, require_unit_range
 from .options import ExportOptions
 from .progress import ProgressCallback
 from .quantization.int8_variant import int8_unsupported_reason
@@ -67,6 +67,9 @@ def make_request(
     facts = {} if provenance is None else provenance
     _require_kinds({"network": network, "contract": contract, "name": name, "provenance": facts, "options": settings})
     settled = contract if isinstance(contract, Contract) else image_contract(network, contract)
+    for each in settled.inputs:
+        if each.pixels is not None:
+            require_unit_range(each.pixels)
     return ExportRequest(
         network=network,
         contract=settled,

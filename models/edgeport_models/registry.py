@@ -76,7 +76,7 @@ def _classifier(smallest_px: int, largest_px: int, mean: tuple[float, ...], std:
 
 
 def _generator(labels: tuple[str, ...], side_px: int) -> Contract:
-    pixels = Pixels(height=side_px, width=side_px, resize="keep")
+    pixels = Pixels(height=side_px, width=side_px, resize="keep", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     return image_to_image(pixels, image_axes(smallest_px=Generator.SMALLEST_PX, largest_batch=32))
 
 

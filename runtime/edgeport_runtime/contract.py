@@ -27,7 +27,7 @@ class Pixels:
     `resize`: "stretch" to height x width; "crop": the shorter side to `resize_shorter_px`, which only this one takes, then the center;
         "letterbox": fit inside, padded with `fill`; "keep": the image's own size.
     `interpolation`: Pillow's filter, antialiased whenever the image shrinks.
-    `mean`, `std`: per channel, for pixels scaled to 0..1: the network sees (pixel / 255 - mean) / std.
+    `mean`, `std`: per channel, for pixels scaled to 0..1: the network sees (pixel / 255 - mean) / std. Left out, they are 0 and 1.
     """
 
     height: int
@@ -37,8 +37,14 @@ class Pixels:
     resize_shorter_px: int | None = None
     interpolation: Interpolation = "bilinear"
     fill: int = 114
-    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
-    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    mean: tuple[float, ...] = None  # type: ignore[assignment]  # a tuple from here on: see __post_init__
+    std: tuple[float, ...] = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        channels = CHANNELS.get(self.mode, 3) if isinstance(self.mode, str) else 3
+        for name, value in (("mean", 0.0), ("std", 1.0)):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, (value,) * channels)
 
     @property
     def channels(self) -> int:

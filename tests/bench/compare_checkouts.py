@@ -126,10 +126,10 @@ def _export_stored(name: str, out: Path, plan: Path | None) -> None:
 
     axes = image_axes(smallest_px=4, largest_px=64, largest_batch=8)
     if name == "classifier":
-        network, contract = made.trained_classifier(), classification(Pixels(height=16, width=16), made.LABELS, axes)
+        network, contract = made.trained_classifier(), classification(Pixels(height=16, width=16, mean=(0.5,) * 3, std=(0.5,) * 3), made.LABELS, axes)
     else:
         torch.manual_seed(1)
-        network, contract = made.TinyGenerator(), image_to_image(Pixels(height=16, width=16, resize="keep"), axes)
+        network, contract = made.TinyGenerator(), image_to_image(Pixels(height=16, width=16, resize="keep", mean=(0.5,) * 3, std=(0.5,) * 3), axes)
     _export(network, contract, out, plan, _examples([each.source for each in made.brightness_examples(30, seed=2)]))
 
 

@@ -51,12 +51,16 @@ def tiny() -> ModuleType:
 
 @pytest.fixture(scope="session")
 def class_contract() -> Contract:
-    return classification(Pixels(height=16, width=16), ("dark", "middle", "bright"), image_axes(smallest_px=4, largest_px=64, largest_batch=8))
+    return classification(
+        Pixels(height=16, width=16, mean=(0.5,) * 3, std=(0.5,) * 3), ("dark", "middle", "bright"), image_axes(smallest_px=4, largest_px=64, largest_batch=8)
+    )
 
 
 @pytest.fixture(scope="session")
 def image_contract() -> Contract:
-    return image_to_image(Pixels(height=16, width=16, resize="keep"), image_axes(smallest_px=4, largest_px=64, largest_batch=8))
+    return image_to_image(
+        Pixels(height=16, width=16, resize="keep", mean=(0.5,) * 3, std=(0.5,) * 3), image_axes(smallest_px=4, largest_px=64, largest_batch=8)
+    )
 
 
 @pytest.fixture(scope="session")

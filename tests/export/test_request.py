@@ -35,7 +35,7 @@ def test_left_out_is_what_the_options_say(class_contract: Contract) -> None:
 
 
 def test_an_image_task_becomes_a_contract_by_running_the_network() -> None:
-    found = request(ImageTask(task="classification", pixels=Pixels(height=16, width=16)))
+    found = request(ImageTask(task="classification", pixels=Pixels(height=16, width=16, mean=(0.5,) * 3, std=(0.5,) * 3)))
     assert found.contract.outputs[0].shape == ("batch", 3) and found.contract.task == "classification"
 
 

@@ -149,7 +149,6 @@ def _pixels(described: NetworkArguments) -> Pixels:
         return pixels_of_weights(_weights(described.transforms))
     if described.size_px is None:
         raise ContractError("name the size in pixels that the network is used at with --size HEIGHTxWIDTH, or take it from --transforms")
-    channels = 1 if described.gray else 3
     rule, _, shorter = (described.resize or "stretch").partition(":")
     if shorter and rule != "crop":
         raise ContractError(f"only crop takes a number of pixels, as in crop:256, got {described.resize!r}")
@@ -160,13 +159,14 @@ def _pixels(described: NetworkArguments) -> Pixels:
         resize=cast(Resize, rule),
         resize_shorter_px=_number(shorter, "--resize crop:SHORTER_PX", int) if shorter else None,
         interpolation=cast(Interpolation, described.interpolation or "bilinear"),
-        mean=(0.0,) * channels if described.mean is None else _numbers(described.mean, "--mean"),
-        std=(1.0,) * channels if described.std is None else _numbers(described.std, "--std"),
+        mean=_numbers(described.mean, "--mean"),
+        std=_numbers(described.std, "--std"),
     )
 
 
-def _numbers(text: str, option: str) -> tuple[float, ...]:
-    return tuple(_number(part, option, float) for part in text.split(","))
+def _numbers(text: str | None, option: str) -> Any:
+    """None if the option was left out, for which Pixels has the default."""
+    return None if text is None else tuple(_number(part, option, float) for part in text.split(","))
 
 
 def _number(text: str, option: str, kind: Any) -> Any:

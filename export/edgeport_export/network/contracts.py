@@ -20,6 +20,7 @@ from .size_sweep import other_sizes
 from .wrapper import flatten
 
 PIXEL_AXES = ("batch", "height", "width")
+MOST_OF_UNIT = 3.0  # of a mean or std for pixels in 0..1; the smallest in levels that we have seen is 50
 DEFAULT_BATCH = Range(low=1, high=64)
 FILTERS = {mode: mode.value for mode in (InterpolationMode.NEAREST, InterpolationMode.BILINEAR, InterpolationMode.BICUBIC, InterpolationMode.LANCZOS)}
 
@@ -45,6 +46,7 @@ def image_contract(network: nn.Module, task: ImageTask) -> Contract:
     if unknown:
         raise ContractError(f"an image has the axes batch, height and width, got {', '.join(unknown)}")
     pixels = task.pixels
+    require_unit_range(pixels)
     axes = _moving(task.axes, {"batch": 1, "height": pixels.height, "width": pixels.width})
     fixed = dict(zip(PIXEL_AXES, (1, pixels.height, pixels.width), strict=True))
     shape = tuple(axis if axis in axes else fixed[axis] for axis in PIXEL_AXES)
@@ -54,9 +56,22 @@ def image_contract(network: nn.Module, task: ImageTask) -> Contract:
     first = {"batch": 2 if "batch" in axes else 1, "height": pixels.height, "width": pixels.width}
     second = other_sizes(axes, first, least=1)
     named = named_outputs(network, (_image(pixels, first),), taken={given.name})
-    others = _elsewhere(network, pixels, second, len(named))
-    outputs = tuple(_described(name, value, other, first, second) for (name, value), other in zip(named, others, strict=True))
+    moved = {axis: _elsewhere(network, pixels, {**first, axis: size}, len(named)) for axis, size in second.items() if size != first[axis]}
+    if all(None not in others for others in moved.values()):
+        outputs = tuple(_told_apart(name, value, {axis: moved[axis][i] for axis in moved}, first, second) for i, (name, value) in enumerate(named))
+    else:  # a network that takes square images alone, or that preflight will refuse
+        together = _elsewhere(network, pixels, second, len(named))
+        outputs = tuple(_described(name, value, other, first, second) for (name, value), other in zip(named, together, strict=True))
     return Contract(task=task.task, inputs=(given,), outputs=_named_for_task(outputs, task), axes=axes, labels=task.labels)
+
+
+def require_unit_range(pixels: Pixels) -> None:
+    """Raises ContractError for a mean or std in levels of 0..255, as OpenCV and mmcv write them: the network would see other numbers, consistently."""
+    if any(abs(value) > MOST_OF_UNIT for value in (*pixels.mean, *pixels.std)):
+        divided = "; ".join(f"{name} {','.join(f'{value / 255:.4g}' for value in getattr(pixels, name))}" for name in ("mean", "std"))
+        raise ContractError(
+            f"mean {pixels.mean} and std {pixels.std} are for levels in 0..255, but edgeport's are for pixels scaled to 0..1: divide them by 255 ({divided})"
+        )
 
 
 def _moving(axes: Mapping[str, Range], own: Mapping[str, int]) -> dict[str, Range]:
@@ -104,8 +119,20 @@ def named_outputs(network: nn.Module, inputs: tuple[Tensor, ...], taken: Collect
     return [("output" if len(tensors) == 1 else f"output_{index}", tensor) for index, tensor in enumerate(tensors)]
 
 
+def _told_apart(name: str, value: Tensor, moved: Mapping[str, Tensor | None], first: Mapping[str, int], second: Mapping[str, int]) -> Output:
+    """Each axis of the output by the one axis of the input that moves it, as far as that moved. Any other that moves is "?"."""
+    shape: list[int | str] = []
+    for position, size in enumerate(value.shape):
+        found = {axis: other.shape[position] if other is not None and other.ndim == value.ndim else None for axis, other in moved.items()}
+        movers = [axis for axis, there in found.items() if there != size]
+        alone = movers[0] if len(movers) == 1 else None
+        same = alone is not None and (size, found[alone]) == (first[alone], second[alone])
+        shape.append(size if not movers else alone if same and alone is not None else "?")
+    return Output(name=name, dtype=str(value.dtype).removeprefix("torch."), shape=tuple(shape), kind="tensor")
+
+
 def _described(name: str, value: Tensor, other: Tensor | None, first: Mapping[str, int], second: Mapping[str, int]) -> Output:
-    """An axis that moved from the first size to the second with one of the input's is that one; any other that moved is "?"."""
+    """From two sizes at which all axes differ: one that moved with one of the input's is that one; any other that moved is "?"."""
     moving = {axis: (size, second[axis]) for axis, size in first.items() if size != second[axis]}
     shape: list[int | str] = []
     for position, size in enumerate(value.shape):

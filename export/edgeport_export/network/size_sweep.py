@@ -69,13 +69,18 @@ def example_sizes(contract: Contract, *, near: bool = False) -> Sizes:
 
 
 def other_sizes(axes: Mapping[str, Range], own: Mapping[str, int], *, least: int) -> Sizes:
-    """For every axis another size than its own, if its range has one of at least `least`; far enough to show after a stem that divides by 16."""
+    """For every axis another size than its own, if its range has one of at least `least`; far enough to show after a stem that divides by 16.
+
+    The sizes differ from each other if the ranges allow it, since equal ones could be taken for each other.
+    """
     found = dict(own)
+    taken: set[int] = set()
     for index, (name, sizes) in enumerate(axes.items()):
         away = own[name] * index // 4 + (2 + index) * sizes.step
         wished = map(sizes.nearest, (own[name] + away, own[name] - away, sizes.high, sizes.low))
-        others = sorted((size for size in wished if size != own[name] and size >= least), key=lambda size: size == 1)  # 1 last: it may be broadcast
-        found[name] = others[0] if others else own[name]
+        others = [size for size in wished if size != own[name] and size >= least]
+        found[name] = min(others, key=lambda size: (size == 1, size in taken), default=own[name])  # 1 last: it may be broadcast
+        taken.add(found[name])
     return found
 
 

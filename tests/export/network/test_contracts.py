@@ -19,7 +19,7 @@ from edgeport_runtime import Contract, ContractError, Input, Output, Pixels, Ran
 from edgeport_runtime.images import prepare
 from edgeport_runtime.tasks import TaskName
 
-PIXELS = Pixels(height=12, width=16)
+PIXELS = Pixels(height=12, width=16, mean=(0.5,) * 3, std=(0.5,) * 3)
 
 
 class Head(nn.Module):
@@ -144,7 +144,7 @@ def test_what_does_not_fit_is_refused() -> None:
     ],
 )
 def test_one_class_is_no_choice(task: TaskName, shape: tuple[int | str, ...], fits: bool) -> None:
-    pixels = Input(name="pixels", dtype="uint8", shape=("batch", 8, 8, 3), pixels=Pixels(height=8, width=8))
+    pixels = Input(name="pixels", dtype="uint8", shape=("batch", 8, 8, 3), pixels=Pixels(height=8, width=8, mean=(0.5,) * 3, std=(0.5,) * 3))
     output = Output(name="out", dtype="float32", shape=shape, kind="logits" if task == "classification" else "tensor")
     contract = Contract(task=task, inputs=(pixels,), outputs=(output,), axes={"batch": Range(low=1, high=4)})
     with contextlib.nullcontext() if fits else pytest.raises(ContractError, match=f"{task} needs at least two classes, but 'out' has one: for one logit z"):

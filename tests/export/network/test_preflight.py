@@ -19,7 +19,7 @@ from edgeport_models import network
 from edgeport_runtime import Contract, ContractError, Input, Output, Pixels, Range
 from edgeport_runtime.contract import classification, image_axes, pixel_input
 
-CONTRACT = classification(Pixels(height=16, width=16), tuple("abc"), image_axes(smallest_px=4, largest_px=64, largest_batch=8))
+CONTRACT = classification(Pixels(height=16, width=16, mean=(0.5,) * 3, std=(0.5,) * 3), tuple("abc"), image_axes(smallest_px=4, largest_px=64, largest_batch=8))
 
 
 class Net(nn.Module):
@@ -173,7 +173,7 @@ class Patches(nn.Module):
 def test_steps_may_be_any_divisor_of_the_size() -> None:
     axes = {**image_axes(smallest_px=7, largest_px=70, largest_batch=8)}
     with pytest.raises(NetworkFailure, match=r"it runs in steps of 7, so try --dynamic batch=1\.\.8,height=7\.\.70:7,width=7\.\.70:7"):
-        preflight(Patches(), classification(Pixels(height=28, width=28), tuple("abc"), axes))
+        preflight(Patches(), classification(Pixels(height=28, width=28, mean=(0.5,) * 3, std=(0.5,) * 3), tuple("abc"), axes))
 
 
 class Viewing(nn.Module):
@@ -241,7 +241,7 @@ def test_a_traced_module_is_refused() -> None:
 
 
 def test_a_wrong_size_in_the_contract_is_named() -> None:
-    small = classification(Pixels(height=8, width=8), tuple("abc"), image_axes(smallest_px=4))
+    small = classification(Pixels(height=8, width=8, mean=(0.5,) * 3, std=(0.5,) * 3), tuple("abc"), image_axes(smallest_px=4))
     with pytest.raises(NetworkFailure, match="this is the size the contract gives"):
         preflight(Bound(), small)
 
@@ -267,7 +267,7 @@ class Answers(nn.Module):
 
 def promised(*outputs: Output) -> Contract:
     axes = {"batch": Range(low=1, high=4)}
-    given = replace(pixel_input(Pixels(height=8, width=8)), shape=("batch", 8, 8, 3))
+    given = replace(pixel_input(Pixels(height=8, width=8, mean=(0.5,) * 3, std=(0.5,) * 3)), shape=("batch", 8, 8, 3))
     return Contract(task="tensors", inputs=(given,), outputs=outputs, axes=axes)
 
 

@@ -56,7 +56,7 @@ class Single(nn.Module):
 def test_the_exact_answer_of_a_network_that_makes_float32_itself() -> None:
     torch.manual_seed(0)
     network = Single().eval()
-    contract = classification(Pixels(height=10, width=14), ("a", "b"), image_axes(smallest_px=3))
+    contract = classification(Pixels(height=10, width=14, mean=(0.5,) * 3, std=(0.5,) * 3), ("a", "b"), image_axes(smallest_px=3))
     before = torch.get_default_dtype()
     got = TorchReference(network, contract, torch.float64).pixels(PIXELS)["logits"]
     assert got.dtype == np.float64 and torch.get_default_dtype() == before

@@ -25,7 +25,7 @@ from edgeport_runtime.contract import classification, image_axes
 
 def images(side: int = 16, smallest: int = 4, largest: int = 64, batch: int = 8) -> Contract:
     axes = image_axes(smallest_px=smallest, largest_px=largest, largest_batch=batch)
-    return classification(Pixels(height=side, width=side), tuple("abc"), axes)
+    return classification(Pixels(height=side, width=side, mean=(0.5,) * 3, std=(0.5,) * 3), tuple("abc"), axes)
 
 
 def tensors(dtype: str, *shape: int | str) -> Contract:
@@ -65,7 +65,9 @@ def test_the_largest_image_and_batch_that_fit_are_among_the_sizes() -> None:
 def test_every_size_is_one_that_the_contract_promises(near: bool, side: int, low: int, span: int, step: int) -> None:
     sides = Range(low=low, high=low + span, step=step)
     contract = classification(
-        Pixels(height=sides.nearest(side), width=sides.nearest(side)), tuple("abc"), {"batch": Range(low=1, high=4), "height": sides, "width": sides}
+        Pixels(height=sides.nearest(side), width=sides.nearest(side), mean=(0.5,) * 3, std=(0.5,) * 3),
+        tuple("abc"),
+        {"batch": Range(low=1, high=4), "height": sides, "width": sides},
     )
     points = [*sweep_sizes(contract), own_sizes(contract), example_sizes(contract, near=near), other_sizes(contract.axes, own_sizes(contract), least=1)]
     for point in points:

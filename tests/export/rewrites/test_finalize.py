@@ -38,7 +38,9 @@ def test_a_model_that_onnx_refuses_is_refused_unless_the_check_is_left_out(tiny:
 
 @pytest.mark.parametrize(("largest", "precise"), [(512, True), (64, False)])
 def test_means_of_large_maps_are_made_precise(largest: int, precise: bool) -> None:
-    contract = classification(Pixels(height=16, width=16), ("a", "b", "c"), image_axes(smallest_px=4, largest_px=largest, largest_batch=2))
+    contract = classification(
+        Pixels(height=16, width=16, mean=(0.5,) * 3, std=(0.5,) * 3), ("a", "b", "c"), image_axes(smallest_px=4, largest_px=largest, largest_batch=2)
+    )
     traced = trace(nn.Sequential(nn.Conv2d(3, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval(), contract).model
     kinds = [node.op_type for node in onnx.load_from_string(finalize(traced, contract)).graph.node]
     assert ("MatMul" in kinds) == precise

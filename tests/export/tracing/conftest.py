@@ -33,4 +33,4 @@ def branching() -> Callable[..., nn.Module]:
 
 @pytest.fixture(scope="session")
 def contract() -> Contract:
-    return classification(Pixels(height=32, width=32), tuple("abc"), image_axes(smallest_px=8, largest_px=64, largest_batch=4))
+    return classification(Pixels(height=32, width=32, mean=(0.5,) * 3, std=(0.5,) * 3), tuple("abc"), image_axes(smallest_px=8, largest_px=64, largest_batch=4))

@@ -35,7 +35,11 @@ def test_the_condition_is_found_and_the_sweep_goes_to_sizes_at_which_it_does_not
 
 def test_ranges_of_any_length_are_looked_at_without_their_every_size() -> None:
     sizes_px = Range(low=4, high=10**12, step=3)
-    contract = classification(Pixels(height=16, width=16), ("a",), {"batch": Range(low=1, high=8), "height": sizes_px, "width": Range(low=16, high=17)})
+    contract = classification(
+        Pixels(height=16, width=16, mean=(0.5,) * 3, std=(0.5,) * 3),
+        ("a",),
+        {"batch": Range(low=1, high=8), "height": sizes_px, "width": Range(low=16, high=17)},
+    )
     heights = points_of(contract)["height"]
     assert heights.min() == 4 and heights.max() == sizes_px.nearest(10**12)
     assert all((int(size) - 4) % 3 == 0 for size in heights[::997])
@@ -76,7 +80,7 @@ def test_fractions_are_tried_at_sizes_that_float32_rounds_otherwise(swept: Swept
     """floor(0.57 * 100) is 56 in Python, since 0.57 is a little less in float64; float32 has 57."""
     torch.manual_seed(0)
     axes = {"batch": Range(low=1, high=2), "height": Range(low=90, high=110), "width": Range(low=16, high=20)}
-    contract = classification(Pixels(height=92, width=18), tuple("abc"), axes)
+    contract = classification(Pixels(height=92, width=18, mean=(0.5,) * 3, std=(0.5,) * 3), tuple("abc"), axes)
     traced, parity = swept(Counting("fraction"), contract)
     assert [guard.where for guard in traced.guards if guard.kind == "rounding"] == ["the network (Counting)"]
     assert [height for height in range(90, 111) if broken(traced.guards, {"batch": 1, "height": height, "width": 18})] == [100]

@@ -29,7 +29,7 @@ def test_the_export_is_refused_with_the_range_and_that_range_works(branching: Ca
     with pytest.raises(ParityError, match=words):
         export_bundle(branching(), contract, out, name="b", options=options)
     assert not out.exists()
-    narrower = classification(Pixels(height=32, width=32), tuple("abc"), {**contract.axes, "height": Range(low=21, high=64)})
+    narrower = classification(Pixels(height=32, width=32, mean=(0.5,) * 3, std=(0.5,) * 3), tuple("abc"), {**contract.axes, "height": Range(low=21, high=64)})
     assert export_bundle(branching(), narrower, out, name="b", options=options).folder.exists()
 
 
@@ -74,7 +74,7 @@ class Related(nn.Module):
 def test_a_branch_on_two_axes_is_found_wherever_it_hides(swept: Swept, kind: str) -> None:
     torch.manual_seed(0)
     axes = image_axes(smallest_px=9, largest_px=64, largest_batch=4)
-    contract = classification(Pixels(height=33, width=31), tuple("abc"), axes)
+    contract = classification(Pixels(height=33, width=31, mean=(0.5,) * 3, std=(0.5,) * 3), tuple("abc"), axes)
     traced, parity = swept(Related(kind), contract)
     assert not parity
     words = remedy(parity, contract, traced.guards)

@@ -44,7 +44,9 @@ def test_a_graph_baked_to_its_example_fails_and_the_sizes_are_named() -> None:
     module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 3))
     baked = nn.Sequential(module[0], nn.AvgPool2d(8, 8), nn.Flatten(), module[3])
     axes = {"batch": Range(low=1, high=8)}
-    fixed = classification(Pixels(height=16, width=16), tuple("abc"), image_axes(smallest_px=4, largest_px=64, largest_batch=8))
+    fixed = classification(
+        Pixels(height=16, width=16, mean=(0.5,) * 3, std=(0.5,) * 3), tuple("abc"), image_axes(smallest_px=4, largest_px=64, largest_batch=8)
+    )
     still = Contract(task="classification", inputs=(pixel_input_of(16),), outputs=fixed.outputs, axes=axes, labels=fixed.labels)
     model = trace(baked, still).model
     parity = measure_parity(TorchReference(module, fixed), finalize(model, fixed))
@@ -58,7 +60,7 @@ def test_a_graph_baked_to_its_example_fails_and_the_sizes_are_named() -> None:
 def pixel_input_of(side: int):  # type: ignore[no-untyped-def]
     from dataclasses import replace
 
-    return replace(pixel_input(Pixels(height=side, width=side)), shape=("batch", side, side, 3))
+    return replace(pixel_input(Pixels(height=side, width=side, mean=(0.5,) * 3, std=(0.5,) * 3)), shape=("batch", side, side, 3))
 
 
 def test_pixel_outputs_are_compared_before_rounding(tiny: ModuleType, image_contract: Contract) -> None:

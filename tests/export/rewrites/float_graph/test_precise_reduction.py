@@ -14,7 +14,7 @@ from edgeport_runtime.device import open_session
 
 HW = {0: "batch", 2: "height", 3: "width"}
 EXAMPLE = torch.zeros(2, 3, 20, 28)
-CONTRACT = classification(Pixels(height=32, width=32), ("a",), image_axes(smallest_px=1))
+CONTRACT = classification(Pixels(height=32, width=32, mean=(0.5,) * 3, std=(0.5,) * 3), ("a",), image_axes(smallest_px=1))
 
 REDUCTIONS = {
     "norm": lambda x: x.norm(dim=(2, 3)),

@@ -15,7 +15,7 @@ from edgeport_runtime.contract import classification, image_axes
 from edgeport_runtime.device import open_session
 
 Graph = Callable[..., onnx.ModelProto]
-CONTRACT = classification(Pixels(height=16, width=16), ("a", "b"), image_axes(smallest_px=1))
+CONTRACT = classification(Pixels(height=16, width=16, mean=(0.5,) * 3, std=(0.5,) * 3), ("a", "b"), image_axes(smallest_px=1))
 A, B = (np.random.default_rng(seed).standard_normal((2, 3, 4)) for seed in range(2))
 
 

@@ -24,7 +24,7 @@ def maps_contract() -> Callable[..., Contract]:
     def contract(pixels: Pixels | None = None, channels: int | str = "?") -> Contract:
         sides = Range(low=4, high=64)
         output = Output(name="maps", dtype="float32", shape=("batch", channels, "?", "?"), kind="tensor")
-        given = pixel_input(pixels or Pixels(height=16, width=16))
+        given = pixel_input(pixels or Pixels(height=16, width=16, mean=(0.5,) * 3, std=(0.5,) * 3))
         return Contract(task="tensors", inputs=(given,), outputs=(output,), axes={"batch": Range(low=1, high=4), "height": sides, "width": sides})
 
     return contract

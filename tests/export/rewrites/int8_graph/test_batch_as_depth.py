@@ -30,7 +30,7 @@ Apply = Callable[..., tuple[onnx.ModelProto, PassResult]]
 def contract(largest_batch: int = 6) -> Contract:
     sides = {name: Range(low=16, high=64, step=4) for name in ("height", "width")}
     output = Output(name="scores", dtype="float32", shape=("batch", 3), kind="tensor")
-    image = pixel_input(Pixels(height=SIDE, width=SIDE))
+    image = pixel_input(Pixels(height=SIDE, width=SIDE, mean=(0.5,) * 3, std=(0.5,) * 3))
     return Contract(task="tensors", inputs=(image,), outputs=(output,), axes={"batch": Range(low=1, high=largest_batch), **sides})
 
 

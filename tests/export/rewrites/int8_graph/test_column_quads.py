@@ -152,7 +152,7 @@ def test_a_width_that_the_contract_knows_is_filled_up_or_not(run_maps: Run, padd
     ids=["by 1", "by 1 across", "an odd number", "an even kernel", "dilated", "by 3", "patches that overlap"],
 )
 def test_other_convolutions_stay(apply: Apply, options: dict[str, int]) -> None:
-    described = contract(Pixels(height=16, width=16))
+    described = contract(Pixels(height=16, width=16, mean=(0.5,) * 3, std=(0.5,) * 3))
     before = graph(nn.Conv2d(3, FILTERS, **options), described)
     model, result = apply(column_quads, before, described)
     assert not result and model == before
@@ -160,7 +160,7 @@ def test_other_convolutions_stay(apply: Apply, options: dict[str, int]) -> None:
 
 @pytest.mark.parametrize("filters", [4, 9])
 def test_few_filters_and_odd_numbers_of_them_stay(apply: Apply, filters: int) -> None:
-    described = contract(Pixels(height=16, width=16))
+    described = contract(Pixels(height=16, width=16, mean=(0.5,) * 3, std=(0.5,) * 3))
     described = replace(described, outputs=(replace(described.outputs[0], shape=("batch", filters, "?", "?")),))
     assert not apply(column_quads, graph(nn.Conv2d(3, filters, 3, 2, 1), described), described)[1]
 
@@ -171,5 +171,5 @@ def test_means_that_are_no_pixels_stay(apply: Apply) -> None:
 
 
 def test_a_convolution_that_stays_float_stays(apply: Apply) -> None:
-    described = contract(Pixels(height=16, width=16))
+    described = contract(Pixels(height=16, width=16, mean=(0.5,) * 3, std=(0.5,) * 3))
     assert not apply(column_quads, graph(nn.Conv2d(3, FILTERS, 3, 2, 1), described), described, products=[])[1]

@@ -29,7 +29,7 @@ def network(channels: int, **options: int) -> nn.Module:
 
 CASES = {
     "ImageNet": (network(3), Pixels(height=16, width=16, **IMAGENET)),
-    "halves": (network(3), Pixels(height=16, width=16)),
+    "halves": (network(3), Pixels(height=16, width=16, mean=(0.5,) * 3, std=(0.5,) * 3)),
     "gray": (network(1), Pixels(height=16, width=16, mode="L", mean=(0.5,), std=(0.5,))),
     "7x7 by 2": (network(3, kernel_size=7, stride=2, padding=3), Pixels(height=16, width=16, **IMAGENET)),
     "white is zero": (network(3), Pixels(height=16, width=16, mean=(1.0,) * 3, std=(0.2, 0.3, 0.4))),

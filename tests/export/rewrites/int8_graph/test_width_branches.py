@@ -99,7 +99,7 @@ def test_each_branch_has_its_own_constants(stem: tuple[Pixels, nn.Conv2d, onnx.M
 
 
 def test_a_graph_without_such_a_stem_is_left_as_it_is(apply: Apply) -> None:
-    described = contract(Pixels(height=16, width=16))
+    described = contract(Pixels(height=16, width=16, mean=(0.5,) * 3, std=(0.5,) * 3))
     before = graph(nn.Conv2d(3, FILTERS, 3), described)
     model, result = apply(width_branches, before, described)
     assert not result and model == before
