@@ -21,6 +21,8 @@ ImageSource = str | Path | bytes | Image.Image | NDArray[Any]
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 LARGEST_PX = 89_478_485  # Pillow only warns up to twice this; see PIL.Image.MAX_IMAGE_PIXELS
+ORIENTATION = 0x0112  # the tag of EXIF
+LARGEST_RESIZED_PX = 12_000_000  # 48 MB in Pillow
 FILTERS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -41,12 +43,12 @@ def decode(source: ImageSource) -> Image.Image:
     try:
         if isinstance(source, Image.Image):
             source.load()
-            return ImageOps.exif_transpose(source)
+            return _upright(source)
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
             if image.width * image.height > LARGEST_PX:
                 raise ImageError(f"{name}: {image.width}x{image.height} pixels are more than the {LARGEST_PX:,} that are decoded; shrink the image first")
             image.load()
-            return ImageOps.exif_transpose(image)
+            return _upright(image)
     except FileNotFoundError as error:
         raise ImageError(f"{name}: there is no such file") from error
     except UnidentifiedImageError as error:
@@ -55,6 +57,11 @@ def decode(source: ImageSource) -> Image.Image:
         raise ImageError(f"{name}: its pixels are more than the {LARGEST_PX:,} that are decoded; shrink the image first") from error
     except (OSError, ValueError, SyntaxError) as error:  # Pillow raises SyntaxError for broken PNG chunks
         raise ImageError(f"{name}: the image cannot be read ({error})") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF says; the image itself, not a copy, if that is nothing."""
+    return ImageOps.exif_transpose(image) if image.getexif().get(ORIENTATION, 1) != 1 else image
 
 
 def describe(source: ImageSource) -> str:
@@ -82,7 +89,7 @@ def convert(image: Image.Image, mode: str) -> Image.Image:
     16-bit gray is scaled to 8 bits first, because Pillow's own conversion clips it at 255.
     """
     if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image).astype(np.uint32) // 257).astype(np.uint8))
+        image = Image.fromarray((np.asarray(image).astype(np.uint16, copy=False) // 257).astype(np.uint8))
     elif image.mode in ("I", "F"):
         raise ImageError(f"expected 8 or 16 bits a channel, got an image of mode {image.mode}; convert it to 8 bits first")
     elif image.mode == "P" and "transparency" in image.info:
@@ -97,24 +104,39 @@ def fit(image: Image.Image, pixels: Pixels, height: int, width: int) -> Image.Im
     """Resize, crop or pad to height x width as the contract's rule says; "keep" leaves the image alone."""
     resample = FILTERS[pixels.interpolation]
     if pixels.resize == "stretch":
-        return image.resize((width, height), resample)
+        return _resized(image, (width, height), resample)
     if pixels.resize == "crop":
         assert pixels.resize_shorter_px is not None  # a contract says so
         shorter_px = round(pixels.resize_shorter_px * min(height, width) / min(pixels.height, pixels.width))
         return _center(_shorter(image, shorter_px, resample), height, width)
     if pixels.resize == "letterbox":
         scale = min(width / image.width, height / image.height)
-        inner = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), resample)
+        inner = _resized(image, (max(1, round(image.width * scale)), max(1, round(image.height * scale))), resample)
         page = Image.new(image.mode, (width, height), (pixels.fill,) * pixels.channels if pixels.channels > 1 else pixels.fill)
         page.paste(inner, ((width - inner.width) // 2, (height - inner.height) // 2))
         return page
     return image
 
 
+def _resized(image: Image.Image, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
+    """`image.resize(size)`, unless a strip would take memory out of all proportion: 60000x2 pixels with a shorter side of 256 are 7.7 million by 256.
+
+    Pillow changes the width first, so what lies in between has the new width and the old height. Raises ImageError.
+    """
+    width, height = size
+    largest = max(width * height, width * image.height)
+    if largest > max(LARGEST_RESIZED_PX, 2 * image.width * image.height):
+        raise ImageError(
+            f"an image of {image.width}x{image.height} pixels (WxH) would be {largest:,} pixels on the way to the network's size, more than "
+            f"{LARGEST_RESIZED_PX:,}; cut it into pieces that are less narrow"
+        )
+    return image.resize(size, resample)
+
+
 def _shorter(image: Image.Image, size_px: int, resample: Image.Resampling) -> Image.Image:
     """torchvision's Resize(int): the longer side is truncated, not rounded (383, not 384, for 640x427 at 256)."""
     longer = int(size_px * max(image.size) / min(image.size))
-    return image.resize((size_px, longer) if image.width <= image.height else (longer, size_px), resample)
+    return _resized(image, (size_px, longer) if image.width <= image.height else (longer, size_px), resample)
 
 
 def _center(image: Image.Image, height: int, width: int) -> Image.Image:

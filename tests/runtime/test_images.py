@@ -1,4 +1,7 @@
 import io
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -198,3 +201,51 @@ def test_images_outside_the_contract_are_refused_by_name(tmp_path: Path) -> None
     Image.new("RGB", (3, 8)).save(tmp_path / "thin.png")
     with pytest.raises(ImageError, match=r"thin\.png: 3 px is too small for the width of this model"):
         list(pixel_batches([RAMP, tmp_path / "thin.png"], contract))
+
+
+SIDES = (1, 2, 3, 7, 17, 56, 100, 333, 1024, 4001, 20_000, 60_000)
+MODES = ("RGB", "L", "RGBA", "P", "CMYK", "I;16", "LA", "1")
+CORPUS = """
+import json, resource, sys
+from PIL import Image
+from edgeport_runtime import ImageError, Pixels
+from edgeport_runtime.images import prepare
+
+RULES = (Pixels(height=224, width=224), Pixels(height=224, width=224, resize="letterbox"), Pixels(height=224, width=224, resize="crop", resize_shorter_px=256))
+accepted = refused = 0
+prepare(Image.new("RGB", (64, 64)), RULES[0])
+start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for index, (width, height, mode) in enumerate(json.loads(sys.argv[1])):  # from small to large, because the peak never falls
+    Image.new(mode, (width, height)).save(sys.argv[2])
+    made = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try:
+        assert prepare(sys.argv[2], RULES[index % 3]).shape == (224, 224, 3)
+        accepted += 1
+    except ImageError as error:
+        assert "pixels on the way to the network's size" in str(error), error
+        refused += 1
+    taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start
+    assert taken <= 4 * width * height * 3 / 1024 + 65_536, (width, height, mode, taken)
+print(accepted, refused)
+"""
+
+
+def test_memory_is_in_proportion_to_the_image(tmp_path: Path) -> None:
+    """At most 4 times the decoded image and 64 MB, over 300 odd shapes. A file of 429 bytes (60000x2) took 7.8 GB."""
+    shapes = sorted({(width, height) for width in SIDES for height in SIDES if width * height <= 4_100_000}, key=lambda each: each[0] * each[1])
+    corpus = [(*shape, MODES[(3 * index + turn) % len(MODES)]) for index, shape in enumerate(shapes) for turn in range(3)]
+    assert len(corpus) > 300
+    done = subprocess.run([sys.executable, "-c", CORPUS, json.dumps(corpus), str(tmp_path / "image.tiff")], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-500:]
+    accepted, refused = map(int, done.stdout.split())
+    assert accepted > 270 and refused > 5
+
+
+@pytest.mark.parametrize("size", [(640, 427), (427, 640), (20, 999), (17, 17), (3000, 60)])
+@pytest.mark.parametrize(("shorter", "side"), [(256, 224), (20, 32)])
+def test_crop_has_torchvisions_bits(size: tuple[int, int], shorter: int, side: int) -> None:
+    functional = pytest.importorskip("torchvision.transforms.functional", reason="these tests run on devices, too")
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+    expected = functional.center_crop(functional.resize(image, shorter), [side, side])
+    got = prepare(image, Pixels(height=side, width=side, resize="crop", resize_shorter_px=shorter))
+    np.testing.assert_array_equal(got, np.asarray(expected))
