@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-long test-lowest lint docs zoo bench clean
+.PHONY: demo test test-long test-lowest lint docs zoo kernels bench clean
 
 # Rebuilt when a dependency list changes; pip is upgraded first because Python 3.11's own has no --group.
 $(VENV)/installed: pyproject.toml runtime/pyproject.toml
@@ -53,6 +53,9 @@ zoo: $(VENV)/installed
 	.venv-peers/bin/python -m pip install --quiet --upgrade pip
 	.venv-peers/bin/python -m pip install --quiet --group peers
 	touch $@
+
+kernels: $(VENV)/installed
+	$(BIN)/python tests/bench/kernels.py --table docs/kernels.md
 
 bench: $(VENV)/installed .venv-peers/installed
 	$(BIN)/python tests/bench/bench.py --peers .venv-peers/bin/python --folder bench --results bench/results.jsonl --table docs/bench.md

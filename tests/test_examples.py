@@ -33,7 +33,7 @@ def run(name: str, *arguments: object) -> str:
 
 def test_own_network(tmp_path: Path) -> None:
     printed = run("own_network.py", "--out", tmp_path / "b", "--epochs", 2)
-    assert "golden outputs agree with PyTorch" in printed and "auto takes" in printed and "Prediction(label=" in printed
+    assert "golden outputs agree with PyTorch's stored outputs" in printed and "auto takes" in printed and "Prediction(label=" in printed
 
 
 @LONG
@@ -44,19 +44,19 @@ def test_torchvision_checkpoint(tmp_path: Path, photos: Path) -> None:
     torch.manual_seed(0)
     torch.save(torchvision.models.mobilenet_v3_small(num_classes=10).state_dict(), tmp_path / "mine.pth")
     printed = run("torchvision_checkpoint.py", "--images", photos, "--out", tmp_path / "b", "--weights", tmp_path / "mine.pth", "--classes", 10)
-    assert "golden outputs agree with PyTorch" in printed and printed.count("Prediction(") == 3
+    assert "golden outputs agree with PyTorch's stored outputs" in printed and printed.count("Prediction(") == 3
 
 
 @LONG
 def test_timm_model(tmp_path: Path, photos: Path) -> None:
     printed = run("timm_model.py", "--model", "test_resnet", "--images", photos, "--out", tmp_path / "b", "--random")
-    assert "golden outputs agree with PyTorch" in printed and "auto takes" in printed
+    assert "golden outputs agree with PyTorch's stored outputs" in printed and "auto takes" in printed
 
 
 @LONG
 def test_segmentation(tmp_path: Path, photos: Path) -> None:
     printed = run("segmentation.py", "--images", photos, "--out", tmp_path / "b", "--random")
-    assert "golden outputs agree with PyTorch" in printed and (tmp_path / "b.png").exists()
+    assert "golden outputs agree with PyTorch's stored outputs" in printed and (tmp_path / "b.png").exists()
 
 
 @LONG

@@ -1,7 +1,7 @@
 """The whole export, readable as its own summary: check, trace, compare with PyTorch, quantize, evaluate, decide, write."""
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgeport_runtime import Bundle, Contract
+from edgeport_runtime import Bundle, Contract, Example, ImageError
 from edgeport_runtime.engine import Engine
 from edgeport_runtime.evaluation import Examples
+from edgeport_runtime.images import pixel_batches
 from edgeport_runtime.manifest import Selection
 
 from .benchmark import runner
@@ -31,7 +32,7 @@ from .quantization.int8_variant import MeasuredVariant, Measuring, calibration_s
 from .quantization.plan import Plan
 from .quantization.summary import Latencies, summarize
 from .request import ExportRequest, as_path, make_request
-from .rewrites.finalize import finalize
+from .rewrites.finalize import finalize, finalize_fp32
 from .tracing.exporter import Traced, trace
 from .validation.parity import Parity, full_sweep, measure_parity, remedy
 from .validation.quality import QualityEvaluator, QualityReport, quality_evaluator
@@ -102,7 +103,7 @@ def _fp32(reference: TorchReference, request: ExportRequest) -> _Fp32:
     request.progress("tracing", 0, 1)
     contract = request.contract
     traced = trace(prepared(request.network), contract, extensions=request.options.extensions)
-    model = finalize(traced.model, contract)
+    model = finalize_fp32(traced.model, contract)
     parity = measure_parity(reference, model, sizes=full_sweep(reference, traced.guards), progress=request.progress)
     if not parity:
         why = f"the fp32 graph disagrees with PyTorch, so no bundle was written; {remedy(parity, contract, traced.guards)}"
@@ -127,16 +128,18 @@ class _Int8:
     """An int8 variant, or the reason why there is none."""
 
     variant: MeasuredVariant | None = None
-    reason: str = "the bundle was made without int8"
+    reason: str = "no calibration images were given, so there is no int8"
 
 
 def _int8(traced: Traced, evaluator: QualityEvaluator | None, request: ExportRequest) -> _Int8:
     options = request.options
+    if "int8" not in options.precisions:
+        return _Int8(reason="the bundle was made without int8")
     if not request.wants_int8:
         return _Int8()
     if request.int8_refusal is not None:
         return _Int8(reason=request.int8_refusal)
-    sample = calibration_sample(request.calibration, options.calibration_images)
+    sample = _readable(calibration_sample(request.calibration, options.calibration_images), request.contract)
     measuring = Measuring(benchmark=runner.benchmark, pair_timer=runner.PairTimer)
     try:
         variant = make_int8_variant(traced.model, request.contract, options.int8(request.contract), sample, evaluator, measuring, request.progress)
@@ -145,6 +148,17 @@ def _int8(traced: Traced, evaluator: QualityEvaluator | None, request: ExportReq
             raise
         return _Int8(reason=str(reason))
     return _Int8(variant=variant)
+
+
+def _readable(sample: Sequence[Example], contract: Contract) -> Sequence[Example]:
+    """The calibration images, after each was read once. Raises ImageError that counts those that cannot be, before minutes of work."""
+    faults: dict[int, ImageError] = {}
+    for _ in pixel_batches([each.source for each in sample], contract, prepared_at_once=1, faults=faults):
+        pass
+    if faults:
+        others = f" (and {len(faults) - 1} more images)" if len(faults) > 1 else ""
+        raise ImageError(f"calibration: {next(iter(faults.values()))}{others}; mend or remove what cannot be read")
+    return sample
 
 
 @contextmanager

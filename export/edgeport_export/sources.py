@@ -111,7 +111,12 @@ def source_of_bundle(bundle: Bundle, checkpoint: str | Path | None, factory: str
     if checkpoint is None:
         made_from = bundle.manifest.provenance.get("model", "")
         raise InputError(f"name the weights with --checkpoint{f', and the network with --model {made_from}' if is_factory(made_from) else ''}")
-    source = load_source(checkpoint)
+    try:
+        source = load_source(checkpoint)
+    except CheckpointError as error:
+        if "edgeport train" in str(error):
+            raise CheckpointError(f"{error}; a network of your own is named with --model my.package:factory") from error
+        raise
     if not _differ_in_axes_alone(source.contract, contract):
         raise BundleError(f"{bundle.folder}: this bundle was made for another contract than the checkpoint's; export the checkpoint again")
     return replace(source, contract=contract)
@@ -161,6 +166,8 @@ def own_examples(calibration: str | None, held_out: str | None, contract: Contra
 
 def data_folder(data: str) -> Path | None:
     """The folder that `folder:PATH` or PATH names; None for the name of a data set."""
+    if data == "folder:":
+        raise DataError("folder: names no folder; expected folder:PATH, or PATH alone")
     if data.startswith("folder:"):
         return Path(data.removeprefix("folder:"))
     return None if data in DATA_SETS and not Path(data).is_dir() else Path(data)
@@ -175,7 +182,7 @@ def _images(data: str) -> Part:
         except InputError as error:
             raise DataError(str(error)) from error
     found = load_data(data, pairs=data == "photos")
-    return [Example(source=each.truth if data == "photos" else each.source) for each in (*found.calibration, *found.test)]  # type: ignore[arg-type]
+    return [Example(source=each.truth if data == "photos" else each.source) for each in (*found.calibration, *found.test)]
 
 
 def _named(data: str, contract: Contract) -> tuple[Part, Part]:

@@ -36,12 +36,13 @@ class Verification:
         return bool(self.parity) and bool(self.checks) and all(self.checks) and self.same_weights is not False
 
     def __str__(self) -> str:
-        lines = [f"fp32 {self.parity}", *map(str, self.checks)]
+        lines = ["FAILED the bundle was made from other weights than these"] if self.same_weights is False else []
+        lines += [f"fp32 {self.parity}", *map(str, self.checks)]
         if not self.replayed:
             lines.append("the bundle's evidence lists no sizes, so those at which conditions inside the network change were not looked at again")
         if self.same_weights is None:
             lines.append("the weights were compared by their outputs alone: this bundle does not hold their hash")
-        return "\n".join(lines if self.same_weights is not False else [*lines, "FAILED the bundle was made from other weights than these"])
+        return "\n".join(lines)
 
 
 def verify(bundle: Bundle | str | Path, network: nn.Module, *, progress: ProgressCallback = no_progress) -> Verification:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgeport_runtime import Example, InputError
-from edgeport_runtime.images import convert, decode, image_files
+from edgeport_runtime.decoding import convert, decode
+from edgeport_runtime.images import image_files
 
 from .errors import DataError
 

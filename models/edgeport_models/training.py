@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgeport_runtime import Contract, Example
-from edgeport_runtime.images import ImageSource, prepare, require_size, stack
+from edgeport_runtime.decoding import ImageSource
+from edgeport_runtime.images import prepare, require_size, stack
 from edgeport_runtime.tasks import find_task
 
 from .datasets import Part

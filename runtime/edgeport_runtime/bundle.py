@@ -19,6 +19,10 @@ class Bundle:
         self.folder = Path(folder)
         self.manifest = _manifest(self.folder)
 
+    def __repr__(self) -> str:
+        auto, kept = self.manifest.auto, ", ".join(variant.precision for variant in self.manifest.variants)
+        return f"<Bundle {str(self.folder)!r}: {self.manifest.contract.task}, {kept}; auto is {auto.precision}, because {auto.reason}>"
+
     def variant(self, precision: str) -> Variant:
         """Raises BundleError naming the precisions that the bundle has."""
         for each in self.manifest.variants:

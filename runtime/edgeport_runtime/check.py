@@ -46,7 +46,9 @@ def check(bundle: Bundle, precision: str, modes: Mapping[str, Callable[[Arrays],
             outputs = run(inputs)
             for name, expected, tolerance in _expected(bundle, case, contract, precision):
                 comparisons.append(compare(f"{case.folder}/{name}{mode and f', {mode}'}", outputs[name], expected, tolerance))
-    return CheckReport(precision=precision, against="PyTorch" if precision == "fp32" else f"what {precision} gave on the host", comparisons=tuple(comparisons))
+    return CheckReport(
+        precision=precision, against="PyTorch's stored outputs" if precision == "fp32" else f"what {precision} gave on the host", comparisons=tuple(comparisons)
+    )
 
 
 def _expected(bundle: Bundle, case: GoldenCase, contract: Contract, precision: str) -> Iterator[tuple[str, Array, Tolerance]]:

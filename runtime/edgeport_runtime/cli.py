@@ -3,22 +3,20 @@
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from . import __version__
 from .bundle import MANIFEST, Bundle
-from .contract import strict_json
 from .device import PROVIDERS
 from .doctor import diagnose
 from .errors import EdgeportError, InputError
 from .evaluation import evaluate
+from .json_text import strict_json
+from .many_files import Format, Rows, find_files, predict_files
 from .model import Model, load
-from .predictions import Answer, Prediction, Segmentation
 from .selection import PRECISIONS
 from .tasks import find_task
 from .timing import example_inputs, measure_calls
@@ -62,10 +60,12 @@ def build_parser() -> argparse.ArgumentParser:
     info = command("info", _info, "what the bundle holds and promises", model=False)
     info.add_argument("bundle", help="folder of the bundle")
     command("check", _check, "re-run the golden cases on this machine; exit code 1 if one fails")
-    predict = command("predict", _predict, "predict images")
-    predict.add_argument("images", nargs="+", help="image files")
+    predict = command("predict", _predict, "predict images, in order; exit code 1 if one of them cannot be read")
+    predict.add_argument("images", nargs="+", help="image files, folders of them, or globs")
     predict.add_argument("--top", type=int, default=3, help="classes to list for each image")
-    predict.add_argument("--out", type=Path, help="folder for the images that a generator makes")
+    predict.add_argument("--out", type=Path, help="a file for the rows of a classifier; a folder for answers that are images, masks or embeddings")
+    predict.add_argument("--format", choices=("text", "jsonl", "csv"), help="of the rows; by the name of --out, or text, if left out")
+    predict.add_argument("--resume", action="store_true", help="go on in --out: images that were answered are left out, failed ones are tried again")
     quality = command("eval", _eval, "accuracy on a folder of class folders; PSNR, or mean IoU of masks, on folders `input` and `target`")
     quality.add_argument("data", help="folder:PATH")
     bench = command("bench", _bench, "milliseconds per call on this machine")
@@ -112,39 +112,35 @@ def _check(arguments: argparse.Namespace) -> int:
 
 def _predict(arguments: argparse.Namespace) -> int:
     model = _load(arguments)
-    if find_task(model.contract.task).writes_files and arguments.out is None:
+    files_out = find_task(model.contract.task).file_suffix is not None
+    if files_out and arguments.out is None:
         raise InputError(f"the results of this model ({model.contract.task}) are written to files: name a folder for them with --out")
-    names = [f"{Path(image).stem}.png" for image in arguments.images]
-    if arguments.out is not None:
-        taken = [name for name in names if (arguments.out / name).exists()]
-        if taken:
-            raise InputError(f"{arguments.out / taken[0]} exists already, and a result is never written over a file; name another folder with --out")
-    if arguments.out is not None and len(set(names)) < len(names):
-        raise InputError("two of the images have the same name, so one result would overwrite the other; predict them in two calls")
-    for image, name, answer in zip(arguments.images, names, model.batch(arguments.images, top=arguments.top), strict=True):
-        if isinstance(answer, Prediction):
-            text = "  ".join(f"{each.label} {each.score:.3f}" for each in answer.top)
-            _print({"image": image, **asdict(answer)} if arguments.json else f"{image}: {text}")
-            continue
-        path = _write_answer(answer, arguments.out, name)
-        _print({"image": image, "out": str(path)} if arguments.json else f"{image} -> {path}")
-    return 0
-
-
-def _write_answer(answer: Answer, folder: Path, name: str) -> Path:
-    """An image or a map of classes as PNG, an embedding as .npy."""
-    path = folder / (Path(name).with_suffix(".npy").name if isinstance(answer, np.ndarray) else name)
+    if arguments.resume and arguments.out is None:
+        raise InputError("--resume goes on in the results of an earlier call: name them with --out")
+    if arguments.top < 1:
+        raise InputError(f"top is the number of classes to list, a whole number of at least 1, got {arguments.top}")
+    files = find_files(arguments.images)
+    file = None if files_out else arguments.out
+    form: Format = arguments.format or ("jsonl" if arguments.json else "text" if file is None else "csv" if file.suffix == ".csv" else "jsonl")
+    rows = Rows(form, file, resume=arguments.resume)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if isinstance(answer, np.ndarray):
-            np.save(path, answer)
-        elif isinstance(answer, Segmentation):
-            Image.fromarray(answer.classes.astype(np.uint8 if answer.classes.max() < 256 else np.uint16)).save(path)
-        elif isinstance(answer, Image.Image):
-            answer.save(path)
-    except OSError as error:
-        raise InputError(f"{path}: the result cannot be written ({error.strerror}); name another folder with --out") from error
-    return path
+        options = {"folder": arguments.out if files_out else None, "top": arguments.top, "resume": arguments.resume}
+        failed = predict_files(model, files, rows, **options, progress=_counter(len(files)))
+    finally:
+        rows.close()
+    if failed and len(files) > 1:
+        print(f"edgeport-run: {failed} of {len(files)} images could not be predicted", file=sys.stderr)
+    return 0 if not failed else 2 if len(files) == 1 else 1  # one file that cannot be read is bad input
+
+
+def _counter(total: int) -> Callable[[int], None]:
+    """How many images are done, on stderr, if a person looks at it."""
+
+    def show(done: int) -> None:
+        if sys.stderr.isatty() and total > 1:
+            print(f"\r{done} of {total} images", end="\n" if done == total else "", file=sys.stderr, flush=True)
+
+    return show
 
 
 def _eval(arguments: argparse.Namespace) -> int:
@@ -158,7 +154,7 @@ def _eval(arguments: argparse.Namespace) -> int:
 def _bench(arguments: argparse.Namespace) -> int:
     model = _load(arguments)
     if not arguments.seconds > 0:
-        raise InputError("--seconds must be above 0")
+        raise InputError(f"--seconds must be above 0, got {arguments.seconds:g}")
     inputs = example_inputs(model.contract, batch=arguments.batch, size_px=tuple(arguments.size) if arguments.size else None)
     timing = measure_calls(lambda: model.raw(**inputs), seconds=arguments.seconds)
     if arguments.json:

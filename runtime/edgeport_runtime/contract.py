@@ -4,10 +4,11 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
 from .errors import ContractError, InputError
+from .json_text import canonical_json
 from .tasks import TASKS, OutputKind, TaskName
 
 Resize = Literal["stretch", "crop", "letterbox", "keep"]
@@ -48,10 +49,17 @@ class Pixels:
 
     @property
     def channels(self) -> int:
+        """3 for RGB, 1 for gray."""
         return CHANNELS[self.mode]
 
     def faults(self) -> list[str]:
-        found = [f"pixels.{name} must be at least 1, got {getattr(self, name)}" for name in ("height", "width") if getattr(self, name) < 1]
+        """What is wrong with it, in words; empty if nothing is."""
+        sides = {name: getattr(self, name) for name in ("height", "width")}
+        found = [f"pixels.{name} must be a whole number of at least 1, got {size!r}" for name, size in sides.items() if not is_whole(size) or size < 1]
+        for name in ("mean", "std"):
+            given = getattr(self, name)
+            if not isinstance(given, tuple | list) or not all(isinstance(each, Real) for each in given):
+                return [*found, f"pixels.{name} must be a tuple of numbers, one for each channel, got {given!r}"]
         for name, allowed in (("mode", tuple(CHANNELS)), ("resize", get_args(Resize)), ("interpolation", get_args(Interpolation))):
             if getattr(self, name) not in allowed:
                 found.append(f"pixels.{name} must be one of {list(allowed)}, got {getattr(self, name)!r}")
@@ -62,7 +70,10 @@ class Pixels:
             found.append(f"pixels.mean and pixels.std must be finite, got {self.mean} and {self.std}")
         elif any(not value > 0 for value in self.std):
             found.append(f"pixels.std must be above 0, got {self.std}")
-        shorter_px = self.resize_shorter_px
+        return [*found, *self._resize_faults()]
+
+    def _resize_faults(self) -> list[str]:
+        found, shorter_px = [], self.resize_shorter_px
         if not (shorter_px is None if self.resize != "crop" else isinstance(shorter_px, int) and shorter_px >= 1):
             found.append(f"pixels.resize_shorter_px must be at least 1 if resize is 'crop', and None otherwise, got {shorter_px!r}")
         if not 0 <= self.fill <= 255:
@@ -80,6 +91,7 @@ class Input:
     pixels: Pixels | None = None
 
     def faults(self) -> list[str]:
+        """What is wrong with it, in words; empty if nothing is."""
         if self.pixels is None:
             return []
         found = self.pixels.faults()
@@ -122,7 +134,8 @@ class Range:
         return f"{self.low}..{self.high}" + (f" in steps of {self.step}" if self.step > 1 else "")
 
     def faults(self) -> list[str]:
-        good = 1 <= self.low <= self.high and self.step >= 1
+        """What is wrong with it, in words; empty if nothing is."""
+        good = all(map(is_whole, (self.low, self.high, self.step))) and 1 <= self.low <= self.high and self.step >= 1
         return [] if good else [f"the range {self}: expected 1 <= low <= high and a step of at least 1"]
 
     def nearest(self, size: int) -> int:
@@ -151,6 +164,8 @@ class Contract:
         if not self.inputs or not self.outputs:
             found.append("at least one input and one output are needed")
         named = {axis for each in self.inputs for axis in each.shape if isinstance(axis, str)}
+        if isinstance(self.labels, str) or not all(isinstance(label, str) for label in self.labels):
+            found.append(f"labels must be several texts, one for each class, got {self.labels!r}")
         found += [f"axis {axis!r} of an input has no range" for axis in sorted(named - set(self.axes))]
         found += [f"axis {axis!r} has a range but is in no input" for axis in sorted(set(self.axes) - named)]
         found += [f"axis {name!r} has {fault}" for name, size in self.axes.items() for fault in size.faults()]
@@ -221,6 +236,7 @@ class Contract:
             raise InputError(f"input {name!r}: {axis} is {sizes[axis]} in another input, but {size} here")
 
     def to_dict(self) -> dict[str, Any]:
+        """Everything as what JSON knows; `from_dict` reads it."""
         return asdict(self)
 
     def to_json(self) -> str:
@@ -243,28 +259,11 @@ class Contract:
 
     @classmethod
     def from_json(cls, text: str) -> "Contract":
+        """Read what `to_json` wrote. Raises ContractError."""
         try:
             return cls.from_dict(json.loads(text))
         except json.JSONDecodeError as error:
             raise ContractError(f"the contract is not JSON: {error}") from error
-
-
-def strict_json(data: Any, *, indent: int | None = None) -> str:
-    """JSON that every parser reads: numbers that are not finite become null."""
-    return json.dumps(_finite(data), sort_keys=True, indent=indent, allow_nan=False)
-
-
-def _finite(data: Any) -> Any:
-    if isinstance(data, Mapping):
-        return {str(key): _finite(value) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [_finite(value) for value in data]
-    return None if isinstance(data, float) and not math.isfinite(data) else data
-
-
-def canonical_json(data: Any) -> str:
-    """JSON with sorted keys and no spaces, the form that is hashed and compared."""
-    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
 def _tuples(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,14 +5,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from .contract import Contract
+from .decoding import ImageSource, describe
 from .engine import Arrays
 from .errors import InputError
-from .images import ImageSource, Pixel, are_several, describe, image_files, kind_of, pixel_batches, prepare_mask, prepare_target
+from .images import Pixel, are_several, image_files, kind_of, pixel_batches, prepare_mask, prepare_target
 from .model import Model
 from .tasks import Quality, Task, TruthKind, find_task
 
@@ -97,7 +97,7 @@ def _example(given: Any) -> Example:
         return given
     if isinstance(given, tuple | list) and len(given) == 2:
         return replace(_example(given[0]), truth=given[1])
-    if isinstance(given, str | Path | bytes | Image.Image | np.ndarray):  # an ImageSource
+    if isinstance(given, str | Path | bytes | bytearray | memoryview | Image.Image) or hasattr(given, "__array__") or hasattr(given, "read"):
         return Example(source=given)
     raise InputError(
         f"expected an Example, an image or a pair (image, truth), got {type(given).__name__}; give arrays as uint8 (H, W, C), "
@@ -125,6 +125,8 @@ def _pairs(folder: Path) -> list[Example]:
 
 def _labeled(contract: Contract, folder: Path) -> list[Example]:
     classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")) if folder.is_dir() else []
+    if not contract.labels:
+        raise InputError(f"{folder}: this model has no labels, so folders cannot name its classes; export it with labels, or give pairs (image, index)")
     unknown = [path.name for path in classes if path.name not in contract.labels]
     if not classes or unknown:
         nothing = "no folders" if folder.is_dir() else "no such folder"

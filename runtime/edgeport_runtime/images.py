@@ -3,25 +3,21 @@
 The only preprocessing there is: training, calibration, parity and the device all call `prepare`.
 """
 
-import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from .contract import Contract, Pixels
+from .decoding import ImageSource, convert, decode, describe
 from .errors import ImageError, InputError
 
 Pixel = NDArray[np.uint8]
-ImageSource = str | Path | bytes | Image.Image | NDArray[Any]
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-LARGEST_PX = 89_478_485  # Pillow only warns up to twice this; see PIL.Image.MAX_IMAGE_PIXELS
-ORIENTATION = 0x0112  # the tag of EXIF
 LARGEST_RESIZED_PX = 12_000_000  # 48 MB in Pillow
 FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -29,75 +25,6 @@ FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-
-
-def decode(source: ImageSource) -> Image.Image:
-    """Open a file, bytes, a PIL image or an array as an upright PIL image, still in its own mode.
-
-    Arrays are uint8 of shape (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA, values in 0..255.
-    Raises ImageError if it is no image, is truncated, or has more than LARGEST_PX pixels.
-    """
-    if isinstance(source, np.ndarray):
-        return _from_array(source)
-    name = describe(source)
-    try:
-        if isinstance(source, Image.Image):
-            source.load()
-            return _upright(source)
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
-            if image.width * image.height > LARGEST_PX:
-                raise ImageError(f"{name}: {image.width}x{image.height} pixels are more than the {LARGEST_PX:,} that are decoded; shrink the image first")
-            image.load()
-            return _upright(image)
-    except FileNotFoundError as error:
-        raise ImageError(f"{name}: there is no such file") from error
-    except UnidentifiedImageError as error:
-        raise ImageError(f"{name}: expected an image ({', '.join(FORMATS)}), but the content is not one") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # a warning only if warnings are errors
-        raise ImageError(f"{name}: its pixels are more than the {LARGEST_PX:,} that are decoded; shrink the image first") from error
-    except (OSError, ValueError, SyntaxError) as error:  # Pillow raises SyntaxError for broken PNG chunks
-        raise ImageError(f"{name}: the image cannot be read ({error})") from error
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Turned as its EXIF says; the image itself, not a copy, if that is nothing."""
-    return ImageOps.exif_transpose(image) if image.getexif().get(ORIENTATION, 1) != 1 else image
-
-
-def describe(source: ImageSource) -> str:
-    """What to call an image in a message: its path, or what kind of thing it is."""
-    if isinstance(source, str | Path):
-        return str(source)
-    if isinstance(source, bytes):
-        return f"an image of {len(source)} bytes"
-    if isinstance(source, Image.Image):
-        return f"a PIL image of {source.width}x{source.height} pixels (WxH)"
-    if isinstance(source, np.ndarray):
-        return f"an array of shape {source.shape}"
-    raise ImageError(f"expected a path, bytes, a PIL image or a uint8 array, got {type(source).__name__}")
-
-
-def _from_array(array: NDArray[Any]) -> Image.Image:
-    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)) or 0 in array.shape:
-        raise ImageError(f"expected a uint8 array of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got {array.dtype} of shape {array.shape}")
-    return Image.fromarray(array[:, :, 0] if array.ndim == 3 and array.shape[2] == 1 else np.ascontiguousarray(array))
-
-
-def convert(image: Image.Image, mode: str) -> Image.Image:
-    """To RGB or L as torchvision's loader does (`convert`): alpha is dropped, palettes are looked up, CMYK is converted.
-
-    16-bit gray is scaled to 8 bits first, because Pillow's own conversion clips it at 255.
-    """
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image).astype(np.uint16, copy=False) // 257).astype(np.uint8))
-    elif image.mode in ("I", "F"):
-        raise ImageError(f"expected 8 or 16 bits a channel, got an image of mode {image.mode}; convert it to 8 bits first")
-    elif image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    try:
-        return image if image.mode == mode else image.convert(mode)
-    except ValueError as error:
-        raise ImageError(f"an image of mode {image.mode} cannot be converted to {mode}; convert it to RGB first") from error
 
 
 def fit(image: Image.Image, pixels: Pixels, height: int, width: int) -> Image.Image:
@@ -222,21 +149,39 @@ def stack(arrays: Sequence[Pixel]) -> Pixel:
 
 
 def pixel_batches(
-    sources: Sequence[ImageSource], contract: Contract, *, size_px: tuple[int, int] | None = None, prepared_at_once: int | None = None
+    sources: Sequence[ImageSource],
+    contract: Contract,
+    *,
+    size_px: tuple[int, int] | None = None,
+    prepared_at_once: int | None = None,
+    most: Callable[[int, int], int] | None = None,
+    faults: dict[int, ImageError] | None = None,
 ) -> Iterator[tuple[list[int], Pixel]]:
     """Images prepared for a contract, in batches of one size: the indices of the images, and their pixels, uint8 (N, H, W, C).
 
     `size_px`: (height, width) instead of the contract's. `prepared_at_once`: how many images are in memory; all of them if left out.
-    A batch is at most as large as the contract allows. Raises ImageError naming the image.
+    A batch is at most as large as the contract allows, and as `most` says for (height, width). An image that cannot be read raises ImageError
+    naming it, or is left out and its error put into `faults` by its index.
     """
     at_once = prepared_at_once or max(1, len(sources))
     for start in range(0, len(sources), at_once):
-        part = sources[start : start + at_once]
-        arrays = [prepare(source, contract.pixels, size_px) for source in part]
-        for source, array in zip(part, arrays, strict=True):
-            require_size(array.shape, contract, describe(source))
-        for group in groups_of_one_shape([array.shape for array in arrays], contract.largest_batch):
-            yield [start + index for index in group], stack([arrays[index] for index in group])
+        arrays: dict[int, Pixel] = {}
+        for index, source in enumerate(sources[start : start + at_once], start):
+            try:
+                arrays[index] = prepare(source, contract.pixels, size_px)
+                require_size(arrays[index].shape, contract, describe(source))
+            except ImageError as error:
+                if faults is None:
+                    raise
+                arrays.pop(index, None)
+                faults[index] = error
+        indices = list(arrays)
+        for same in groups_of_one_shape([arrays[index].shape for index in indices], len(sources)):
+            height, width = arrays[indices[same[0]]].shape[:2]
+            largest = min(contract.largest_batch, most(height, width) if most is not None else contract.largest_batch)
+            for first in range(0, len(same), largest):
+                group = [indices[each] for each in same[first : first + largest]]
+                yield group, stack([arrays[index] for index in group])
 
 
 def groups_of_one_shape(shapes: Sequence[tuple[int, ...]], largest: int) -> list[list[int]]:

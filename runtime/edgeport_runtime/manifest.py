@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from .comparison import Tolerance
-from .contract import Contract, canonical_json, is_whole
+from .contract import Contract, is_whole
+from .json_text import canonical_json
 
 FORMAT = 2
 

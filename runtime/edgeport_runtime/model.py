@@ -5,7 +5,7 @@ import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,42 +13,85 @@ from numpy.typing import NDArray
 from .bundle import Bundle
 from .check import CheckReport, check
 from .contract import METADATA_KEY, NARROW_KEY, Contract, is_whole
+from .decoding import ImageSource, from_bgr
 from .device import SessionOptions, require_onnxruntime
 from .engine import Arrays, Engine
-from .errors import BundleError, FormatError, InputError
-from .images import ImageSource, are_several, kind_of, pixel_batches, require_size
+from .errors import BundleError, FormatError, ImageError, InputError
+from .images import are_several, kind_of, pixel_batches, require_size
+from .memory import MEMORY_MB, UNMEASURED, RunBounds, measured_bytes_per_pixel
 from .predictions import Answer
 from .protobuf import Outline, read_outline
 from .selection import choose, require_batch, should_split_batch, with_exact_int8
 from .tasks import find_task
 
+PREPARED = 64  # images whose pixels are in memory at once
 INTEGERS = {"QuantizeLinear", "DequantizeLinear", "MatMulInteger"}  # operators of int8 variants
 
 
 class Model:
     """A loaded variant. Safe to use from several threads at once.
 
-    `precision`, `reason`: the variant that runs, and why it was chosen.
+    `precision`, `reason`: the variant that runs, and why it was chosen. `bounds`: of one run.
     """
 
-    def __init__(self, engine: Engine, *, precision: str, reason: str, bundle: Bundle | None) -> None:
+    def __init__(self, engine: Engine, *, precision: str, reason: str, bundle: Bundle | None, bounds: RunBounds | None = None) -> None:
         self.engine = engine
         self.contract = engine.contract
         self.precision = precision
         self.reason = reason
         self.bundle = bundle
+        self.bounds = bounds or RunBounds(max_batch=self.contract.largest_batch)
 
-    def __call__(self, source: ImageSource, *, size_px: tuple[int, int] | None = None, top: int = 5) -> Answer:
-        """Predict one image: a file, bytes, PIL image or uint8 array.
+    def __repr__(self) -> str:
+        name = "a lone file" if self.bundle is None else f"{self.bundle.manifest.name!r}"
+        return f"<Model {name}: {self.contract.task}, {self.precision} on {self.engine.options.device}, because {self.reason}>"
+
+    def __call__(self, source: ImageSource, *, size_px: tuple[int, int] | None = None, top: int = 5, channels: str = "rgb") -> Answer:
+        """Predict one image: a path, an open file, bytes, a PIL image, a uint8 array (H, W, C), or what numpy makes one of.
 
         Returns a Prediction for a classifier, an image for a generator, a Segmentation, or an embedding: float32 (channels,).
 
-        `size_px`: (height, width) to run at instead of the contract's. Raises ImageError.
+        `size_px`: (height, width) to run at instead of the contract's. `channels`: "bgr" for an array as OpenCV gives it. Raises ImageError.
         """
-        return self.batch([source], size_px=size_px, top=top)[0]
+        answer = self.batch([source], size_px=size_px, top=top, channels=channels)[0]
+        assert not isinstance(answer, ImageError)  # errors are raised
+        return answer
 
-    def batch(self, sources: Iterable[ImageSource], *, size_px: tuple[int, int] | None = None, top: int = 5) -> list[Answer]:
-        """Predict several images, grouped by size into the largest batches the contract allows; answers in the order given."""
+    @overload
+    def batch(
+        self,
+        sources: Iterable[ImageSource],
+        *,
+        size_px: tuple[int, int] | None = None,
+        top: int = 5,
+        channels: str = "rgb",
+        errors: Literal["raise"] = "raise",
+    ) -> list[Answer]: ...
+
+    @overload
+    def batch(
+        self,
+        sources: Iterable[ImageSource],
+        *,
+        size_px: tuple[int, int] | None = None,
+        top: int = 5,
+        channels: str = "rgb",
+        errors: Literal["return"],
+    ) -> list[Answer | ImageError]: ...
+
+    def batch(
+        self,
+        sources: Iterable[ImageSource],
+        *,
+        size_px: tuple[int, int] | None = None,
+        top: int = 5,
+        channels: str = "rgb",
+        errors: str = "raise",
+    ) -> Any:
+        """Predict several images, grouped by size into the largest runs that the contract and `load`'s bounds allow; answers in the order given.
+
+        `errors`: "raise" ends at the first image that cannot be read; "return" puts its ImageError in the place of its answer.
+        """
         interpret = find_task(self.contract.task).interpret
         if interpret is None:
             raise InputError("this model takes plain tensors, so there is no image to predict from: use raw() with arrays")
@@ -59,11 +102,16 @@ class Model:
         if size_px is not None:
             _require_pair(size_px)
             require_size(size_px, self.contract, "size_px")  # before an image of that size is made
-        images = list(sources)
-        answers: dict[int, Answer] = {}
-        for indices, pixels in pixel_batches(images, self.contract, size_px=size_px):
+        if channels not in ("rgb", "bgr") or errors not in ("raise", "return"):
+            raise InputError(f"channels is 'rgb' or 'bgr', and errors 'raise' or 'return', got {channels!r} and {errors!r}")
+        images = [from_bgr(source) for source in sources] if channels == "bgr" else list(sources)
+        faults: dict[int, ImageError] | None = {} if errors == "return" else None
+        answers: dict[int, Answer | ImageError] = {}
+        batches = pixel_batches(images, self.contract, size_px=size_px, prepared_at_once=PREPARED, most=self.bounds.images, faults=faults)
+        for indices, pixels in batches:
             outputs = self.raw(pixels)[self.contract.outputs[0].name]  # if there are several, the first one answers
             answers |= zip(indices, interpret(outputs, self.contract.labels, top), strict=True)
+        answers |= faults or {}
         return [answers[index] for index in range(len(images))]
 
     def raw(self, pixels: "NDArray[Any] | Mapping[str, NDArray[Any]] | None" = None, /, **tensors: NDArray[Any]) -> Arrays:
@@ -104,6 +152,8 @@ def load(
     threads: int | None = None,
     spinning: bool = True,
     split_batch: bool | None = None,
+    max_batch: int | None = None,
+    max_memory_mb: float = MEMORY_MB,
 ) -> Model:
     """Load a bundle, or a lone .onnx file that edgeport wrote.
 
@@ -111,8 +161,11 @@ def load(
     `batch`: the typical number of images per call. With precision="auto", the bundle may prefer int8 only from a certain batch size; the choice
     is made once at load time and used for every call.
     `split_batch`: see SessionOptions; None takes what was faster for such a `batch` when the bundle was made.
+    `max_batch`, `max_memory_mb`: bounds of one run of `Model.batch`: images, and memory in MB for intermediate results. What an image takes is known
+    from the bundle's evidence, or taken as 512 bytes a pixel; one image runs in any case, and `Model.raw` runs what it is given.
     `threads`, `spinning`: see SessionOptions. Raises BundleError, DeviceError or InputError.
     """
+    _require_bounds(max_batch, max_memory_mb)
     if split_batch is not None and not isinstance(split_batch, bool):
         raise InputError(f"split_batch must be True, False, or None for what was measured, got {split_batch!r}")
     if not isinstance(path, str | os.PathLike):
@@ -122,6 +175,7 @@ def load(
     if path.suffix == ".onnx":
         model = _load_file(path, options, precision)
         require_batch(batch, model.contract)
+        model.bounds = _bounds(model, max_batch, max_memory_mb)
         return model
     bundle = Bundle(path)
     batch = require_batch(batch, bundle.manifest.contract)
@@ -129,7 +183,27 @@ def load(
     if split_batch is None:
         options = replace(options, split_batch=should_split_batch(bundle, options, chosen, batch))
     model = _load_variant(bundle, chosen, reason, options)
-    return _checked(model, bundle, options) if chosen == "fp16" and precision == "auto" else model
+    if chosen == "fp16" and precision == "auto":
+        model = _checked(model, bundle, options)
+    model.bounds = _bounds(model, max_batch, max_memory_mb)
+    return model
+
+
+def _require_bounds(max_batch: Any, max_memory_mb: Any) -> None:
+    if max_batch is not None and (not is_whole(max_batch) or max_batch < 1):
+        raise InputError(f"max_batch is a whole number of images, at least 1, got {max_batch!r}")
+    if not isinstance(max_memory_mb, int | float) or not max_memory_mb > 0:
+        raise InputError(f"max_memory_mb is a number of MB above 0, got {max_memory_mb!r}")
+
+
+def _bounds(model: Model, max_batch: int | None, max_memory_mb: float) -> RunBounds:
+    try:
+        evidence = {} if model.bundle is None else model.bundle.evidence()
+    except FormatError:  # evidence is no part of what runs
+        evidence = {}
+    measured = measured_bytes_per_pixel(evidence, model.precision, model.contract)
+    largest = model.contract.largest_batch if max_batch is None else min(max_batch, model.contract.largest_batch)
+    return RunBounds(max_batch=largest, max_memory_mb=max_memory_mb, bytes_per_pixel=UNMEASURED if measured is None else measured)
 
 
 def _checked(model: Model, bundle: Bundle, options: SessionOptions) -> Model:

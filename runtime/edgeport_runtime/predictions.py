@@ -11,9 +11,10 @@ from PIL import Image
 
 @dataclass(frozen=True, kw_only=True)
 class Label:
-    """One class with its probability, 0..1."""
+    """One class with its index among the logits and its probability, 0..1."""
 
     label: str
+    index: int
     score: float
 
 
@@ -22,6 +23,7 @@ class Prediction:
     """A classifier's answer for one image: the most probable class, and `top` classes in falling order of probability."""
 
     label: str
+    index: int
     score: float
     top: tuple[Label, ...]
 
@@ -52,8 +54,8 @@ def predictions(logits: NDArray[Any], labels: Sequence[str], top: int) -> list[A
 
 def _prediction(probabilities: NDArray[np.float64], labels: Sequence[str], top: int) -> Prediction:
     order = np.argsort(-probabilities, kind="stable")[:top]
-    ranked = tuple(Label(label=labels[index] if labels else str(index), score=float(probabilities[index])) for index in order)
-    return Prediction(label=ranked[0].label, score=ranked[0].score, top=ranked)
+    ranked = tuple(Label(label=labels[index] if labels else str(index), index=int(index), score=float(probabilities[index])) for index in order)
+    return Prediction(label=ranked[0].label, index=ranked[0].index, score=ranked[0].score, top=ranked)
 
 
 def segmentations(scores: NDArray[Any], labels: Sequence[str], top: int) -> list[Answer]:

@@ -128,7 +128,8 @@ class Task:
 
     `output_axes`: number of axes of the first output; None if any will do. `output_kind`: of the first output. `classes_axis`: its axis that holds
     the classes. `takes_image`: exactly one input of pixels. `interpret`: the first output, labels and `top` -> an answer for each image; None if there
-    is none. `writes_files`: whether a shell's answers are files. `metric`: the name of its own; `scorer`: called with the number of examples.
+    is none. `file_suffix`: of an answer that a shell writes to a file; None if it is a row of text. `metric`: the name of its own. `scorer`: takes the
+    number of examples.
     """
 
     name: TaskName
@@ -137,7 +138,7 @@ class Task:
     classes_axis: int | None = None
     takes_image: bool = True
     interpret: Interpret | None = None
-    writes_files: bool = True
+    file_suffix: str | None = ".png"
     metric: str | None = None
     scorer: Scorer | None = None
 
@@ -171,14 +172,14 @@ TASKS = {
             output_kind="logits",
             classes_axis=-1,
             interpret=predictions,
-            writes_files=False,
+            file_suffix=None,
             metric="accuracy",
             scorer=AccuracyScorer,
         ),
         Task(name="image-to-image", output_axes=4, output_kind="pixels", interpret=generated_images, metric="psnr_db", scorer=PsnrScorer),
         Task(name="segmentation", output_axes=4, classes_axis=1, interpret=segmentations, metric="mean_iou", scorer=MeanIouScorer),
-        Task(name="embedding", output_axes=2, interpret=embeddings),
-        Task(name="tensors", takes_image=False, writes_files=False),
+        Task(name="embedding", output_axes=2, interpret=embeddings, file_suffix=".npy"),
+        Task(name="tensors", takes_image=False, file_suffix=None),
     )
 }
 

@@ -53,7 +53,8 @@ def test_predict(classifier: Path, photo: Path, capsys: pytest.CaptureFixture[st
     assert main(["predict", str(classifier), str(photo), "--top", "2"]) == 0
     assert f"{photo}: bright" in capsys.readouterr().out
     assert main(["predict", str(classifier), str(photo), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["label"] == "bright"
+    found = json.loads(capsys.readouterr().out)
+    assert (found["label"], found["index"], found["top"][0]["index"]) == ("bright", 2, 2)
 
 
 def test_predict_writes_a_generators_images(generator: Path, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -63,7 +64,10 @@ def test_predict_writes_a_generators_images(generator: Path, photo: Path, tmp_pa
     assert "->" in capsys.readouterr().out
     assert main(["predict", str(generator), str(photo)]) == 2
     assert "name a folder for them with --out" in capsys.readouterr().err
-    assert main(["predict", str(generator), str(photo), str(photo), "--out", str(tmp_path / "twice")]) == 2
+    twin = tmp_path / "elsewhere" / "photo.jpg"
+    twin.parent.mkdir()
+    Image.open(photo).save(twin)
+    assert main(["predict", str(generator), str(photo), str(twin), "--out", str(tmp_path / "twice")]) == 2
     assert not (tmp_path / "twice").exists()
     capsys.readouterr()
     for out, message in ((photo.parent, "exists already, and a result is never written over a file"), (photo, "cannot be written")):

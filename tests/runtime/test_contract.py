@@ -26,7 +26,7 @@ def test_json_round_trip_is_exact() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"height": 0}, "height must be at least 1"),
+        ({"height": 0}, "height must be a whole number of at least 1"),
         ({"mode": "CMYK"}, "mode must be one of"),
         ({"resize": "squash"}, "resize must be one of"),
         ({"resize": "crop"}, "resize_shorter_px"),

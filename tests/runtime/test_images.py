@@ -12,7 +12,8 @@ from PIL import Image
 
 from edgeport_runtime import ImageError, InputError, Pixels
 from edgeport_runtime.contract import image_axes, image_to_image
-from edgeport_runtime.images import decode, describe, groups_of_one_shape, image_files, pixel_batches, prepare, stack
+from edgeport_runtime.decoding import decode, describe, from_bgr
+from edgeport_runtime.images import groups_of_one_shape, image_files, pixel_batches, prepare, stack
 
 KEEP = Pixels(height=8, width=8, resize="keep")
 RAMP = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
@@ -28,8 +29,32 @@ def test_file_bytes_pil_and_array_give_the_same_pixels(tmp_path: Path) -> None:
     image = Image.fromarray(RAMP)
     path = tmp_path / "ramp.png"
     image.save(path)
-    for source in (path, str(path), encoded(image), image, RAMP):
+    data = encoded(image)
+    for source in (path, str(path), data, bytearray(data), memoryview(data), io.BytesIO(data), image, RAMP, Foreign()):
         np.testing.assert_array_equal(prepare(source, KEEP), RAMP)
+    with path.open("rb") as file:
+        np.testing.assert_array_equal(prepare(file, KEEP), RAMP)
+
+
+def test_blue_green_red_is_turned_around() -> None:
+    np.testing.assert_array_equal(from_bgr(RAMP), RAMP[:, :, ::-1])
+    four = np.arange(16, dtype=np.uint8).reshape(2, 2, 4)
+    np.testing.assert_array_equal(from_bgr(four), four[:, :, [2, 1, 0, 3]])
+    for source in (b"x", RAMP[:, :, 0]):
+        with pytest.raises(ImageError, match="channels='bgr' is for arrays"):
+            from_bgr(source)
+
+
+class Foreign:
+    """Another library's image, which numpy makes an array of."""
+
+    def __array__(self, dtype: object = None, copy: object = None) -> np.ndarray:
+        return RAMP
+
+
+class Untouchable:
+    def __array__(self, dtype: object = None, copy: object = None) -> np.ndarray:
+        raise RuntimeError("on a card")
 
 
 RED = (255, 0, 0)
@@ -123,8 +148,13 @@ TRUNCATED = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (6
         (np.zeros((0, 4, 3), np.uint8), r"\(0, 4, 3\)"),
         (Image.new("F", (2, 2)), "mode F"),
         (Image.new("RGB", (0, 5)), "no pixels"),
-        (None, "expected a path, bytes, a PIL image or a uint8 array, got NoneType"),
-        (io.BytesIO(b"x"), "got BytesIO"),
+        (None, "expected a path, bytes, an open file, a PIL image or a uint8 array, got NoneType"),
+        (io.BytesIO(b"x"), "an open file: expected an image"),
+        (Path(__file__).parent, "expected an image, but this is a folder; name the images in it"),
+        (np.zeros((3, 8, 8), np.uint8), r"channels come last: array\.transpose\(1, 2, 0\)"),
+        (np.zeros((3, 8, 8), np.float32), r"channels come last: .*; values in 0\.\.1 become levels by"),
+        (np.zeros((2, 8, 8, 3), np.uint8), r"for several images give batch\(\) a list of them"),
+        (Untouchable(), "Untouchable: numpy cannot make an array of it .on a card."),
         (Image.open(io.BytesIO(TRUNCATED)), "cannot be read"),
     ],
 )
@@ -194,6 +224,17 @@ def test_every_image_is_in_one_batch_of_its_size(at_once: int | None) -> None:
         assert len(indices) == len(pixels) <= 3 and [int(image[0, 0, 0]) for image in pixels] == indices
         seen += indices
     assert sorted(seen) == list(range(11))
+
+
+def test_batches_are_bounded_and_faults_are_kept_apart() -> None:
+    contract = image_to_image(KEEP, image_axes(smallest_px=4, largest_px=64, largest_batch=4))
+    sources = [RAMP] * 5 + [b"broken"] + [np.zeros((8, 8, 3), np.uint8)] * 3 + [np.zeros((2, 2, 3), np.uint8)]
+    faults: dict[int, ImageError] = {}
+    batches = [indices for indices, _ in pixel_batches(sources, contract, most=lambda height, width: 2 if height == 8 else 9, faults=faults)]
+    assert batches == [[0, 1, 2, 3], [4], [6, 7], [8]]
+    assert {index: str(error)[:25] for index, error in faults.items()} == {5: "an image of 6 bytes: expe", 9: "an array of shape (2, 2, "}
+    with pytest.raises(ImageError, match="an image of 6 bytes"):
+        list(pixel_batches(sources, contract))
 
 
 def test_images_outside_the_contract_are_refused_by_name(tmp_path: Path) -> None:

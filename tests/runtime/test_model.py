@@ -259,3 +259,28 @@ def test_int8_takes_exact_products_if_the_cpu_saturates(classifier: Path, exact:
     assert loaded.check() and loaded.bundle is not None
     alone = load(classifier / loaded.bundle.variant(precision).file)
     assert alone.engine.options.exact_int8 is slower and ("saturate" in alone.reason) is slower
+
+
+def test_a_broken_image_can_be_an_error_in_its_place(classifier: Path) -> None:
+    model = load(classifier)
+    answers = model.batch([DARK, b"torn", BRIGHT], errors="return")
+    assert [getattr(answer, "label", None) for answer in answers] == ["dark", None, "bright"]
+    assert isinstance(answers[1], ImageError) and "an image of 4 bytes" in str(answers[1])
+    with pytest.raises(ImageError, match="an image of 4 bytes"):
+        model.batch([DARK, b"torn", BRIGHT])
+    with pytest.raises(InputError, match="errors 'raise' or 'return', got 'rgb' and 'skip'"):
+        model.batch([DARK], errors="skip")  # type: ignore[call-overload]
+
+
+def test_channels_can_be_blue_green_red(generator: Path) -> None:
+    model = load(generator, precision="fp32")
+    image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(np.asarray(model(image[:, :, ::-1], channels="bgr")), np.asarray(model(image)))
+    with pytest.raises(InputError, match="channels is 'rgb' or 'bgr'"):
+        model(image, channels="hsv")
+
+
+def test_a_model_and_a_bundle_say_what_they_are(classifier: Path) -> None:
+    model = load(classifier, precision="fp32")
+    assert repr(model) == "<Model 'tiny-classifier': classification, fp32 on cpu, because asked for>"
+    assert repr(Bundle(classifier)).startswith(f"<Bundle {str(classifier)!r}: classification, fp32, int8; auto is fp32, because int8 is not ")

@@ -46,14 +46,14 @@ def free_place(out: Path, *, force: bool) -> Path:
     """
     _repair(out)
     if out.is_file():
-        raise OutputError(f"{out} is a file; give another folder for the bundle with --out")
+        raise OutputError(f"{out} is a file; give another folder for the bundle (out, --out)")
     if out.exists() and not force:
-        raise OutputError(f"{out} exists already; give another folder with --out, or replace it with --force")
+        raise OutputError(f"{out} exists already; give another folder, or replace it (force=True, --force)")
     parent = next(folder for folder in out.absolute().parents if folder.exists())
     if not os.access(parent, os.W_OK | os.X_OK) or not _takes_files(parent):
-        raise OutputError(f"{out}: {parent} cannot be written to; give another folder with --out")
+        raise OutputError(f"{out}: {parent} cannot be written to; give another folder (out, --out)")
     if out.exists() and any(out.iterdir()) and not (out / "manifest.json").exists():
-        raise OutputError(f"{out} exists and is no bundle, so --force does not replace it; give another folder with --out")
+        raise OutputError(f"{out} exists and is no bundle, so force does not replace it; give another folder (out, --out)")
     return out
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from edgeport_runtime import Contract
 from edgeport_runtime.bundle import EVIDENCE, MANIFEST
-from edgeport_runtime.contract import strict_json
+from edgeport_runtime.json_text import strict_json
 from edgeport_runtime.manifest import Manifest, Selection, TargetCpu, Variant
 from edgeport_runtime.protobuf import read_outline
 

@@ -10,7 +10,7 @@ import typer
 
 from edgeport_export.errors import ParityError
 from edgeport_runtime import Bundle, EdgeportError, InputError, __version__
-from edgeport_runtime.contract import strict_json
+from edgeport_runtime.json_text import strict_json
 
 from . import console
 from .tables import summary_lines, variant_table

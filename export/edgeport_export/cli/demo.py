@@ -22,7 +22,7 @@ from edgeport_export.verification import verify
 from edgeport_models import Data, load_data, network
 from edgeport_models.datasets import add_noise, require_demo_packages
 from edgeport_runtime import Bundle, Example, Quality, load
-from edgeport_runtime.images import decode
+from edgeport_runtime.decoding import decode
 from edgeport_runtime.tasks import format_metric, psnr_db
 
 from . import console

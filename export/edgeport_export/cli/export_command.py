@@ -67,7 +67,8 @@ class ExportJob:
 def run_export(job: ExportJob, progress: ProgressCallback) -> Bundle:
     """Build, load, export. Raises what its parts raise; nothing is written then."""
     plan = read_plan(job.plan) if job.plan is not None else None
-    precisions = tuple(part.strip() for part in job.precision.split(",")) if job.precision is not None else ("fp32", "int8")
+    named = [part.strip() for part in job.precision.split(",")] if job.precision is not None else ["int8"]
+    precisions = ("fp32", *(each for each in named if each != "fp32"))  # without fp32 there is nothing to compare with
     options = replace(job.options, precisions=precisions, always_keep_int8="int8" in (job.precision or ""), plan=plan)
     free_place(job.out, force=job.force)  # before the network is loaded
     source = _source(job)
@@ -75,8 +76,6 @@ def run_export(job: ExportJob, progress: ProgressCallback) -> Bundle:
     calibration, held_out = _examples(job, source, data)
     if data is not None and not calibration and "int8" in precisions and plan is None:
         raise DataError(f"{data}: it holds so few images that none of them fell to calibration; give more, or --precision fp32")
-    if data is None and plan is None and not options.always_keep_int8:  # a factory without images: no int8, which the manifest says
-        options = replace(options, precisions=tuple(each for each in precisions if each != "int8"))
     origin = {"checkpoint_sha256": source.checkpoint_sha256, "calibration": data, "held_out": job.held_out, "model": job.name}
     facts = {**origin, **_weights_facts(source)}
     return export_bundle(
@@ -116,11 +115,11 @@ def _source(job: ExportJob) -> NetworkSource:
         if own and job.described.labels is not None:
             source = replace(source, contract=replace(source.contract, labels=read_labels(job.described.labels)))
         return replace(source, contract=with_axes(source.contract, parse_axes(job.dynamic))) if own and job.dynamic is not None else source
+    network(job.name)  # an unknown name is the first thing to say
     if job.described.are_given():
         raise InputError(f"the checkpoint of {job.name} brings its own contract: --task, --size, --contract and their like are for my.package:factory")
     if job.weights_key is not None or job.strip_prefix is not None:
         raise InputError(f"the checkpoint of {job.name} holds one set of weights: --weights-key and --strip-prefix are for my.package:factory")
-    network(job.name)  # an unknown name is the first thing to say
     if job.checkpoint is None:
         raise CheckpointError(f"{job.name} needs its trained weights: name them with --checkpoint")
     source = load_source(job.checkpoint, job.name)

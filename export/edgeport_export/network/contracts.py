@@ -29,7 +29,7 @@ FILTERS = {mode: mode.value for mode in (InterpolationMode.NEAREST, Interpolatio
 class ImageTask:
     """A user's description of a network with one image input.
 
-    `axes`: ranges of the axes among batch, height and width that are dynamic; the others are fixed, the batch at 1.
+    `axes`: ranges of the axes among batch, height and width that are dynamic, a batch of 1..64 if left out; the others are fixed, the batch at 1.
     `output_range`: for image-to-image, the values of the network that are the levels 0 and 255.
     """
 
@@ -38,6 +38,17 @@ class ImageTask:
     axes: Mapping[str, Range] = field(default_factory=lambda: {"batch": DEFAULT_BATCH})
     labels: tuple[str, ...] = ()
     output_range: tuple[float, float] = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        """Raises ContractError for what is no description."""
+        if not isinstance(self.pixels, Pixels):
+            raise ContractError(f"pixels must be a Pixels, such as Pixels(height=224, width=224), got {self.pixels!r}")
+        ranges = isinstance(self.axes, Mapping) and all(isinstance(each, Range) for each in self.axes.values())
+        if not ranges:
+            raise ContractError(f"axes must be a mapping from names to ranges, such as {{'batch': Range(low=1, high=16)}}, got {self.axes!r}")
+        found = [*self.pixels.faults(), *(f"axis {name!r} has {fault}" for name, sizes in self.axes.items() for fault in sizes.faults())]
+        if found:
+            raise ContractError("; ".join(found))
 
 
 def image_contract(network: nn.Module, task: ImageTask) -> Contract:
@@ -103,7 +114,9 @@ def named_outputs(network: nn.Module, inputs: tuple[Tensor, ...], taken: Collect
             answer = network.eval()(*inputs)
     except Exception as error:  # whatever the user's code raises
         shapes = ", ".join(str(tuple(value.shape)) for value in inputs)
-        raise NetworkFailure(f"the network fails on an input of shape {shapes}: {first_line(error)}; name the size and the channels it takes") from error
+        halves = any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in network.parameters())
+        remedy = "call .float() on it, since fp16 is made by edgeport" if halves else "name the size and the channels it takes"
+        raise NetworkFailure(f"the network fails on an input of shape {shapes}: {first_line(error)}; {remedy}") from error
     finally:
         for module in was_training:
             module.training = True

@@ -13,7 +13,7 @@ import onnx
 from edgeport_export.benchmark.runner import SPLIT_BATCH, EngineSpec, LatencyStats, PairTimer, benchmark
 from edgeport_export.errors import ExportError, NoIntegerProducts
 from edgeport_export.progress import ProgressCallback, counter
-from edgeport_export.rewrites.finalize import finalize
+from edgeport_export.rewrites.finalize import finalize, finalize_fp32
 from edgeport_export.rewrites.nodes import every_node
 from edgeport_export.validation.quality import QualityEvaluator, drop, metric_is_sufficient
 from edgeport_runtime import Contract, Example
@@ -119,7 +119,7 @@ def make_int8_variant(
         model = finalize(builder.model(frozenset(plan.integer)), contract)
         progress("timing fp32 and int8", 0, 1)
         sizes = dict.fromkeys((settings.batch, 1)) if settings.target.is_here else ()
-        latencies = {size: _latencies(builder.file(frozenset()), model, contract, size, measuring) for size in sizes}
+        latencies = {size: _latencies(finalize_fp32(traced, contract), model, contract, size, measuring) for size in sizes}
     return MeasuredVariant(model=model, plan=plan, latencies=latencies, audit=audit)
 
 
@@ -252,15 +252,17 @@ def _rounded(decibels: float) -> float:
     return round(max(-999.0, min(999.0, decibels)), 2)
 
 
-def _latencies(fp32: Path, int8: bytes, contract: Contract, batch: int, measuring: Measuring) -> dict[str, LatencyStats]:
+def _latencies(fp32: bytes, int8: bytes, contract: Contract, batch: int, measuring: Measuring) -> dict[str, LatencyStats]:
     """Benchmark fp32 and int8, and their split-batch modes if the batch divides by the threads.
 
     If int8 loses, repeat in new processes, up to ATTEMPTS times, and keep each engine's fastest run, with the split-batch run beside it.
     """
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "int8.onnx"
-        path.write_bytes(int8)
-        engines = {"fp32": EngineSpec(kind="onnx", path=str(fp32)), "int8": EngineSpec(kind="onnx", path=str(path))}
+        engines = {}
+        for name, model in (("fp32", fp32), ("int8", int8)):
+            path = Path(folder) / f"{name}.onnx"
+            path.write_bytes(model)
+            engines[name] = EngineSpec(kind="onnx", path=str(path))
         found = _benchmark(engines, contract, batch, measuring)
         for _ in range(ATTEMPTS - 1):
             if found["int8"].lower_quartile_ms <= found["fp32"].lower_quartile_ms:

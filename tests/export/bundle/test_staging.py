@@ -75,7 +75,7 @@ def test_what_is_in_the_way_is_never_lost(tmp_path: Path) -> None:
         free_place(tmp_path / "file", force=True)
     (tmp_path / "bundle").mkdir()
     fill(tmp_path / "bundle", "old")
-    with pytest.raises(OutputError, match="exists already; give another folder with --out, or replace it with --force"):
+    with pytest.raises(OutputError, match="exists already; give another folder, or replace it"):
         free_place(tmp_path / "bundle", force=False)
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.tex").touch()

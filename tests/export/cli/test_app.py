@@ -60,7 +60,7 @@ def truncated(path: Path, folder: Path) -> Path:
         (["export", "cnn", "--checkpoint", "{cut}", "--out", "{new}"], "damaged or truncated"),
         (["export", "attention", "--checkpoint", "{checkpoint}", "--out", "{new}"], "unexpected: features.0.conv.bias"),
         (["export", "vgg", "--checkpoint", "{checkpoint}", "--out", "{new}"], "expected one of cnn, cnn-separable, resnet18"),
-        (["export", "cnn", "--checkpoint", "{checkpoint}", "--out", "{folder}"], "exists already; give another folder with --out"),
+        (["export", "cnn", "--checkpoint", "{checkpoint}", "--out", "{folder}"], "exists already; give another folder, or replace it"),
         (["export", "cnn", "--checkpoint", "{checkpoint}", "--calibration", "folder:{folder}", "--out", "{new}"], "there are none in it"),
         (["export", "cnn", "--checkpoint", "{checkpoint}", "--calibration", "folder:{bad}", "--out", "{new}"], "a.png: expected an image"),
         (["export", "cnn", "--checkpoint", "{checkpoint}", "--calibration", "mnist", "--out", "{new}"], "got 'mnist'"),

@@ -77,7 +77,7 @@ def test_any_network_with_its_own_weights_and_images(package: str, tmp_path: Pat
         "batch=1..4,height=8..40,width=8..40:2",
     ]
     assert main(["export", f"{package}:network", "--checkpoint", "w.pt", *described, "--out", "b"]) == 0
-    assert "auto: fp32, because the bundle was made without int8" in capsys.readouterr().out
+    assert "auto: fp32, because no calibration images were given, so there is no int8" in capsys.readouterr().out
     model = load("b")
     pixels = np.random.default_rng(0).integers(0, 256, (2, 9, 30, 3), dtype=np.uint8)
     module.load_state_dict({key: value * 2 for key, value in module.state_dict().items()})

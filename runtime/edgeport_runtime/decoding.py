@@ -1,0 +1,113 @@
+"""From anything that holds an image to an upright PIL image in the mode that is wanted."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from .errors import ImageError, first_line
+
+ImageSource = Any  # a path, bytes, a bytearray or memoryview, an open file, a PIL image, a uint8 array, or what numpy makes one of
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+LARGEST_PX = 89_478_485  # Pillow only warns up to twice this; see PIL.Image.MAX_IMAGE_PIXELS
+ORIENTATION = 0x0112  # the tag of EXIF
+
+
+def decode(source: ImageSource) -> Image.Image:
+    """Open a file (by path, or open for reading), bytes, a PIL image or an array as an upright PIL image, still in its own mode.
+
+    Arrays are uint8 of shape (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA, values in 0..255.
+    Raises ImageError if it is no image, is truncated, or has more than LARGEST_PX pixels.
+    """
+    name = describe(source)
+    if isinstance(source, bytearray | memoryview):
+        source = bytes(source)
+    elif not isinstance(source, str | Path | bytes | Image.Image) and not hasattr(source, "read"):
+        return _from_array(_array_of(source))
+    try:
+        if isinstance(source, Image.Image):
+            source.load()
+            return _upright(source)
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
+            if image.width * image.height > LARGEST_PX:
+                raise ImageError(f"{name}: {image.width}x{image.height} pixels are more than the {LARGEST_PX:,} that are decoded; shrink the image first")
+            image.load()
+            return _upright(image)
+    except FileNotFoundError as error:
+        raise ImageError(f"{name}: there is no such file") from error
+    except IsADirectoryError as error:
+        raise ImageError(f"{name}: expected an image, but this is a folder; name the images in it") from error
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{name}: expected an image ({', '.join(FORMATS)}), but the content is not one") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # a warning only if warnings are errors
+        raise ImageError(f"{name}: its pixels are more than the {LARGEST_PX:,} that are decoded; shrink the image first") from error
+    except (OSError, ValueError, SyntaxError) as error:  # Pillow raises SyntaxError for broken PNG chunks
+        raise ImageError(f"{name}: the image cannot be read ({error})") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF says; the image itself, not a copy, if that is nothing."""
+    return ImageOps.exif_transpose(image) if image.getexif().get(ORIENTATION, 1) != 1 else image
+
+
+def describe(source: ImageSource) -> str:
+    """What to call an image in a message: its path, or what kind of thing it is."""
+    if isinstance(source, str | Path):
+        return str(source)
+    if isinstance(source, bytes | bytearray | memoryview):
+        return f"an image of {len(source)} bytes"
+    if hasattr(source, "read"):
+        return f"an open file{f' ({source.name})' if isinstance(getattr(source, 'name', None), str) else ''}"
+    if isinstance(source, Image.Image):
+        return f"a PIL image of {source.width}x{source.height} pixels (WxH)"
+    if hasattr(source, "__array__") or hasattr(source, "__array_interface__"):
+        return f"an array of shape {tuple(np.shape(_array_of(source)))}"
+    raise ImageError(f"expected a path, bytes, an open file, a PIL image or a uint8 array, got {type(source).__name__}")
+
+
+def _array_of(source: Any) -> NDArray[Any]:
+    """Anything that numpy makes an array of. Raises ImageError."""
+    try:
+        return np.asarray(source)
+    except Exception as error:  # a tensor on a card or with a gradient, say
+        raise ImageError(f"{type(source).__name__}: numpy cannot make an array of it ({first_line(error)}); give a uint8 array, (H, W, C)") from error
+
+
+def _from_array(array: NDArray[Any]) -> Image.Image:
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)) or 0 in array.shape:
+        remedy = ""
+        if array.ndim == 4:
+            remedy = "; for several images give batch() a list of them"
+        elif array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[2] not in (1, 3, 4):
+            remedy = "; channels come last: array.transpose(1, 2, 0)"
+        if array.dtype.kind == "f":
+            remedy += "; values in 0..1 become levels by (array * 255).round().astype('uint8')"
+        raise ImageError(f"expected a uint8 array of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got {array.dtype} of shape {array.shape}{remedy}")
+    return Image.fromarray(array[:, :, 0] if array.ndim == 3 and array.shape[2] == 1 else np.ascontiguousarray(array))
+
+
+def convert(image: Image.Image, mode: str) -> Image.Image:
+    """To RGB or L as torchvision's loader does (`convert`): alpha is dropped, palettes are looked up, CMYK is converted.
+
+    16-bit gray is scaled to 8 bits first, because Pillow's own conversion clips it at 255.
+    """
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image).astype(np.uint16, copy=False) // 257).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise ImageError(f"expected 8 or 16 bits a channel, got an image of mode {image.mode}; convert it to 8 bits first")
+    elif image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    try:
+        return image if image.mode == mode else image.convert(mode)
+    except ValueError as error:
+        raise ImageError(f"an image of mode {image.mode} cannot be converted to {mode}; convert it to RGB first") from error
+
+
+def from_bgr(source: ImageSource) -> ImageSource:
+    """An array whose channels are blue, green, red (as OpenCV gives them) in the order red, green, blue. Nothing else has such an order."""
+    if not isinstance(source, np.ndarray) or source.ndim != 3 or source.shape[2] not in (3, 4):
+        raise ImageError(f"channels='bgr' is for arrays (H, W, 3) or (H, W, 4), got {describe(source)}")
+    return source[:, :, [2, 1, 0, 3][: source.shape[2]]]

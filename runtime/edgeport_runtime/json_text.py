@@ -1,0 +1,24 @@
+"""JSON as this package writes it."""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+
+def strict_json(data: Any, *, indent: int | None = None) -> str:
+    """JSON that every parser reads: numbers that are not finite become null."""
+    return json.dumps(_finite(data), sort_keys=True, indent=indent, allow_nan=False)
+
+
+def _finite(data: Any) -> Any:
+    if isinstance(data, Mapping):
+        return {str(key): _finite(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
+
+
+def canonical_json(data: Any) -> str:
+    """JSON with sorted keys and no spaces, the form that is hashed and compared."""
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True)

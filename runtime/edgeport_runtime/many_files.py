@@ -1,0 +1,184 @@
+"""Predicting many files: answers in order as they come, an error row for a file that cannot be read, and going on where an earlier call stopped."""
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from glob import glob, has_magic  # a pattern may begin anywhere
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from .errors import ImageError, InputError
+from .images import SUFFIXES, image_files
+from .model import Model
+from .predictions import Answer, Prediction, Segmentation
+from .tasks import find_task
+
+Format = Literal["text", "jsonl", "csv"]
+CHUNK = 64  # images whose answers are in memory
+COLUMNS = ("image", "label", "index", "score", "out", "error")
+
+
+@dataclass(frozen=True, kw_only=True)
+class File:
+    """One image, and the name of its result below the folder for results."""
+
+    path: Path
+    name: Path
+
+
+def find_files(given: Sequence[str]) -> list[File]:
+    """Files, folders (with the folders in them) and globs, in the order given, each once. Raises InputError for what is not there."""
+    found: dict[Path, File] = {}
+    for each in given:
+        path = Path(each)
+        if path.is_dir():
+            files = [File(path=file, name=file.relative_to(path)) for file in image_files(path, nested=True)]
+        elif has_magic(each) and not path.exists():
+            matched = glob(each, recursive=True)  # noqa: PTH207  # a pattern may begin at the root
+            matches = sorted(path for path in map(Path, matched) if path.suffix.lower() in SUFFIXES)
+            if not matches:
+                raise InputError(f"{each}: no image ({', '.join(SUFFIXES)}) matches")
+            files = [File(path=file, name=Path(file.name)) for file in matches]
+        else:
+            files = [File(path=path, name=Path(path.name))]
+        for file in files:
+            found.setdefault(file.path, file)
+    return list(found.values())
+
+
+class Rows:
+    """Rows on stdout or in a file, one for each image, written as they come. `form`: "text" is for people."""
+
+    def __init__(self, form: Format, out: Path | None, *, resume: bool) -> None:
+        self.form, self.done = form, set[str]()
+        self._stream: Any = sys.stdout
+        if out is None:
+            if form == "csv":
+                self._line(_csv(COLUMNS))
+            return
+        if out.exists() and not resume:
+            raise InputError(f"{out} exists already, and a result is never written over a file; name another one with --out, or go on in it with --resume")
+        kept = self._kept(out) if out.exists() else []
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            self._stream = out.open("w", encoding="utf-8", newline="")
+        except OSError as error:
+            raise InputError(f"{out}: the results cannot be written ({error.strerror}); name another file with --out") from error
+        for line in kept or ([_csv(COLUMNS)] if form == "csv" else []):
+            self._line(line)
+
+    def _kept(self, out: Path) -> list[str]:
+        """Whole lines of an earlier call. The last one may be torn, and rows with an error are tried again."""
+        lines = out.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = []
+        for number, line in enumerate(each for each in lines if each.endswith("\n")):
+            row = _read_row(line, self.form)
+            if row is None and not (self.form == "csv" and number == 0 and line.strip() == ",".join(COLUMNS)):
+                raise InputError(f"{out}: line {number + 1} is no row of results in the form {self.form}; name another file with --out")
+            if row is None or not row.get("error"):
+                kept.append(line)
+            if row is not None and not row.get("error"):
+                self.done.add(str(row["image"]))
+        return kept
+
+    def write(self, row: dict[str, Any]) -> None:
+        if self.form == "csv":
+            self._line(_csv([row.get(column, "") for column in COLUMNS]))
+        elif self.form == "jsonl":
+            self._line(json.dumps(row, ensure_ascii=False) + "\n")
+        elif "error" in row:
+            print(f"edgeport-run: {row['error']}", file=sys.stderr)
+        elif "top" in row:
+            self._line(f"{row['image']}: " + "  ".join(f"{each['label']} {each['score']:.3f}" for each in row["top"]) + "\n")
+        else:
+            self._line(f"{row['image']} -> {row['out']}\n")
+
+    def _line(self, text: str) -> None:
+        self._stream.write(text)
+        self._stream.flush()  # a row that was written is there, whatever happens next
+
+    def close(self) -> None:
+        if self._stream is not sys.stdout:
+            self._stream.close()
+
+
+def _csv(values: Sequence[Any]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(values)
+    return text.getvalue()
+
+
+def _read_row(line: str, form: Format) -> dict[str, Any] | None:
+    """A row that an earlier call wrote; None if it is none."""
+    try:
+        row = json.loads(line) if form == "jsonl" else dict(zip(COLUMNS, next(csv.reader([line])), strict=True))
+    except (ValueError, StopIteration):
+        return None
+    return row if isinstance(row, dict) and "image" in row and row["image"] != "image" else None
+
+
+def predict_files(
+    model: Model, files: Sequence[File], rows: Rows, *, folder: Path | None, top: int, resume: bool, progress: Callable[[int], None] = lambda done: None
+) -> int:
+    """Answer every file, in order; return how many could not be answered.
+
+    `folder`: for answers that are files: images and masks as PNG, embeddings as .npy. `resume`: files whose answer is there are left out.
+    Raises InputError if an answer would be written over a file.
+    """
+    answers = {} if folder is None else _places(model, files, folder, resume=resume)
+    todo = [file for file in files if str(file.path) not in rows.done and not (file.path in answers and answers[file.path].exists())]
+    failed, before = 0, len(files) - len(todo)
+    for start in range(0, len(todo), CHUNK):
+        progress(before + start)
+        chunk = todo[start : start + CHUNK]
+        for file, answer in zip(chunk, model.batch([file.path for file in chunk], top=top, errors="return"), strict=True):
+            failed += isinstance(answer, ImageError)
+            rows.write({"image": str(file.path), **_facts(answer, answers.get(file.path))})
+    progress(len(files))
+    return failed
+
+
+def _places(model: Model, files: Sequence[File], folder: Path, *, resume: bool) -> dict[Path, Path]:
+    """Where each answer is written: the file's place in the folder that was given, with the answer's suffix."""
+    suffix = find_task(model.contract.task).file_suffix
+    assert suffix is not None  # or there would be no folder
+    places = {file.path: folder / file.name.with_suffix(suffix) for file in files}
+    if len(set(places.values())) < len(places):
+        raise InputError("two of the images have the same name, so one result would overwrite the other; predict them in two calls")
+    taken = [place for place in places.values() if place.exists()]
+    if taken and not resume:
+        raise InputError(f"{taken[0]} exists already, and a result is never written over a file; name another folder with --out, or go on in it with --resume")
+    return places
+
+
+def _facts(answer: Answer | ImageError, place: Path | None) -> dict[str, Any]:
+    """What a row holds beside the image's name. An answer that is a file is written."""
+    if isinstance(answer, ImageError):
+        return {"error": str(answer)}
+    if isinstance(answer, Prediction):
+        return asdict(answer)
+    assert place is not None  # the caller names a folder for such tasks
+    return {"out": str(_write(answer, place))}
+
+
+def _write(answer: Answer, place: Path) -> Path:
+    """Under a name of its own first, so that a torn file is never taken for an answer."""
+    part = place.with_name(f".{place.stem}.part{place.suffix}")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(answer, np.ndarray):
+            np.save(part, answer)
+        elif isinstance(answer, Segmentation):
+            Image.fromarray(answer.classes.astype(np.uint8 if answer.classes.max() < 256 else np.uint16)).save(part)
+        elif isinstance(answer, Image.Image):
+            answer.save(part)
+        part.replace(place)
+    except OSError as error:
+        raise InputError(f"{place}: the result cannot be written ({error.strerror}); name another folder with --out") from error
+    return place

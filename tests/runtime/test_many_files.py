@@ -1,0 +1,72 @@
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgeport_runtime.cli import main
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv"])
+def test_predict_folders_streams_rows_and_goes_on(name: str, classifier: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for index, level in enumerate((30, 225, 30, 225, 225)):
+        (tmp_path / "in" / "deep").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((20, 30, 3), level, np.uint8)).save(tmp_path / "in" / ("deep" if index > 3 else "") / f"{index}.png")
+    (tmp_path / "in" / "1.png").write_bytes(b"torn")
+    out = tmp_path / "out" / name
+    call = ["predict", str(classifier), str(tmp_path / "in"), str(tmp_path / "in" / "*.png"), "--out", str(out)]
+    assert main(call) == 1  # one of five
+    err = capsys.readouterr().err
+    assert "1 of 5 images could not be predicted" in err
+
+    def rows() -> list[dict[str, str]]:
+        text = out.read_text()
+        return [json.loads(line) for line in text.splitlines()] if name.endswith("jsonl") else list(csv.DictReader(text.splitlines()))
+
+    first = rows()
+    assert [Path(row["image"]).name for row in first] == ["0.png", "1.png", "2.png", "3.png", "4.png"]
+    assert "expected an image" in first[1]["error"] and [row.get("label") or "" for row in first] == ["dark", "", "dark", "bright", "bright"]
+    assert main(call) == 2 and "or go on in it with --resume" in capsys.readouterr().err
+    lines = out.read_text().splitlines(keepends=True)
+    out.write_text("".join(lines[:-1]) + lines[-1][:9])  # killed in the middle of a row
+    Image.fromarray(np.full((20, 30, 3), 225, np.uint8)).save(tmp_path / "in" / "1.png")
+    assert main([*call, "--resume"]) == 0
+    assert sorted((Path(row["image"]).name, row["label"]) for row in rows()) == [(f"{i}.png", "dark" if i in (0, 2) else "bright") for i in range(5)]
+    kept = out.read_text()
+    assert main([*call, "--resume"]) == 0 and out.read_text() == kept
+    out.write_text("something else\n")
+    assert main([*call, "--resume"]) == 2 and "line 1 is no row of results" in capsys.readouterr().err
+
+
+def test_predict_goes_on_in_a_folder_of_answers(generator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a/1.png", "b/1.png"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((20, 30, 3), 100, np.uint8)).save(tmp_path / "in" / name)
+    call = ["predict", str(generator), str(tmp_path / "in"), "--out", str(tmp_path / "out")]
+    assert main(call) == 0
+    made = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*"))
+    assert made == ["a/1.png", "b/1.png"]
+    (tmp_path / "out" / "b" / "1.png").unlink()
+    capsys.readouterr()
+    assert main([*call, "--resume"]) == 0
+    assert capsys.readouterr().out.count("->") == 1 and (tmp_path / "out" / "b" / "1.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nothing*.png"], "no image (.jpg,"),
+        (["{folder}"], "expected a folder of images"),
+        (["a.png", "--resume"], "name them with --out"),
+        (["a.png", "--format", "xml"], "invalid choice"),
+    ],
+)
+def test_predict_that_cannot_begin(arguments: list[str], message: str, classifier: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    try:
+        code = main(["predict", str(classifier), *(each.format(folder=tmp_path / "empty") for each in arguments)])
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    assert code == 2 and message in capsys.readouterr().err
