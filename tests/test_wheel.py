@@ -13,7 +13,7 @@ import edgeport_runtime
 
 ROOT = Path(__file__).parents[1]
 STORED = ROOT / "tests" / "fixtures" / "format1"
-LARGEST_WHEEL = 60_000
+LARGEST_WHEEL = 70_000
 LARGEST_TREE = 200_000_000
 DEPENDENCIES = ("numpy", "numpy.libs", "PIL", "pillow.libs", "onnxruntime", "flatbuffers", "packaging", "google", "sympy", "mpmath", "coloredlogs")
 

@@ -56,8 +56,7 @@ class Pixels:
         """What is wrong with it, in words; empty if nothing is."""
         sides = {name: getattr(self, name) for name in ("height", "width")}
         found = [f"pixels.{name} must be a whole number of at least 1, got {size!r}" for name, size in sides.items() if not is_whole(size) or size < 1]
-        for name in ("mean", "std"):
-            given = getattr(self, name)
+        for name, given in (("mean", self.mean), ("std", self.std)):
             if not isinstance(given, tuple | list) or not all(isinstance(each, Real) for each in given):
                 return [*found, f"pixels.{name} must be a tuple of numbers, one for each channel, got {given!r}"]
         for name, allowed in (("mode", tuple(CHANNELS)), ("resize", get_args(Resize)), ("interpolation", get_args(Interpolation))):

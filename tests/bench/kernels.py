@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -22,6 +23,7 @@ from torch.nn import functional as F
 from edgeport_export.rewrites.finalize import finalize, finalize_fp32
 from edgeport_export.tracing.exporter import trace
 from edgeport_runtime import Contract, Input, Output, Range, SessionOptions
+from edgeport_runtime.device import usable_threads
 from edgeport_runtime.engine import Engine
 
 Values = NDArray[np.float32]
@@ -185,8 +187,9 @@ def table(rows: list[Row]) -> str:
     lines = [
         "# Kernels",
         "",
-        "Written by `make kernels`. Each function over its whole domain: the largest error against float64, in units of the last place of float32 (ulp),",
-        "of PyTorch, of the plain ONNX operator in onnxruntime, and of what edgeport ships as fp32. Times are for a million values on this machine.",
+        f"Written by `make kernels`. torch {torch.__version__.partition('+')[0]}, onnxruntime {onnxruntime.__version__}, {usable_threads()} threads.",
+        "Each function over its whole domain. Errors are the largest against float64, in units of the last place of float32 (ulp): PyTorch's, the",
+        "plain ONNX operator's in onnxruntime, and those of what edgeport ships as fp32. Times are for a million values.",
         "Results below 1e-35 are left out, because their intermediate results are not normal numbers.",
         "",
         "The bar is twice PyTorch's own error and 2 ulp. What misses it is listed below. Parity refuses a network whose results depend on it.",

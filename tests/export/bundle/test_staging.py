@@ -79,7 +79,7 @@ def test_what_is_in_the_way_is_never_lost(tmp_path: Path) -> None:
         free_place(tmp_path / "bundle", force=False)
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.tex").touch()
-    with pytest.raises(OutputError, match="is no bundle, so --force does not replace it"):
+    with pytest.raises(OutputError, match="is no bundle, so force does not replace it"):
         free_place(tmp_path / "thesis", force=True)
     free_place(tmp_path / "bundle", force=True)
     free_place(tmp_path / "nothing", force=False)

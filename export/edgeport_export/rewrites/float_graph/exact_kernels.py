@@ -1,10 +1,10 @@
 """Elementwise functions of the fp32 variant that are as exact as PyTorch's where their results are small.
 
-onnxruntime computes Sigmoid to 1e-7 of 1, not of its result: at -12 it errs by 1 %, so that 1 / (a + b sigmoid(x)) of a depth network and the
-probability of something rare are wrong in their leading digits. `docs/kernels.md` has every kernel's error over its whole domain.
+onnxruntime computes Sigmoid to 1e-7 of 1, and not of its result: at -12 it errs by 1 %. The depth 1 / (a + b sigmoid(x)), and the probability of
+something rare, are wrong in their leading digits then. `docs/kernels.md` has every kernel's error over its whole domain.
 
-1. Sigmoid becomes 1 / (1 + Exp(-x)), which is what PyTorch computes. The Sigmoid of a SiLU, x * Sigmoid(x), stays: it is on the largest maps of
-   its networks, where it is faster (0.6 against 5.8 ms for two million values), and what it errs by vanishes in the sums that follow.
+1. Sigmoid becomes 1 / (1 + Exp(-x)), which is what PyTorch computes. The Sigmoid of a SiLU, x * Sigmoid(x), stays. It is on the largest maps of
+   its networks, where it is faster (0.6 against 5.8 ms for two million values), and its error vanishes in the sums that follow.
 2. Log(x + 1) and Exp(x) - 1, which is what the exporter makes of log1p and expm1, lose all digits for x near 0. They are corrected by what
    rounding x + 1 or Exp(x) lost (Kahan, "Interval arithmetic options in the proposed IEEE standard", 1980).
 
