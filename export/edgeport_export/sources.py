@@ -1,9 +1,10 @@
 """A trained network and its images, by name: a checkpoint names its network and its data; a factory is the user's own code."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -17,7 +18,10 @@ from edgeport_runtime.images import image_files
 from edgeport_runtime.tasks import find_task
 
 from .import_string import imported
+from .model_libraries import is_library_name, library_model
 from .network.contracts import ImageTask, image_contract
+
+RANDOM = "random, as --random-weights asked"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,32 +64,40 @@ def is_factory(name: str) -> bool:
 def load_factory(
     factory: str,
     checkpoint: str | Path | None,
-    given: ImageTask | Contract | None,
+    given: ImageTask | Contract | Callable[[ImageTask], ImageTask] | None,
     *,
     weights_key: str | None = None,
     strip_prefix: str | None = None,
+    classes: int | None = None,
+    random_weights: bool = False,
 ) -> NetworkSource:
     """A network of the user's own: `my.package:factory` is called, and the checkpoint, if there is one, loaded into the network that it returns.
 
-    The attribute is a function or class that needs no arguments, or a module itself; it may return (network, contract).
-    `given`: a contract, or a description that `image_contract` makes one from. `weights_key`, `strip_prefix`: where in the checkpoint the weights
-    are, if they are not to be found by the rule. Raises NetworkError, CheckpointError, NetworkFailure, ContractError.
+    The attribute is a function or class that needs no arguments, or a module itself; it may return (network, contract or description).
+    `timm:NAME` and `torchvision:NAME` are networks of these libraries, with `classes` in their head. Their weights are the checkpoint's, or
+    downloaded, or random if that is asked for.
+    `given`: a contract, a description that `image_contract` makes one from, or a function that changes the library's description.
+    `weights_key`, `strip_prefix`: where in the checkpoint the weights are, if they are not to be found by the rule.
+    Raises NetworkError, CheckpointError, NetworkFailure, ContractError.
     """
-    made = _made(factory)
+    library = is_library_name(factory)
+    if not library and random_weights:
+        raise NetworkError(f"{factory}: --random-weights is for timm:NAME and torchvision:NAME; a factory makes its own")
+    made: Any = library_model(factory, classes=classes, download=checkpoint is None and not random_weights) if library else _made(factory)
     module, own = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(module, nn.Module):
         raise NetworkError(f"{factory}: expected an nn.Module (or a module and its contract), got {type(module).__name__}")
     if checkpoint is None and (weights_key is not None or strip_prefix is not None):
         raise CheckpointError("--weights-key and --strip-prefix say where in a checkpoint the weights are: name the file with --checkpoint")
     weights = None if checkpoint is None else load_checkpoint(module, checkpoint, weights_key=weights_key, strip_prefix=strip_prefix)
-    described = own if given is None else given
+    described: Any = own if given is None else given(cast(ImageTask, own)) if callable(given) else given
     if described is None:
         raise ContractError(
             f"{factory}: a network of your own needs a contract: --task and --size, --contract FILE, or a factory that returns (network, contract)"
         )
     contract = described if isinstance(described, Contract) else image_contract(module, described)
     digest = sha256(Path(checkpoint)) if checkpoint is not None and Path(checkpoint).is_file() else None  # a folder of shards has no hash
-    name = factory.partition(":")[2].rpartition(".")[2]
+    name = factory.partition(":")[2] if library else factory.partition(":")[2].rpartition(".")[2]
     return NetworkSource(name=name, network=module.eval(), contract=contract, checkpoint_sha256=digest, weights=weights)
 
 
@@ -106,8 +118,13 @@ def source_of_bundle(bundle: Bundle, checkpoint: str | Path | None, factory: str
     """The network that a bundle was made from, under the bundle's own contract. Raises InputError if it is not named, BundleError if it has another one."""
     contract = bundle.manifest.contract
     if factory is not None:
-        taken = bundle.manifest.provenance.get("weights_key") if checkpoint is not None else None
-        return load_factory(factory, checkpoint, contract, strip_prefix=taken)
+        origin = bundle.manifest.provenance
+        taken = origin.get("weights_key") if checkpoint is not None else None
+        axis = find_task(contract.task).classes_axis
+        classes = contract.outputs[0].shape[axis] if axis is not None else None
+        random_weights = checkpoint is None and is_library_name(factory) and origin.get("weights") == RANDOM
+        number = classes if isinstance(classes, int) else None
+        return load_factory(factory, checkpoint, contract, strip_prefix=taken, classes=number, random_weights=random_weights)
     if checkpoint is None:
         made_from = bundle.manifest.provenance.get("model", "")
         raise InputError(f"name the weights with --checkpoint{f', and the network with --model {made_from}' if is_factory(made_from) else ''}")

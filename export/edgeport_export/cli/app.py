@@ -16,7 +16,11 @@ from . import console
 from .tables import summary_lines, variant_table
 
 app = typer.Typer(
-    help="From a trained PyTorch image model to a bundle that runs without PyTorch.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+    help="From a trained PyTorch image model to a bundle that runs without PyTorch.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich cuts what does not fit into 80 columns
 )
 INTERRUPTED = "interrupted; nothing was left half-written"
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
@@ -89,13 +93,14 @@ def train(
 
 @app.command()
 def export(
-    name: Annotated[str, typer.Argument(help="The network that the checkpoint was trained for, or my.package:factory for any nn.Module.")],
+    name: Annotated[str, typer.Argument(help="A network that `edgeport train` knows, my.package:factory for any nn.Module, timm:NAME or torchvision:NAME.")],
     out: Annotated[Path, typer.Option(help="The folder to write the bundle to.")],
     checkpoint: Annotated[Path | None, typer.Option(help="Weights: what `edgeport train` wrote, or for a factory any .safetensors, .pt or .pth.")] = None,
     weights_key: Annotated[
         str | None, typer.Option(help="Factory only: where in the checkpoint the weights are, such as model; averaged ones if left out.")
     ] = None,
     strip_prefix: Annotated[str | None, typer.Option(help="Factory only: what stands before every name in the checkpoint; found if left out.")] = None,
+    random_weights: Annotated[bool, typer.Option(help="timm:NAME and torchvision:NAME only: try the export without weights.")] = False,
     calibration: Annotated[
         str | None, typer.Option(help="Images for int8: a folder, or digits, photos, cifar10; what `edgeport train` learned from if left out.")
     ] = None,
@@ -106,6 +111,7 @@ def export(
         ),
     ] = None,
     precision: Annotated[str | None, typer.Option(help="fp32, int8, fp16, by commas. Left out: fp32, and int8 if it pays; int8 that is named is kept.")] = None,
+    dry_run: Annotated[bool, typer.Option(help="Say what would be done with which weights and images, and do nothing.")] = False,
     dynamic: Annotated[str | None, typer.Option(help="Axes with ranges: batch=1..64,height=32..1024:32,width (a step after the colon).")] = None,
     contract: Annotated[Path | None, typer.Option(help="Factory only: a contract as JSON, in the form of a manifest's.")] = None,
     task: Annotated[str | None, typer.Option(help="Factory only: classification, image-to-image, segmentation, embedding or tensors.")] = None,
@@ -133,7 +139,7 @@ def export(
     """Make a bundle from a network: fp32 and int8, compared with PyTorch, with golden cases and evidence."""
     from edgeport_export.options import ExportOptions
 
-    from .export_command import ExportJob, NetworkArguments, run_export
+    from .export_command import ExportJob, NetworkArguments, describe_export, run_export
 
     pixels = {"mean": mean, "std": std, "resize": resize, "interpolation": interpolation, "transforms": transforms}
     described = NetworkArguments(contract=contract, task=task, size_px=_size(size), gray=gray, labels=labels, **pixels)
@@ -151,6 +157,7 @@ def export(
         checkpoint=checkpoint,
         weights_key=weights_key,
         strip_prefix=strip_prefix,
+        random_weights=random_weights,
         out=out,
         calibration=calibration,
         held_out=held_out,
@@ -161,6 +168,10 @@ def export(
         options=options,
         force=force,
     )
+    if dry_run:
+        for line in describe_export(job):
+            console.say(line)
+        return
     with console.progress_display(f"exporting {name}") as progress:
         bundle = run_export(job, progress)
     _show_bundle(bundle, as_json)

@@ -1,5 +1,6 @@
 """`edgeport export`: from names to a bundle, for a network of the registry or of the user's own. The demo does the same."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -7,17 +8,22 @@ from typing import Any, cast
 import torchvision
 
 from edgeport_export.bundle.staging import free_place
+from edgeport_export.model_libraries import is_library_name
 from edgeport_export.network.contracts import DEFAULT_BATCH, ImageTask, parse_axes, pixels_of_weights, read_contract, read_labels, with_axes
+from edgeport_export.network.preflight import check_modules
 from edgeport_export.options import ExportOptions
 from edgeport_export.pipeline import export_bundle
-from edgeport_export.progress import ProgressCallback
+from edgeport_export.progress import ProgressCallback, no_progress
 from edgeport_export.quantization.plan import read_plan
-from edgeport_export.sources import NetworkSource, is_factory, load_examples, load_factory, load_source, own_examples
+from edgeport_export.request import make_request
+from edgeport_export.sources import RANDOM, NetworkSource, is_factory, load_examples, load_factory, load_source, own_examples
 from edgeport_models import CheckpointError, DataError, network
 from edgeport_models.datasets import Part
 from edgeport_runtime import Bundle, Contract, ContractError, InputError, Pixels
 from edgeport_runtime.contract import Interpolation, Resize
 from edgeport_runtime.tasks import TaskName
+
+OWN_WEIGHTS = "what the factory or the library gives"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +50,9 @@ class NetworkArguments:
 class ExportJob:
     """A network, and the place for its bundle.
 
-    `name`: of the registry, or my.package:factory. `dynamic`: axes with ranges, the contract's own if None. `precision`: None is fp32, and
-    int8 if it pays; int8 that is named is kept in any case. `plan`: a bundle or file whose int8 plan is replayed. These two replace the
-    precisions and the plan of `options`. `weights_key`, `strip_prefix`: see `edgeport_models.weights.load_state`.
+    `name`: of the registry, my.package:factory, timm:NAME or torchvision:NAME. `dynamic`: axes with ranges, the contract's own if None.
+    `precision`: None is fp32, and int8 if it pays; int8 that is named is kept in any case. `plan`: a bundle or file whose int8 plan is replayed.
+    These two replace the precisions and the plan of `options`. `weights_key`, `strip_prefix`: see `edgeport_models.weights.load_state`.
     """
 
     name: str
@@ -54,6 +60,7 @@ class ExportJob:
     checkpoint: Path | None = None
     weights_key: str | None = None
     strip_prefix: str | None = None
+    random_weights: bool = False
     calibration: str | None = None
     held_out: str | None = None
     precision: str | None = None
@@ -64,8 +71,19 @@ class ExportJob:
     force: bool = False
 
 
-def run_export(job: ExportJob, progress: ProgressCallback) -> Bundle:
-    """Build, load, export. Raises what its parts raise; nothing is written then."""
+@dataclass(frozen=True, kw_only=True)
+class PreparedExport:
+    """Everything that an export needs, loaded and checked, before any of its work."""
+
+    source: NetworkSource
+    calibration: Part
+    held_out: Part
+    options: ExportOptions
+    facts: Mapping[str, str]
+
+
+def prepare_export(job: ExportJob) -> PreparedExport:
+    """Build the network, load its weights, find its images. Raises what its parts raise."""
     plan = read_plan(job.plan) if job.plan is not None else None
     named = [part.strip() for part in job.precision.split(",")] if job.precision is not None else ["int8"]
     precisions = ("fp32", *(each for each in named if each != "fp32"))  # without fp32 there is nothing to compare with
@@ -77,19 +95,62 @@ def run_export(job: ExportJob, progress: ProgressCallback) -> Bundle:
     if data is not None and not calibration and "int8" in precisions and plan is None:
         raise DataError(f"{data}: it holds so few images that none of them fell to calibration; give more, or --precision fp32")
     origin = {"checkpoint_sha256": source.checkpoint_sha256, "calibration": data, "held_out": job.held_out, "model": job.name}
-    facts = {**origin, **_weights_facts(source)}
+    facts = {key: fact for key, fact in {**origin, **_weights_facts(job, source)}.items() if fact is not None}
+    return PreparedExport(source=source, calibration=calibration, held_out=held_out, options=options, facts=facts)
+
+
+def run_export(job: ExportJob, progress: ProgressCallback) -> Bundle:
+    """Build, load, export. Raises what its parts raise; nothing is written then."""
+    prepared = prepare_export(job)
     return export_bundle(
-        source.network,
-        source.contract,
+        prepared.source.network,
+        prepared.source.contract,
         job.out,
-        name=source.name,
-        calibration=calibration,
-        held_out=held_out,
-        provenance={key: fact for key, fact in facts.items() if fact is not None},
-        options=options,
+        name=prepared.source.name,
+        calibration=prepared.calibration,
+        held_out=prepared.held_out,
+        provenance=prepared.facts,
+        options=prepared.options,
         force=job.force,
         progress=progress,
     )
+
+
+def describe_export(job: ExportJob) -> Iterator[str]:
+    """What an export would do, in lines: weights, preprocessing, contract, and which images do what. Nothing is traced or written."""
+    prepared = prepare_export(job)
+    source, options, contract = prepared.source, prepared.options, prepared.source.contract
+    request = make_request(source.network, contract, source.name, prepared.calibration, prepared.held_out, prepared.facts, options, no_progress)
+    check_modules(source.network, contract)
+    parameters = sum(each.numel() for each in source.network.parameters())
+    yield f"network: {source.name} ({type(source.network).__name__}), {parameters:,} parameters"
+    loaded = prepared.facts.get("weights", "all tensors of the file, under the network's own names")
+    yield f"weights: {loaded if job.checkpoint is not None or job.random_weights else OWN_WEIGHTS}"
+    for each in contract.inputs:
+        yield f"input:   {each.name}: {each.dtype} ({', '.join(map(str, each.shape))})"
+        if each.pixels is not None:
+            yield f"pixels:  {_pixels_in_words(each.pixels)}"
+    for output in contract.outputs:
+        yield f"output:  {output.name}: {output.dtype} ({', '.join(map(str, output.shape))})"
+    yield f"axes:    {', '.join(f'{name} {sizes}' for name, sizes in contract.axes.items()) or 'all are fixed'}"
+    yield f"labels:  {', '.join(contract.labels[:5]) + (f' and {len(contract.labels) - 5} more' if len(contract.labels) > 5 else '') or 'none'}"
+    yield f"int8:    {_int8_in_words(prepared, request.wants_int8, request.int8_refusal)}"
+    yield f"bundle:  {job.out}, which {'would be replaced' if job.out.exists() else 'is free'}; nothing was written"
+
+
+def _pixels_in_words(pixels: Pixels) -> str:
+    resize = f"crop from a shorter side of {pixels.resize_shorter_px}" if pixels.resize == "crop" else pixels.resize
+    return f"{pixels.height}x{pixels.width} {pixels.mode}, {resize}, {pixels.interpolation}; (pixel / 255 - {pixels.mean}) / {pixels.std}"
+
+
+def _int8_in_words(prepared: PreparedExport, wanted: bool, refusal: str | None) -> str:
+    if "int8" not in prepared.options.precisions:
+        return "not asked for"
+    if refusal is not None or not wanted:
+        return refusal or "none, because no calibration images were given"
+    given, used = len(prepared.calibration), min(len(prepared.calibration), prepared.options.calibration_images)
+    judge = f"{len(prepared.held_out)} others, with their truth, judge it" if prepared.held_out else "none judge it, so its distance from fp32 decides"
+    return f"calibrated with {used} of {given} images{' of ' + prepared.facts['calibration'] if 'calibration' in prepared.facts else ''}; {judge}"
 
 
 def _examples(job: ExportJob, source: NetworkSource, data: str | None) -> tuple[Part, Part]:
@@ -101,17 +162,47 @@ def _examples(job: ExportJob, source: NetworkSource, data: str | None) -> tuple[
     return calibration, held_out if job.held_out is None else own_examples(None, job.held_out, source.contract)[1]
 
 
-def _weights_facts(source: NetworkSource) -> dict[str, str | None]:
+def _weights_facts(job: ExportJob, source: NetworkSource) -> dict[str, str | None]:
     """Which of a checkpoint's tensors were taken, if that has to be told."""
     loaded = source.weights
+    if job.random_weights:
+        return {"weights": RANDOM}
     return {} if loaded is None or loaded.is_plain else {"weights": str(loaded), "weights_key": loaded.place}
 
 
+def _library_source(job: ExportJob) -> NetworkSource:
+    """A network of timm or torchvision, whose description --size, --labels and --dynamic change."""
+    described = job.described
+    if described != NetworkArguments(size_px=described.size_px, labels=described.labels):
+        raise InputError(f"{job.name} brings its own preprocessing: only --size, --labels and --dynamic change it")
+    if job.random_weights and job.checkpoint is not None:
+        raise InputError("--random-weights and --checkpoint exclude each other")
+    labels = read_labels(described.labels) if described.labels is not None else ()
+
+    def changed(task: ImageTask) -> ImageTask:
+        axes = parse_axes(job.dynamic) if job.dynamic is not None else task.axes
+        return replace(task, axes=axes, labels=labels or task.labels, pixels=_at_size(task.pixels, described.size_px))
+
+    asked = {"weights_key": job.weights_key, "strip_prefix": job.strip_prefix, "random_weights": job.random_weights}
+    return load_factory(job.name, job.checkpoint, changed, classes=len(labels) or None, **asked)  # type: ignore[arg-type]
+
+
+def _at_size(pixels: Pixels, size_px: tuple[int, int] | None) -> Pixels:
+    """The same preprocessing at another size; the shorter side that is cropped from keeps its proportion."""
+    if size_px is None:
+        return pixels
+    shorter = pixels.resize_shorter_px
+    scaled = None if shorter is None else round(shorter * min(size_px) / min(pixels.height, pixels.width))
+    return replace(pixels, height=size_px[0], width=size_px[1], resize_shorter_px=scaled)
+
+
 def _source(job: ExportJob) -> NetworkSource:
+    if is_library_name(job.name):
+        return _library_source(job)
     if is_factory(job.name):
         own = job.described in (NetworkArguments(), NetworkArguments(labels=job.described.labels))  # the factory's own contract, perhaps with labels
         given = None if own else _contract(job)
-        source = load_factory(job.name, job.checkpoint, given, weights_key=job.weights_key, strip_prefix=job.strip_prefix)
+        source = load_factory(job.name, job.checkpoint, given, weights_key=job.weights_key, strip_prefix=job.strip_prefix, random_weights=job.random_weights)
         if own and job.described.labels is not None:
             source = replace(source, contract=replace(source.contract, labels=read_labels(job.described.labels)))
         return replace(source, contract=with_axes(source.contract, parse_axes(job.dynamic))) if own and job.dynamic is not None else source

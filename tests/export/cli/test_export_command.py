@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from edgeport_export import ExportError, ExportOptions
 from edgeport_export.cli.app import main
@@ -168,3 +169,44 @@ def test_a_plan_is_replayed_by_the_name_of_its_bundle(checkpoint: Path, tmp_path
 def test_a_plan_is_read_before_the_network_is_loaded(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"none\.json: the int8 plan cannot be read"):
         run_export(ExportJob(name="no_such_network", out=tmp_path / "b", plan=tmp_path / "none.json"), no_progress)
+
+
+def test_a_librarys_network_is_exported_and_verified_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "labels.txt").write_text("cat\ndog\n")
+    call = ["export", "timm:mobilenetv4_conv_small", "--size", "32x32", "--labels", "labels.txt", "--random-weights", "--dynamic", "batch=1..2", "--out", "b"]
+    assert main(call) == 0
+    assert "weights: random, as --random-weights asked" in capsys.readouterr().out
+    model = load("b")
+    assert model.contract.labels == ("cat", "dog") and (model.contract.pixels.height, model.contract.pixels.resize_shorter_px) == (32, 37)
+    assert main(["verify", "b", "--model", "timm:mobilenetv4_conv_small"]) == 0
+    assert main([*call, "--mean", "0,0,0", "--force"]) == 2
+    assert "only --size, --labels and --dynamic change it" in capsys.readouterr().err
+
+
+def test_a_dry_run_says_what_would_be_done_and_does_nothing(package: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = importlib.import_module(package).network().state_dict()
+    torch.save({"model": state, "model_ema": {key: value * 2 for key, value in state.items()}}, "w.pt")
+    for index in range(40):
+        path = tmp_path / "images" / ("cat", "dog")[index % 2] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(path)
+    (tmp_path / "labels.txt").write_text("cat\ndog\nbird\n")
+    call = ["export", f"{package}:network", "--checkpoint", "w.pt", "--size", "20x24", "--labels", "labels.txt", "--calibration", "images", "--out", "b"]
+    assert main([*call, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    for words in (
+        "weights: the averaged weights model_ema; and not model (--weights-key takes another)",
+        "20x24 RGB, stretch, bilinear; (pixel / 255 - (0.0, 0.0, 0.0)) / (1.0, 1.0, 1.0)",
+        "output:  logits: float32 (batch, 3)",
+        "axes:    batch 1..64",
+        "labels:  cat, dog, bird",
+        "images of images; ",
+        "others, with their truth, judge it",
+        "b, which is free; nothing was written",
+    ):
+        assert words in said
+    assert not (tmp_path / "b").exists()
+    assert main([*call, "--weights-key", "model", "--precision", "fp32", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "weights: model\n" in said and "int8:    not asked for" in said
