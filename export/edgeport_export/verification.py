@@ -10,6 +10,7 @@ from torch import nn
 from edgeport_runtime import Bundle, CheckReport, Contract, load
 
 from .errors import ExportError
+from .network.preflight import check_modules
 from .network.reference import TorchReference, weights_sha256
 from .network.size_sweep import Sizes, own_sizes, sweep_inputs
 from .network.wrapper import flatten
@@ -56,6 +57,7 @@ def verify(bundle: Bundle | str | Path, network: nn.Module, *, progress: Progres
         raise ExportError(f"network must be the torch.nn.Module that the bundle was made from, got {type(network).__name__}")
     opened = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
     contract = opened.manifest.contract
+    check_modules(network, contract)
     reference = TorchReference(network, contract)
     _require_fit(reference)
     swept = _swept(opened.evidence(), contract)
@@ -70,9 +72,15 @@ def verify(bundle: Bundle | str | Path, network: nn.Module, *, progress: Progres
 def _require_fit(reference: TorchReference) -> None:
     """Raises NetworkFailure, ExportError if the network does not take the contract's inputs, or gives another number of outputs."""
     contract = reference.contract
-    given = len(flatten(reference.answer(sweep_inputs(contract, own_sizes(contract), SEED))))
-    if given != len(contract.outputs):
-        raise ExportError(f"the bundle was made from another network: this one gives {given} outputs, the contract has {len(contract.outputs)}")
+    given = flatten(reference.answer(sweep_inputs(contract, own_sizes(contract), SEED)))
+    if len(given) != len(contract.outputs):
+        raise ExportError(f"the bundle was made from another network: this one gives {len(given)} outputs, the contract has {len(contract.outputs)}")
+    for tensor, output in zip(given, contract.outputs, strict=True):
+        axes = output.shape if output.kind != "pixels" else (*output.shape[:1], output.shape[-1], *output.shape[1:-1])
+        if tensor.ndim != len(axes) or any(isinstance(axis, int) and axis != size for axis, size in zip(axes, tensor.shape, strict=True)):
+            raise ExportError(
+                f"the bundle was made from another network: this one gives {output.name!r} the shape {tuple(tensor.shape)}, the contract says {axes}"
+            )
 
 
 def _swept(evidence: Mapping[str, Any], contract: Contract) -> list[Sizes]:

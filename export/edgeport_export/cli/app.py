@@ -13,7 +13,7 @@ from edgeport_runtime import Bundle, EdgeportError, InputError, __version__
 from edgeport_runtime.json_text import strict_json
 
 from . import console
-from .tables import summary_lines, variant_table
+from .tables import images_line, summary_lines, variant_table
 
 app = typer.Typer(
     help="From a trained PyTorch image model to a bundle that runs without PyTorch.",
@@ -189,12 +189,8 @@ def _show_bundle(bundle: Bundle, as_json: bool) -> None:
     console.say(f"parity: fp32 agrees with PyTorch at {len(sizes)} sizes, the largest difference is {parity['worst']:.1e} of the output's range")
     if "weights" in manifest.provenance:
         console.say(f"weights: {manifest.provenance['weights']}")
-    images = evidence["images"]
-    if images["calibration"] or images["held_out"]:
-        judges = f"{images['held_out']} others judged it" if images["held_out"] else "none were held out to judge it, so its distance from fp32 did"
-        console.say(f"images: {images['calibration']} of {images['given']} calibrated int8, {judges}")
-    console.say(f"auto: {manifest.auto.precision}, because {manifest.auto.reason}")
-    for line in summary_lines(summary):
+    auto = f"auto: {manifest.auto.precision}, because {manifest.auto.reason}"
+    for line in (*images_line(evidence["images"]), auto, *summary_lines(summary)):
         console.say(line)
 
 

@@ -53,3 +53,10 @@ def summary_lines(summary: Mapping[str, Any]) -> Iterator[str]:
         yield f"float in int8: {len(summary['kept_float']) - MOST_NAMED} more, each with its reason under plan.kept_float in manifest.json"
     for warning in summary["warnings"]:
         yield f"warning: {warning}"
+
+
+def images_line(images: Mapping[str, int]) -> Iterator[str]:
+    """How many images did what; nothing if there were none."""
+    if images["calibration"] or images["held_out"]:
+        judges = f"{images['held_out']} others judged it" if images["held_out"] else "none were held out to judge it, so its distance from fp32 did"
+        yield f"images: {images['calibration']} of {images['given']} calibrated int8, {judges}"

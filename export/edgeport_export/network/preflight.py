@@ -39,6 +39,9 @@ def check_modules(network: nn.Module, contract: Contract) -> None:
     """Look at weights, modules and names, without running anything. Raises PreflightError listing every finding."""
     if isinstance(network, torch.jit.ScriptModule):
         raise PreflightError("this is a scripted or traced module; give the nn.Module that it was made from")
+    scripted = [name for name, module in network.named_modules() if isinstance(module, torch.jit.ScriptModule)]
+    if scripted:
+        raise PreflightError(f"{scripted[0]!r} in the network is a scripted or traced module; give the module that it was made from, before torch.jit")
     found = [*_weights(network), *_modules(network, contract), *_names(contract)]
     if found:
         raise PreflightError("; ".join(found))

@@ -5,7 +5,7 @@ import logging
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from io import StringIO
 from typing import Any
@@ -28,10 +28,11 @@ from edgeport_export.rewrites.translations import TRANSLATIONS
 from edgeport_runtime import Contract
 from edgeport_runtime.errors import first_line
 
-from .exporter_errors import exporter_error, untranslated
+from .exporter_errors import exporter_error, require_onnx_forms, untranslated
 from .module_tracker import ModuleTracker
 from .shape_guards import ShapeGuard, broken, shape_guards
-from .torch_patches import second_attempt, second_may_help, symbolic_linspace
+from .stepped_dims import name_stepped_dims, stepped_dims
+from .torch_patches import second_attempt, second_may_help, symbolic_linspace, whole_recurrent_layers
 from .valid_ranges import specialized_axes
 
 OPSET, IR_VERSION = 20, 10
@@ -105,25 +106,35 @@ def trace(network: nn.Module, contract: Contract, dtype: torch.dtype = torch.flo
 
 
 def _dynamic(module: ExportWrapper, contract: Contract, own: Translations) -> tuple[Any, list[ShapeGuard]]:
-    """The exported program and its guards, traced at the first of three examples that leaves every axis free."""
+    """The exported program and its guards, traced in the first of several ways that leaves every axis free.
+
+    Sides that are promised in steps are traced as multiples of them if the free trace fails: a strided convolution beside a pooling agrees with it at
+    such sizes alone. If tracing fixed an axis, an example that shares no side with the contract's own size is tried.
+    """
     try:
         program, guards = _export(module, contract, example_sizes(contract), own)
-    except AxisError as bound:  # `if height == 64 and width == 64: return self.positions`, which resizes them elsewhere
-        try:
-            return _export(module, contract, other_sizes(contract.axes, {"batch": 2, **own_sizes(contract)}, least=2), own)
-        except ExportError:
-            raise bound from None
+    except ExportError as failed:
+        ways = [{"sizes": example_sizes(contract), "in_steps": True}] if any(sizes.step > 1 for sizes in contract.axes.values()) else []
+        if isinstance(failed, AxisError):  # `if height == 64 and width == 64: return self.positions`, which resizes them elsewhere
+            ways.append({"sizes": other_sizes(contract.axes, {"batch": 2, **own_sizes(contract)}, least=2), "in_steps": False})
+        for way in ways:
+            with suppress(ExportError):
+                return _export(module, contract, own=own, **way)  # type: ignore[arg-type]
+        raise
     if broken(guards, own_sizes(contract)):  # Swin v2 at 128 px: a window covers a stage of 4x4, but not one of 4x5
         program, guards = _export(module, contract, example_sizes(contract, near=True), own)
     return program, guards
 
 
-def _export(module: ExportWrapper, contract: Contract, sizes: Mapping[str, int], own: Translations, first: bool = True) -> tuple[Any, list[ShapeGuard]]:
-    named = [{index: axis for index, axis in enumerate(each.shape) if isinstance(axis, str)} for each in contract.inputs]
+def _export(
+    module: ExportWrapper, contract: Contract, sizes: Mapping[str, int], own: Translations, *, first: bool = True, in_steps: bool = False
+) -> tuple[Any, list[ShapeGuard]]:
+    dims = stepped_dims(contract) if in_steps else {}
+    named = [{index: dims.get(axis, axis) for index, axis in enumerate(each.shape) if isinstance(axis, str)} for each in contract.inputs]
     inputs: tuple[Tensor, ...] = tuple(torch.from_numpy(array) for array in sweep_inputs(contract, sizes, seed=0).values())
     tracker = ModuleTracker(module.network)
     try:
-        with _silence(), symbolic_linspace(), nullcontext() if first else second_attempt(), tracker:
+        with _silence(), symbolic_linspace(), whole_recurrent_layers(), nullcontext() if first else second_attempt(), tracker:
             program: Any = torch.onnx.export(
                 module,
                 inputs,
@@ -137,8 +148,10 @@ def _export(module: ExportWrapper, contract: Contract, sizes: Mapping[str, int],
             )
     except Exception as error:  # torch.onnx raises many kinds, some of them bare
         if first and second_may_help(error, untranslated(error)):
-            return _export(module, contract, sizes, own, first=False)
+            return _export(module, contract, sizes, own, first=False, in_steps=in_steps)
         raise exporter_error(error, contract, tracker) from error
+    require_onnx_forms(program.exported_program, contract)
+    name_stepped_dims(program, contract)
     guards = shape_guards(program.exported_program, contract, tracker)
     specialized = specialized_axes(guards, contract)
     if specialized:

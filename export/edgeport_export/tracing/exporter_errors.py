@@ -18,6 +18,8 @@ from edgeport_runtime.errors import first_line
 
 from .module_tracker import ModuleTracker, module_of
 
+USUAL_STEP = 32  # px: what most networks halve their sides by
+UNROLLED = (torch.nn.GRU, torch.nn.RNN)
 REMEDIES = {  # for modules that look at their mask's values unless they are told
     "TransformerEncoder": "call it with is_causal=False, or True if its mask is the causal one",
     "TransformerDecoder": "call it with tgt_is_causal=False, or True if its mask is the causal one",
@@ -45,8 +47,27 @@ def _worded(error: BaseException, contract: Contract, tracker: ModuleTracker) ->
     if "data-dependent" in str(error):
         remedy = next((words for kind, words in REMEDIES.items() if failed_in.endswith(f"({kind})")), "compute both ways and choose with torch.where")
         return ExportError(f"the network branches on values it computes{place}, and a graph takes one way only: {remedy} ({_reason(error)})")
+    if "cannot be solved" in str(error):
+        example = ",".join(f"{name}={sizes.low}..{sizes.high}:{USUAL_STEP}" for name, sizes in contract.axes.items() if name != "batch")
+        return AxisError(
+            f"sizes inside the network{place} agree only at multiples of some number of pixels, which tracing cannot tell; "
+            f"promise the sides in such steps, as --dynamic {example} does, or leave them out"
+        )
+    recurrent = next((f"{type(each).__name__} in {name or 'the network'}" for name, each in tracker.network.named_modules() if type(each) in UNROLLED), None)
+    sides = [name for name in contract.axes if name != "batch"]
+    if recurrent and sides and "must match" in str(error):
+        return AxisError(f"{recurrent} keeps the number of its steps that it had when it was traced; leave {' and '.join(sides)} out of --dynamic")
     what = failed_in if failed_in.startswith("the network") else f"the network{place}"
     return ExportError(f"PyTorch could not export {what}: {_reason(error)}")
+
+
+def require_onnx_forms(program: Any, contract: Contract) -> None:
+    """Raises AxisError for an inverse Fourier transform to sides that change: onnxruntime's takes numbers alone."""
+    for node in program.graph.nodes:
+        if node.op == "call_function" and str(node.target) == "aten._fft_c2r.default" and not isinstance(node.args[3], int):
+            sides = " and ".join(name for name in contract.axes if name != "batch")
+            where = f"{module_of(node) or 'the network'}{_line(node)}"
+            raise AxisError(f"the inverse Fourier transform in {where} needs fixed sides; leave {sides} out of --dynamic")
 
 
 def _bound(axes: list[tuple[str, int]], tracker: ModuleTracker) -> AxisError:

@@ -41,7 +41,7 @@ class ModuleTracker:
     def __init__(self, network: nn.Module) -> None:
         self.failed_in: str | None = None
         self.fixed_in: dict[int, str] = {}
-        self._network = network
+        self.network = network
         self._outermost = describe_module("", type(network).__name__)
         self._modules: dict[str, str] = {}
         self._running: list[str] = []
@@ -52,7 +52,7 @@ class ModuleTracker:
         return self._modules.get(str(condition))
 
     def __enter__(self) -> "ModuleTracker":
-        self._hooks = module_hooks(self._network, started=self._started, returned=self._returned, ended=self._record)
+        self._hooks = module_hooks(self.network, started=self._started, returned=self._returned, ended=self._record)
         self._hooks.__enter__()
         return self
 

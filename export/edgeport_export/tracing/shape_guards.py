@@ -27,6 +27,7 @@ from edgeport_export.network.size_sweep import Cost, Sizes, own_sizes
 from edgeport_runtime import Contract, Range
 
 from .module_tracker import ModuleTracker, conditions, module_of
+from .stepped_dims import sizes_of_inputs, symbols_of_axes
 
 MOST_POINTS = 12  # that a sweep is lengthened by, beyond one for every guard
 MOST_PAIRS = 1_100_000  # of sides that are examined one by one: 32..1024 by 32..1024
@@ -127,16 +128,10 @@ def _roundings(program: Any, symbols: Mapping[str, str]) -> Iterator[ShapeGuard]
 
 
 def _symbols(program: Any, contract: Contract) -> tuple[dict[str, str], Any]:
-    """torch's name of each dynamic size -> the contract's axis; and the shape environment that knows them."""
-    names: dict[str, str] = {}
-    environment = None
-    values = [node.meta["val"] for node in program.graph.nodes if node.op == "placeholder" and node.name in program.graph_signature.user_inputs]
-    for value, each in zip(values, contract.inputs, strict=True):
-        for axis, size in zip(each.shape, value.shape, strict=True):
-            if isinstance(axis, str) and isinstance(size, torch.SymInt):
-                names[str(size.node.expr)] = axis
-                environment = size.node.shape_env
-    return names, environment
+    """torch's name of each dynamic size -> the contract's axis, or its number of steps; and the shape environment that knows them."""
+    sizes = sizes_of_inputs(program, contract)
+    environment = next((size.node.shape_env for size in sizes.values()), None)
+    return symbols_of_axes(sizes, contract), environment
 
 
 def broken(guards: Sequence[ShapeGuard], sizes: Mapping[str, int]) -> list[ShapeGuard]:

@@ -43,6 +43,18 @@ def linspace(start: Any, end: Any, steps: Any, **options: Any) -> Tensor:
 
 
 @contextmanager
+def whole_recurrent_layers() -> Iterator[None]:
+    """An LSTM or GRU stays one operator in every trace of a process, as it does in the first.
+
+    The exporter asks torch to keep the operator whole. But torch remembers which kernel it took for it in an earlier trace, and takes that again. It is
+    the operator's form in Python, which unrolls the time steps and keeps their number.
+    """
+    for layer in (torch.ops.aten.lstm, torch.ops.aten.gru, torch.ops.aten.rnn_tanh, torch.ops.aten.rnn_relu):
+        layer.input._dispatch_cache.clear()
+    yield
+
+
+@contextmanager
 def second_attempt() -> Iterator[None]:
     """Used only after the normal export failed, because it changes the graph: sizes are read from other values, and BatchNorm after a reshaped
     value is not folded.

@@ -50,7 +50,7 @@ def specialized_axes(guards: Sequence[ShapeGuard], contract: Contract) -> str:
     guilty = [guard for guard in specializations if guard.failing_points(points)]
     if not guilty:
         return ""
-    axes = " and ".join(name for name in contract.axes if re.search(rf"\b{name}\b", guilty[0].condition))
+    axes = " and ".join(name for name in contract.axes if any(re.search(rf"\b{name}\b", guard.condition) for guard in guilty))
     where = f" in {guilty[0].where}" if guilty[0].where else ""
     return f"the network {SENTENCES['specialization'].format(axes=axes, where=where)}; leave {axes} out of --dynamic"
 

@@ -194,7 +194,7 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(package: str, tmp_pa
     (tmp_path / "labels.txt").write_text("cat\ndog\nbird\n")
     call = ["export", f"{package}:network", "--checkpoint", "w.pt", "--size", "20x24", "--labels", "labels.txt", "--calibration", "images", "--out", "b"]
     assert main([*call, "--dry-run"]) == 0
-    said = capsys.readouterr().out
+    told = capsys.readouterr().out
     for words in (
         "weights: the averaged weights model_ema; and not model (--weights-key takes another)",
         "20x24 RGB, stretch, bilinear; (pixel / 255 - (0.0, 0.0, 0.0)) / (1.0, 1.0, 1.0)",
@@ -205,8 +205,8 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(package: str, tmp_pa
         "others, with their truth, judge it",
         "b, which is free; nothing was written",
     ):
-        assert words in said
+        assert words in told
     assert not (tmp_path / "b").exists()
     assert main([*call, "--weights-key", "model", "--precision", "fp32", "--dry-run"]) == 0
-    said = capsys.readouterr().out
-    assert "weights: model\n" in said and "int8:    not asked for" in said
+    told = capsys.readouterr().out
+    assert "weights: model\n" in told and "int8:    not asked for" in told

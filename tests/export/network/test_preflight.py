@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from edgeport_export import NetworkFailure, PreflightError
 from edgeport_export.network.contracts import with_axes
-from edgeport_export.network.preflight import preflight
+from edgeport_export.network.preflight import check_modules, preflight
 from edgeport_export.rewrites.finalize import finalize
 from edgeport_export.tracing.exporter import trace
 from edgeport_export.validation.parity import measure_parity
@@ -342,3 +342,13 @@ def test_the_copy_that_was_checked_is_the_one_to_compare_with() -> None:
     module = Net(nn.Dropout()).train()
     reference = preflight(module, CONTRACT)
     assert reference.network is not module and not reference.network.training and reference.contract is CONTRACT
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+@pytest.mark.parametrize(
+    "part", [lambda: torch.jit.script(nn.Sequential(nn.Conv2d(8, 8, 1), nn.Tanh())), lambda: torch.jit.trace(nn.Tanh(), torch.rand(1, 8, 4, 4))]
+)
+def test_a_scripted_part_is_named(part) -> None:  # type: ignore[no-untyped-def]
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Sequential(part()), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)).eval()
+    with pytest.raises(PreflightError, match=r"'1\.0' in the network is a scripted or traced module; give the module that it was made from"):
+        check_modules(network, CONTRACT)
