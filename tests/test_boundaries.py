@@ -56,7 +56,7 @@ def test_public_names_are_sorted_real_and_few(name: str) -> None:
     package = importlib.import_module(name)
     names = package.__all__
     assert names == sorted(names, key=lambda each: (not each.isupper(), each[0].islower(), each))
-    assert all(hasattr(package, each) for each in names) and len(names) <= 30
+    assert all(hasattr(package, each) for each in names) and len(names) <= 25
     public = {each for each in vars(package) if not each.startswith("_") and getattr(vars(package)[each], "__module__", "").startswith("edgeport")}
     assert public <= set(names), public - set(names)
 
