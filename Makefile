@@ -22,8 +22,9 @@ lint: $(VENV)/installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Two processes: most tests keep one core busy.
 test: $(VENV)/installed lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 # Every example, and whatever else takes minutes.
 test-long: $(VENV)/installed

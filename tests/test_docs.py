@@ -57,9 +57,9 @@ def test_python_runs_and_prints_what_the_page_shows(name: str, checkpoint: Path,
     """All blocks of a page in one process, in an own folder that holds the examples, a checkpoint and a folder of images."""
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     shutil.copy(checkpoint, tmp_path / "cnn.safetensors")
-    (tmp_path / "photos").mkdir()
+    (tmp_path / "images").mkdir()
     for index in range(24):
-        Image.fromarray(np.random.default_rng(index).integers(0, 256, (80, 96, 3), dtype=np.uint8)).save(tmp_path / "photos" / f"{index}.png")
+        Image.fromarray(np.random.default_rng(index).integers(0, 256, (80, 96, 3), dtype=np.uint8)).save(tmp_path / "images" / f"{index}.png")
     parts = python_blocks(PAGES[name].read_text())
     code = f"\nprint({MARK!r})\n".join(content for content, _ in parts)
     (tmp_path / "page.py").write_text(code)

@@ -296,7 +296,7 @@ def test_without_labels_the_outputs_must_stay_near(make_bundle: Make, tmp_path: 
 
 
 def test_a_bundle_that_disagrees_is_not_written(make_bundle: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    finalize = pipeline.finalize
+    finalize = pipeline.finalize_fp32
 
     def spoilt(model, contract):  # type: ignore[no-untyped-def]
         for each in model.graph.initializer:
@@ -304,7 +304,7 @@ def test_a_bundle_that_disagrees_is_not_written(make_bundle: Make, tmp_path: Pat
                 each.raw_data = (np.frombuffer(each.raw_data, np.float32) * np.float32(1.001)).tobytes()
         return finalize(model, contract)
 
-    monkeypatch.setattr(pipeline, "finalize", spoilt)
+    monkeypatch.setattr(pipeline, "finalize_fp32", spoilt)
     with pytest.raises(ParityError, match="the fp32 graph disagrees with PyTorch, so no bundle was written"):
         make_bundle(tmp_path / "b")
     assert list(tmp_path.iterdir()) == []
