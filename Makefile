@@ -39,7 +39,7 @@ test-long: $(VENV)/installed
 	touch $@
 
 test-lowest: .venv-lowest/installed
-	.venv-lowest/bin/pytest -W default   # what old packages warn of is theirs
+	.venv-lowest/bin/pytest -n 2 --dist loadfile -W default   # what old packages warn of is theirs
 
 docs: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --group docs

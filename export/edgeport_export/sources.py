@@ -127,7 +127,8 @@ def source_of_bundle(bundle: Bundle, checkpoint: str | Path | None, factory: str
         return load_factory(factory, checkpoint, contract, strip_prefix=taken, classes=number, random_weights=random_weights)
     if checkpoint is None:
         made_from = bundle.manifest.provenance.get("model", "")
-        raise InputError(f"name the weights with --checkpoint{f', and the network with --model {made_from}' if is_factory(made_from) else ''}")
+        named = f", and the network with --model {made_from}" if is_factory(made_from) else "; a network of your own is named with --model my.package:factory"
+        raise InputError(f"name the weights with --checkpoint{named}")
     try:
         source = load_source(checkpoint)
     except CheckpointError as error:

@@ -15,7 +15,7 @@ from .doctor import diagnose
 from .errors import EdgeportError, InputError
 from .evaluation import evaluate
 from .json_text import strict_json
-from .many_files import Format, Rows, find_files, predict_files
+from .many_files import Format, Rows, find_files, fingerprint, predict_files
 from .model import Model, load
 from .selection import PRECISIONS
 from .tasks import find_task
@@ -122,7 +122,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     files = find_files(arguments.images)
     file = None if files_out else arguments.out
     form: Format = arguments.format or ("jsonl" if arguments.json else "text" if file is None else "csv" if file.suffix == ".csv" else "jsonl")
-    rows = Rows(form, file, resume=arguments.resume)
+    rows = Rows(form, file, resume=arguments.resume, model=fingerprint(model))
     try:
         options = {"folder": arguments.out if files_out else None, "top": arguments.top, "resume": arguments.resume}
         failed = predict_files(model, files, rows, **options, progress=_counter(len(files)))
@@ -130,6 +130,8 @@ def _predict(arguments: argparse.Namespace) -> int:
         rows.close()
     if failed and len(files) > 1:
         print(f"edgeport-run: {failed} of {len(files)} images could not be predicted", file=sys.stderr)
+    elif file is not None and not failed:
+        print(f"edgeport-run: {len(files)} images are answered in {file}", file=sys.stderr)
     return 0 if not failed else 2 if len(files) == 1 else 1  # one file that cannot be read is bad input
 
 

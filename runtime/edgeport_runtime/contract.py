@@ -169,7 +169,7 @@ class Contract:
         found += [f"axis {axis!r} has a range but is in no input" for axis in sorted(set(self.axes) - named)]
         found += [f"axis {name!r} has {fault}" for name, size in self.axes.items() for fault in size.faults()]
         found += [*self._naming_faults(), *self._size_faults()]
-        if self.task in TASKS:
+        if self.task in TASKS and not isinstance(self.labels, str):
             images = [each.pixels is not None for each in self.inputs]
             found += TASKS[self.task].faults(images, self.outputs[0].shape if self.outputs else (), self.labels)
         if found:

@@ -1,6 +1,7 @@
 """Predicting many files: answers in order as they come, an error row for a file that cannot be read, and going on where an earlier call stopped."""
 
 import csv
+import hashlib
 import io
 import json
 import sys
@@ -13,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
+from .bundle import MANIFEST
 from .errors import ImageError, InputError
 from .images import SUFFIXES, image_files
 from .model import Model
@@ -21,7 +23,7 @@ from .tasks import find_task
 
 Format = Literal["text", "jsonl", "csv"]
 CHUNK = 64  # images whose answers are in memory
-COLUMNS = ("image", "label", "index", "score", "out", "error")
+COLUMNS = ("image", "label", "index", "score", "out", "error", "model")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +32,13 @@ class File:
 
     path: Path
     name: Path
+
+
+def fingerprint(model: Model) -> str:
+    """The bundle and the variant that answer: the beginning of the manifest's hash, and the precision."""
+    if model.bundle is None:
+        return model.precision
+    return f"{hashlib.sha256((model.bundle.folder / MANIFEST).read_bytes()).hexdigest()[:12]} {model.precision}"
 
 
 def find_files(given: Sequence[str]) -> list[File]:
@@ -53,10 +62,10 @@ def find_files(given: Sequence[str]) -> list[File]:
 
 
 class Rows:
-    """Rows on stdout or in a file, one for each image, written as they come. `form`: "text" is for people."""
+    """Rows on stdout or in a file, one for each image, written as they come. `form`: "text" is for people. `model`: who answers, see `fingerprint`."""
 
-    def __init__(self, form: Format, out: Path | None, *, resume: bool) -> None:
-        self.form, self.done = form, set[str]()
+    def __init__(self, form: Format, out: Path | None, *, resume: bool, model: str = "") -> None:
+        self.form, self.model, self.done = form, model, set[str]()
         self._stream: Any = sys.stdout
         if out is None:
             if form == "csv":
@@ -81,6 +90,8 @@ class Rows:
             row = _read_row(line, self.form)
             if row is None and not (self.form == "csv" and number == 0 and line.strip() == ",".join(COLUMNS)):
                 raise InputError(f"{out}: line {number + 1} is no row of results in the form {self.form}; name another file with --out")
+            if row is not None and row.get("model", self.model) != self.model:
+                raise InputError(f"{out}: line {number + 1} was answered by another bundle or precision; name another file with --out")
             if row is None or not row.get("error"):
                 kept.append(line)
             if row is not None and not row.get("error"):
@@ -88,6 +99,7 @@ class Rows:
         return kept
 
     def write(self, row: dict[str, Any]) -> None:
+        row = row | {"model": self.model}
         if self.form == "csv":
             self._line(_csv([row.get(column, "") for column in COLUMNS]))
         elif self.form == "jsonl":

@@ -36,6 +36,8 @@ def test_predict_folders_streams_rows_and_goes_on(name: str, classifier: Path, t
     assert sorted((Path(row["image"]).name, row["label"]) for row in rows()) == [(f"{i}.png", "dark" if i in (0, 2) else "bright") for i in range(5)]
     kept = out.read_text()
     assert main([*call, "--resume"]) == 0 and out.read_text() == kept
+    other = [*call[:1], str(classifier), *call[2:], "--precision", "int8", "--resume"]
+    assert main(other) == 2 and "was answered by another bundle or precision" in capsys.readouterr().err and out.read_text() == kept
     out.write_text("something else\n")
     assert main([*call, "--resume"]) == 2 and "line 1 is no row of results" in capsys.readouterr().err
 

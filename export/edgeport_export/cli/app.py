@@ -106,9 +106,7 @@ def export(
     ] = None,
     held_out: Annotated[
         str | None,
-        typer.Option(
-            help="Images with their truth, not trained on, that judge: class folders, or folders `input` and `target`; half of --calibration if left out."
-        ),
+        typer.Option(help="Images with their truth that judge: class folders, or `input` and `target`; left out: half of --calibration, if laid out so."),
     ] = None,
     precision: Annotated[str | None, typer.Option(help="fp32, int8, fp16, by commas. Left out: fp32, and int8 if it pays; int8 that is named is kept.")] = None,
     dry_run: Annotated[bool, typer.Option(help="Say what would be done with which weights and images, and do nothing.")] = False,

@@ -78,11 +78,11 @@ def image_contract(network: nn.Module, task: ImageTask) -> Contract:
 
 def require_unit_range(pixels: Pixels) -> None:
     """Raises ContractError for a mean or std in levels of 0..255, as OpenCV and mmcv write them: the network would see other numbers, consistently."""
-    if any(abs(value) > MOST_OF_UNIT for value in (*pixels.mean, *pixels.std)):
-        divided = "; ".join(f"{name} {','.join(f'{value / 255:.4g}' for value in getattr(pixels, name))}" for name in ("mean", "std"))
-        raise ContractError(
-            f"mean {pixels.mean} and std {pixels.std} are for levels in 0..255, but edgeport's are for pixels scaled to 0..1: divide them by 255 ({divided})"
-        )
+    levels = {name: values for name, values in (("mean", pixels.mean), ("std", pixels.std)) if any(abs(value) > MOST_OF_UNIT for value in values)}
+    if levels:
+        given = " and ".join(f"{name} {values}" for name, values in levels.items())
+        divided = "; ".join(f"{name} {','.join(f'{value / 255:.4g}' for value in values)}" for name, values in levels.items())
+        raise ContractError(f"{given} belong to levels in 0..255, but edgeport's are for pixels scaled to 0..1: divide by 255 ({divided})")
 
 
 def _moving(axes: Mapping[str, Range], own: Mapping[str, int]) -> dict[str, Range]:
@@ -279,7 +279,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
     try:
         labels = tuple(line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip())
     except (OSError, UnicodeDecodeError) as error:
-        raise ContractError(f"{path}: the labels cannot be read ({error})") from error
+        raise ContractError(f"{path}: expected a file with one label a line, but it cannot be read ({type(error).__name__})") from error
     if not labels:
         raise ContractError(f"{path}: expected one label a line, but the file is empty")
     return labels

@@ -208,3 +208,56 @@ def test_files_of_contracts_and_labels(tmp_path: Path) -> None:
     (tmp_path / "l.txt").write_text("\n")
     with pytest.raises(ContractError, match="the file is empty"):
         read_labels(tmp_path / "l.txt")
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "words"),
+    [
+        ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), r"divide by 255 \(mean 0\.485,0\.456,0\.406; std 0\.229,0\.224,0\.225\)"),
+        ((123.675, 116.28, 103.53), (0.229, 0.224, 0.225), r"^mean .* divide by 255 \(mean 0\.485,0\.456,0\.406\)"),
+        ((0.0, 0.0, 0.0), (255.0, 255.0, 255.0), r"^std .* divide by 255 \(std 1,1,1\)"),
+    ],
+)
+def test_mean_and_std_in_levels_are_noticed(mean: tuple[float, ...], std: tuple[float, ...], words: str) -> None:
+    """As OpenCV and mmcv write them: the network would see other numbers, and every comparison would agree."""
+    with pytest.raises(ContractError, match=words):
+        image_contract(nn.Conv2d(3, 3, 1), ImageTask(task="tensors", pixels=Pixels(height=8, width=8, mean=mean, std=std)))
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"pixels": (48, 48)}, "pixels must be a Pixels, such as"),
+        ({"axes": {"batch": (1, 4)}}, "axes must be a mapping from names to ranges"),
+        ({"axes": ["batch"]}, "axes must be a mapping from names to ranges"),
+        ({"axes": {"batch": Range(low=8, high=1)}}, "axis 'batch' has the range 8..1: expected 1 <= low <= high"),
+        ({"pixels": Pixels(height=48.0, width=-48)}, r"pixels\.height must be a whole number .*48\.0; pixels\.width must be .*-48"),  # type: ignore[arg-type]
+        ({"pixels": Pixels(height=8, width=8, mean=0.5)}, r"pixels\.mean must be a tuple of numbers"),  # type: ignore[arg-type]
+        ({"pixels": Pixels(height=8, width=8, mode="rgb")}, r"pixels\.mode must be one of"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_is_no_description_is_refused_at_once(given: dict[str, object], words: str) -> None:
+    with pytest.raises(ContractError, match=words):
+        ImageTask(**{"task": "tensors", "pixels": Pixels(height=8, width=8), **given})  # type: ignore[arg-type]
+
+
+def test_nothing_given_is_the_same_through_both_doors() -> None:
+    assert (Pixels(height=8, width=8).mean, Pixels(height=8, width=8, mode="L").std) == ((0.0, 0.0, 0.0), (1.0,))
+
+
+@pytest.mark.parametrize(
+    ("size", "axes"), [(128, "batch=1..4,height=64..256:32,width=64..256:32"), (224, "height=32..224,width=32..224"), (60, "height=32..64,width=32..64")]
+)
+def test_a_width_is_never_called_height(size: int, axes: str) -> None:
+    """Both sides reached the same limit of their ranges, and the bundle then promised square maps."""
+    contract = image_contract(nn.Conv2d(3, 5, 3, 1, 1), ImageTask(task="segmentation", pixels=Pixels(height=size, width=size), axes=parse_axes(axes)))
+    assert contract.outputs[0].shape[1:] == (5, "height", "width")
+
+
+def test_outputs_that_turn_or_join_the_sides_are_told_apart() -> None:
+    class Turned(nn.Module):
+        def forward(self, x):  # type: ignore[no-untyped-def]
+            return x.transpose(2, 3), x.flatten(2), x[:, :, :, :1]
+
+    contract = image_contract(Turned(), ImageTask(task="tensors", pixels=Pixels(height=60, width=60), axes=parse_axes("height=32..64,width=32..64")))
+    assert [each.shape for each in contract.outputs] == [(1, 3, "width", "height"), (1, 3, "?"), (1, 3, "height", 1)]
