@@ -39,7 +39,7 @@ def _worded(error: BaseException, contract: Contract, tracker: ModuleTracker) ->
         error = error.__cause__
     if node is not None:
         return _no_onnx(node, error, contract)
-    fixed = re.findall(r"static shape of (\d+) for dimension inputs\[(\d+)\]\.shape\[(\d+)\]", str(error))
+    fixed = re.findall(r"static shape of (\d+) for dimension inputs(?:\['inputs'\])?\[(\d+)\]\.shape\[(\d+)\]", str(error))
     if fixed:
         return _bound([(str(contract.inputs[int(index)].shape[int(axis)]), int(size)) for size, index, axis in fixed], tracker)
     failed_in = tracker.failed_in or ""

@@ -64,7 +64,10 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, int], str, list[tuple
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+NEW_TORCH = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 14)  # older ones unroll a recurrent layer over columns; such an export is refused
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if NEW_TORCH or not name.endswith(("LSTM", "GRU"))])
 def test_sides_in_steps_are_right_at_every_step(name: str) -> None:
     make, size, axes, points = CASES[name]
     torch.manual_seed(0)
@@ -88,6 +91,7 @@ def test_sizes_inside_are_written_in_terms_of_the_axes() -> None:
     onnx.checker.check_model(model, full_check=True)
 
 
+@pytest.mark.skipif(not NEW_TORCH, reason="torch before 2.14 unrolls a recurrent layer in every trace")
 def test_a_second_trace_is_as_good_as_the_first() -> None:
     """torch took an LSTM whole in the first trace of a process, and unrolled it in every later one."""
     torch.manual_seed(0)
