@@ -11,4 +11,5 @@ def test_a_counter_reports_the_sum() -> None:
 
 
 def test_nobody_has_to_listen() -> None:
-    counter(no_progress, "tracing", 1)(1)
+    advance = counter(no_progress, "tracing", 1)
+    assert no_progress("tracing", 0, 1) is None and advance(1) is None  # type: ignore[func-returns-value]

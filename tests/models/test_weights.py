@@ -343,7 +343,9 @@ def test_a_buffer_that_is_not_stored_is_not_looked_for(tmp_path: Path) -> None:
     net = Net()
     net.register_buffer("mean", torch.ones(3), persistent=False)
     torch.save(net, tmp_path / "w.pth")
-    load_checkpoint(Net(), tmp_path / "w.pth")  # `mean` would be unexpected
+    other = Net()
+    loaded = load_checkpoint(other, tmp_path / "w.pth")  # `mean` would be unexpected
+    assert loaded.left_over == () and all(torch.equal(value, net.state_dict()[key]) for key, value in other.state_dict().items())
 
 
 def test_versions_of_modules_are_kept(tmp_path: Path) -> None:
