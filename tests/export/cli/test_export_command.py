@@ -127,7 +127,7 @@ def test_gray_segmentation_with_two_outputs(package: str, capsys: pytest.Capture
         (["{package}:network", "--size", "8x8", "--mean", "a,b,c"], "--mean: expected a number, got 'a'"),
         (["{package}:network", "--size", "8x8", "--dynamic", "depth=1..2"], "an image has the axes batch, height and width, got depth"),
         (["{package}:network", "--size", "8x8", "--dynamic", "batch=4"], "expected an axis as name=low..high"),
-        (["{package}:network", "--size", "8x8", "--labels", "gone.txt"], "the labels cannot be read"),
+        (["{package}:network", "--size", "8x8", "--labels", "gone.txt"], "expected a file with one label a line, but it cannot be read"),
         (["{package}:network", "--size", "8x8", "--dynamic", "batch=1..²"], "expected an axis as name=low..high"),
         (["{package}:network", "--size", "²x²"], "expected a size as HEIGHTxWIDTH"),
         (["{package}:network", "--size", "8x8", "--dynamic", "batch=1..4,batch=1..8"], "the axis batch is named twice"),
