@@ -34,8 +34,9 @@ from .quantization.summary import Latencies, summarize
 from .request import ExportRequest, as_path, make_request
 from .rewrites.finalize import finalize, finalize_fp32
 from .tracing.exporter import Traced, trace
-from .validation.parity import Parity, full_sweep, measure_parity, remedy
+from .validation.parity import Parity, remedy
 from .validation.quality import QualityEvaluator, QualityReport, quality_evaluator
+from .validation.sweep import full_sweep, measure_parity
 
 
 def export_bundle(

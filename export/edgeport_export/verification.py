@@ -15,7 +15,8 @@ from .network.reference import TorchReference, weights_sha256
 from .network.size_sweep import Sizes, own_sizes, sweep_inputs
 from .network.wrapper import flatten
 from .progress import ProgressCallback, no_progress
-from .validation.parity import Parity, full_sweep, measure_parity
+from .validation.parity import Parity
+from .validation.sweep import full_sweep, measure_parity
 
 SEED = 10_000  # inputs that the export did not use
 

@@ -140,7 +140,8 @@ def _exported(name: str, network: Any, axes: dict[str, Any]) -> dict[str, Any]:
     from edgeport_export.rewrites.finalize import finalize
     from edgeport_export.tracing.exporter import trace
     from edgeport_export.tracing.shape_guards import sizes_to_try
-    from edgeport_export.validation.parity import measure_parity, remedy
+    from edgeport_export.validation.parity import remedy
+    from edgeport_export.validation.sweep import measure_parity
     from edgeport_runtime import Pixels
 
     side = side_px(name)

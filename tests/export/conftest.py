@@ -24,7 +24,8 @@ from edgeport_export.quantization.targets import TARGETS
 from edgeport_export.quantization.variants import QuantizableGraph
 from edgeport_export.rewrites.finalize import finalize
 from edgeport_export.tracing.exporter import Traced, trace
-from edgeport_export.validation.parity import Parity, full_sweep, measure_parity
+from edgeport_export.validation.parity import Parity
+from edgeport_export.validation.sweep import full_sweep, measure_parity
 from edgeport_runtime import Contract, Example, Pixels, SessionOptions
 from edgeport_runtime.contract import classification, image_axes, image_to_image
 from edgeport_runtime.device import open_session

@@ -77,7 +77,7 @@ class TorchReference:
     """Runs a copy of a network in PyTorch, on the CPU in eval mode, in `dtype`."""
 
     def __init__(self, network: nn.Module, contract: Contract, dtype: torch.dtype = torch.float32) -> None:
-        self._unrun = network
+        self.unrun = network
         self.network = prepared(network).to(dtype)
         self.contract = contract
         self.dtype = dtype
@@ -85,7 +85,7 @@ class TorchReference:
     @cached_property
     def double(self) -> "TorchReference":
         """The network in float64: a copy of the caller's, because this one may keep tables in float32 from an earlier run."""
-        return TorchReference(self._unrun, self.contract, torch.float64)
+        return TorchReference(self.unrun, self.contract, torch.float64)
 
     def run(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Outputs by the names of `graph_outputs`; float outputs in `dtype`. Raises NetworkFailure."""

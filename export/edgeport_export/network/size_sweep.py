@@ -182,6 +182,22 @@ def sweep_inputs(contract: Contract, sizes: Mapping[str, int], seed: int) -> Arr
     return arrays
 
 
+def scaled(contract: Contract, arrays: Arrays, factor: float) -> Arrays:
+    """The inputs with float tensors multiplied by `factor`, and the contrast of pixels.
+
+    A weaker image is a dark one, as by night: its levels lie between 0 and 255 * factor. A stronger one is scaled around the middle and clipped.
+    """
+    made: Arrays = {}
+    for each in contract.inputs:
+        array = arrays[each.name]
+        if each.pixels is not None:
+            middle = 127.5 if factor > 1 else 0.0
+            made[each.name] = np.clip(middle + factor * (array - middle), 0, 255).astype(np.uint8)
+        else:
+            made[each.name] = (factor * array).astype(array.dtype) if array.dtype.kind == "f" else array
+    return made
+
+
 def random_image(shape: Sequence[int], generator: np.random.Generator) -> NDArray[np.uint8]:
     """Waves of random direction and color with grain on top, full range: nearer to photographs than white noise. uint8 (N, H, W, C)."""
     batch, height, width, channels = shape

@@ -14,7 +14,7 @@ from edgeport_export.network.contracts import with_axes
 from edgeport_export.network.preflight import check_modules, preflight
 from edgeport_export.rewrites.finalize import finalize
 from edgeport_export.tracing.exporter import trace
-from edgeport_export.validation.parity import measure_parity
+from edgeport_export.validation.sweep import measure_parity
 from edgeport_models import network
 from edgeport_runtime import Contract, ContractError, Input, Output, Pixels, Range
 from edgeport_runtime.contract import classification, image_axes, pixel_input

@@ -14,7 +14,8 @@ from edgeport_export.rewrites.finalize import finalize
 from edgeport_export.tracing.exporter import Traced, trace
 from edgeport_export.tracing.shape_guards import Kind, ShapeGuard, broken
 from edgeport_export.tracing.valid_ranges import explained, specialized_axes
-from edgeport_export.validation.parity import Parity, full_sweep, measure_parity, remedy
+from edgeport_export.validation.parity import Parity, remedy
+from edgeport_export.validation.sweep import full_sweep, measure_parity
 from edgeport_runtime import Contract, Pixels, Range
 from edgeport_runtime.contract import classification, image_axes
 

@@ -18,7 +18,8 @@ from edgeport_export.rewrites.finalize import finalize, finalize_fp32
 from edgeport_export.rewrites.float_graph.exact_kernels import exact_kernels
 from edgeport_export.rewrites.graph import GraphEditor
 from edgeport_export.tracing.exporter import trace
-from edgeport_export.validation.parity import Parity, measure_parity
+from edgeport_export.validation.parity import Parity
+from edgeport_export.validation.sweep import measure_parity
 from edgeport_runtime import Pixels
 
 BENCH = Path(__file__).parents[3] / "bench" / "kernels.py"
