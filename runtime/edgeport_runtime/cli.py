@@ -66,13 +66,22 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument("--out", type=Path, help="a file for the rows of a classifier; a folder for answers that are images, masks or embeddings")
     predict.add_argument("--format", choices=("text", "jsonl", "csv"), help="of the rows; by the name of --out, or text, if left out")
     predict.add_argument("--resume", action="store_true", help="go on in --out: images that were answered are left out, failed ones are tried again")
+    predict.add_argument("--tile", type=int, metavar="PIXELS", help="run images at their own size, in overlapping tiles of that side (images, masks)")
     quality = command("eval", _eval, "accuracy on a folder of class folders; PSNR, or mean IoU of masks, on folders `input` and `target`")
     quality.add_argument("data", help="folder:PATH")
     bench = command("bench", _bench, "milliseconds per call on this machine")
-    bench.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="pixels; the contract's size if left out")
+    bench.add_argument("--size", metavar="HEIGHTxWIDTH", help="pixels; the contract's size if left out")
     bench.add_argument("--seconds", type=float, default=2.0, help="how long calls are timed")
     command("doctor", _doctor, "what this machine can run, and what is wrong with it", model=False)
     return parser
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    """Read HEIGHTxWIDTH, as `edgeport` does."""
+    height, _, width = (text or "").partition("x")
+    if text is not None and not all(side.isascii() and side.isdigit() for side in (height, width)):
+        raise InputError(f"--size: expected a size as HEIGHTxWIDTH, such as 480x640, got {text!r}")
+    return None if text is None else (int(height), int(width))
 
 
 def _load(arguments: argparse.Namespace) -> Model:
@@ -124,7 +133,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     form: Format = arguments.format or ("jsonl" if arguments.json else "text" if file is None else "csv" if file.suffix == ".csv" else "jsonl")
     rows = Rows(form, file, resume=arguments.resume, model=fingerprint(model))
     try:
-        options = {"folder": arguments.out if files_out else None, "top": arguments.top, "resume": arguments.resume}
+        options = {"folder": arguments.out if files_out else None, "top": arguments.top, "tile_px": arguments.tile, "resume": arguments.resume}
         failed = predict_files(model, files, rows, **options, progress=_counter(len(files)))
     finally:
         rows.close()
@@ -157,7 +166,7 @@ def _bench(arguments: argparse.Namespace) -> int:
     model = _load(arguments)
     if not arguments.seconds > 0:
         raise InputError(f"--seconds must be above 0, got {arguments.seconds:g}")
-    inputs = example_inputs(model.contract, batch=arguments.batch, size_px=tuple(arguments.size) if arguments.size else None)
+    inputs = example_inputs(model.contract, batch=arguments.batch, size_px=_size(arguments.size))
     timing = measure_calls(lambda: model.raw(**inputs), seconds=arguments.seconds)
     if arguments.json:
         return _print({"precision": model.precision, "device": arguments.device, "batch": arguments.batch, **asdict(timing)})

@@ -136,20 +136,30 @@ def _read_row(line: str, form: Format) -> dict[str, Any] | None:
 
 
 def predict_files(
-    model: Model, files: Sequence[File], rows: Rows, *, folder: Path | None, top: int, resume: bool, progress: Callable[[int], None] = lambda done: None
+    model: Model,
+    files: Sequence[File],
+    rows: Rows,
+    *,
+    folder: Path | None,
+    top: int,
+    resume: bool,
+    tile_px: int | None = None,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> int:
     """Answer every file, in order; return how many could not be answered.
 
-    `folder`: for answers that are files: images and masks as PNG, embeddings as .npy. `resume`: files whose answer is there are left out.
+    `folder`: for answers that are files: images and masks as PNG, embeddings as .npy. `resume`: files whose answer is there are left out. `tile_px`: see
+    `Model.batch`; such answers are written one by one, since they are large.
     Raises InputError if an answer would be written over a file.
     """
     answers = {} if folder is None else _places(model, files, folder, resume=resume)
     todo = [file for file in files if str(file.path) not in rows.done and not (file.path in answers and answers[file.path].exists())]
     failed, before = 0, len(files) - len(todo)
-    for start in range(0, len(todo), CHUNK):
+    at_once = CHUNK if tile_px is None else 1
+    for start in range(0, len(todo), at_once):
         progress(before + start)
-        chunk = todo[start : start + CHUNK]
-        for file, answer in zip(chunk, model.batch([file.path for file in chunk], top=top, errors="return"), strict=True):
+        chunk = todo[start : start + at_once]
+        for file, answer in zip(chunk, model.batch([file.path for file in chunk], tile_px=tile_px, top=top, errors="return"), strict=True):
             failed += isinstance(answer, ImageError)
             rows.write({"image": str(file.path), **_facts(answer, answers.get(file.path))})
     progress(len(files))

@@ -23,6 +23,7 @@ from .predictions import Answer
 from .protobuf import Outline, read_outline
 from .selection import choose, require_batch, should_split_batch, with_exact_int8
 from .tasks import find_task
+from .tiling import TiledModel
 
 PREPARED = 64  # images whose pixels are in memory at once
 INTEGERS = {"QuantizeLinear", "DequantizeLinear", "MatMulInteger"}  # operators of int8 variants
@@ -41,19 +42,23 @@ class Model:
         self.reason = reason
         self.bundle = bundle
         self.bounds = bounds or RunBounds(max_batch=self.contract.largest_batch)
+        self._tiled: dict[int, TiledModel] = {}
 
     def __repr__(self) -> str:
         name = "a lone file" if self.bundle is None else f"{self.bundle.manifest.name!r}"
         return f"<Model {name}: {self.contract.task}, {self.precision} on {self.engine.options.device}, because {self.reason}>"
 
-    def __call__(self, source: ImageSource, *, size_px: tuple[int, int] | None = None, top: int = 5, channels: str = "rgb") -> Answer:
+    def __call__(
+        self, source: ImageSource, *, size_px: tuple[int, int] | None = None, tile_px: int | None = None, top: int = 5, channels: str = "rgb"
+    ) -> Answer:
         """Predict one image: a path, an open file, bytes, a PIL image, a uint8 array (H, W, C), or what numpy makes one of.
 
         Returns a Prediction for a classifier, an image for a generator, a Segmentation, or an embedding: float32 (channels,).
 
-        `size_px`: (height, width) to run at instead of the contract's. `channels`: "bgr" for an array as OpenCV gives it. Raises ImageError.
+        `size_px`: (height, width) to run at instead of the contract's. `tile_px`: see `batch`. `channels`: "bgr" for an array as OpenCV gives it.
+        Raises ImageError.
         """
-        answer = self.batch([source], size_px=size_px, top=top, channels=channels)[0]
+        answer = self.batch([source], size_px=size_px, tile_px=tile_px, top=top, channels=channels)[0]
         assert not isinstance(answer, ImageError)  # errors are raised
         return answer
 
@@ -63,6 +68,7 @@ class Model:
         sources: Iterable[ImageSource],
         *,
         size_px: tuple[int, int] | None = None,
+        tile_px: int | None = None,
         top: int = 5,
         channels: str = "rgb",
         errors: Literal["raise"] = "raise",
@@ -74,6 +80,7 @@ class Model:
         sources: Iterable[ImageSource],
         *,
         size_px: tuple[int, int] | None = None,
+        tile_px: int | None = None,
         top: int = 5,
         channels: str = "rgb",
         errors: Literal["return"],
@@ -84,12 +91,15 @@ class Model:
         sources: Iterable[ImageSource],
         *,
         size_px: tuple[int, int] | None = None,
+        tile_px: int | None = None,
         top: int = 5,
         channels: str = "rgb",
         errors: str = "raise",
     ) -> Any:
         """Predict several images, grouped by size into the largest runs that the contract and `load`'s bounds allow; answers in the order given.
 
+        `tile_px`: run images at their own size, whatever it is, in overlapping square tiles of that side; for generators and segmentations. The memory of
+        a run is a tile's. How far the network looks is measured at first; if that does not fit a tile, InputError says so.
         `errors`: "raise" ends at the first image that cannot be read; "return" puts its ImageError in the place of its answer.
         """
         interpret = find_task(self.contract.task).interpret
@@ -105,6 +115,10 @@ class Model:
         if channels not in ("rgb", "bgr") or errors not in ("raise", "return"):
             raise InputError(f"channels is 'rgb' or 'bgr', and errors 'raise' or 'return', got {channels!r} and {errors!r}")
         images = [from_bgr(source) for source in sources] if channels == "bgr" else list(sources)
+        if tile_px is not None:
+            if size_px is not None:
+                raise InputError("tiles are cut from an image at its own size: leave size_px out, or tile_px")
+            return self._in_tiles(images, tile_px, errors)
         faults: dict[int, ImageError] | None = {} if errors == "return" else None
         answers: dict[int, Answer | ImageError] = {}
         batches = pixel_batches(images, self.contract, size_px=size_px, prepared_at_once=PREPARED, most=self.bounds.images, faults=faults)
@@ -113,6 +127,19 @@ class Model:
             answers |= zip(indices, interpret(outputs, self.contract.labels, top), strict=True)
         answers |= faults or {}
         return [answers[index] for index in range(len(images))]
+
+    def _in_tiles(self, images: list[ImageSource], tile_px: int, errors: str) -> list[Answer | ImageError]:
+        if tile_px not in self._tiled:
+            self._tiled[tile_px] = TiledModel(self, tile_px)
+        answers: list[Answer | ImageError] = []
+        for image in images:
+            try:
+                answers.append(self._tiled[tile_px](image))
+            except ImageError as error:
+                if errors == "raise":
+                    raise
+                answers.append(error)
+        return answers
 
     def raw(self, pixels: "NDArray[Any] | Mapping[str, NDArray[Any]] | None" = None, /, **tensors: NDArray[Any]) -> Arrays:
         """One run of the graph on arrays, without any preprocessing.

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InputError
-from .predictions import Answer, embeddings, generated_images, predictions, segmentations
+from .predictions import Answer, Segmentation, embeddings, generated_images, predictions, segmentations
 
 TaskName = Literal["classification", "image-to-image", "segmentation", "embedding", "tensors"]
 OutputKind = Literal["logits", "pixels", "tensor"]
@@ -123,13 +123,34 @@ Scorer = type[AccuracyScorer] | type[PsnrScorer] | type[MeanIouScorer]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Positions:
+    """A task that answers each position of an image, so that an image can be answered in parts.
+
+    `maps`: the first output -> (N, H, W, channels). `settle`: maps -> what an answer keeps of each position. `answer`: that of a whole image, and the
+    labels -> the answer.
+    """
+
+    maps: Callable[[NDArray[Any]], NDArray[Any]]
+    settle: Callable[[NDArray[Any]], NDArray[Any]]
+    answer: Callable[[NDArray[Any], Sequence[str]], Answer]
+
+
+PIXELS = Positions(maps=lambda output: output, settle=lambda maps: maps, answer=lambda image, labels: generated_images(image[None], labels, 1)[0])
+CLASSES = Positions(
+    maps=lambda output: np.moveaxis(output, 1, -1),
+    settle=lambda maps: maps.argmax(axis=-1),
+    answer=lambda classes, labels: Segmentation(classes=classes, labels=tuple(labels)),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Task:
     """What a model is for.
 
     `output_axes`: number of axes of the first output; None if any will do. `output_kind`: of the first output. `classes_axis`: its axis that holds
     the classes. `takes_image`: exactly one input of pixels. `interpret`: the first output, labels and `top` -> an answer for each image; None if there
     is none. `file_suffix`: of an answer that a shell writes to a file; None if it is a row of text. `metric`: the name of its own. `scorer`: takes the
-    number of examples.
+    number of examples. `positions`: None if the answer is one for the whole image.
     """
 
     name: TaskName
@@ -141,6 +162,7 @@ class Task:
     file_suffix: str | None = ".png"
     metric: str | None = None
     scorer: Scorer | None = None
+    positions: Positions | None = None
 
     @property
     def truth(self) -> TruthKind | None:
@@ -176,8 +198,8 @@ TASKS = {
             metric="accuracy",
             scorer=AccuracyScorer,
         ),
-        Task(name="image-to-image", output_axes=4, output_kind="pixels", interpret=generated_images, metric="psnr_db", scorer=PsnrScorer),
-        Task(name="segmentation", output_axes=4, classes_axis=1, interpret=segmentations, metric="mean_iou", scorer=MeanIouScorer),
+        Task(name="image-to-image", output_axes=4, output_kind="pixels", interpret=generated_images, metric="psnr_db", scorer=PsnrScorer, positions=PIXELS),
+        Task(name="segmentation", output_axes=4, classes_axis=1, interpret=segmentations, metric="mean_iou", scorer=MeanIouScorer, positions=CLASSES),
         Task(name="embedding", output_axes=2, interpret=embeddings, file_suffix=".npy"),
         Task(name="tensors", takes_image=False, file_suffix=None),
     )

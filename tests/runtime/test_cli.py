@@ -76,6 +76,15 @@ def test_predict_writes_a_generators_images(generator: Path, photo: Path, tmp_pa
         assert message in capsys.readouterr().err and photo.read_bytes() == before
 
 
+def test_predict_in_tiles(generator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.effect_noise((200, 90), 60).convert("RGB").save(tmp_path / "large.png")
+    command = ["predict", str(generator), str(tmp_path / "large.png"), "--out", str(tmp_path / "out")]
+    assert main(command) == 2 and "too large" in capsys.readouterr().err
+    assert main([*command, "--tile", "32"]) == 0
+    with Image.open(tmp_path / "out" / "large.png") as answer:
+        assert answer.size == (200, 90)
+
+
 def test_eval(classifier: Path, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "data" / "bright").mkdir(parents=True)
     photo.rename(tmp_path / "data" / "bright" / "a.png")
@@ -84,7 +93,7 @@ def test_eval(classifier: Path, photo: Path, tmp_path: Path, capsys: pytest.Capt
 
 
 def test_bench(classifier: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", str(classifier), "--batch", "2", "--size", "8", "12", "--seconds", "0.01"]) == 0
+    assert main(["bench", str(classifier), "--batch", "2", "--size", "8x12", "--seconds", "0.01"]) == 0
     assert "ms an image" in capsys.readouterr().out
     assert main(["bench", str(classifier), "--seconds", "0.01", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["median_ms"] > 0
@@ -105,11 +114,12 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
         (["eval", "{bundle}", "folder:nowhere"], "nowhere: expected one folder of images per label"),
         (["bench", "{bundle}", "--batch", "0"], "within 1..8, got 0"),
         (["bench", "{bundle}", "--batch", "1000000000000"], "within 1..8"),
-        (["bench", "{bundle}", "--size", "-1", "5"], "height must be within 4..64"),
+        (["bench", "{bundle}", "--size", "8"], "expected a size as HEIGHTxWIDTH"),
         (["predict", "{bundle}", "nowhere.png", "--top", "0"], "top is the number of classes to list"),
+        (["predict", "{bundle}", "nowhere.png", "--tile", "8"], "tiles are for models that answer each position"),
         (["info", "{bundle}/model.onnx"], "but this is a file"),
         (["bench", "{bundle}", "--batch", "99"], "a whole number within 1..8, got 99"),
-        (["bench", "{bundle}", "--size", "1", "1"], "height must be within 4..64, got 1"),
+        (["bench", "{bundle}", "--size", "1x1"], "height must be within 4..64, got 1"),
         (["bench", "{bundle}", "--threads", "-1"], "threads must be a whole number from 1 to "),
     ],
 )

@@ -27,9 +27,9 @@ LEAST_FLOOR = 2.0**-23  # one unit in the last place of float32 at the top of th
 class Case:
     """One point of the sweep for one output: largest distances from float64, over the range of the output there.
 
-    `note`: a peculiarity of the run; `fault`: why the outputs cannot be compared. None without. `factor`: how much stronger its inputs are than
-    those of the sweep. `unsteady`: number of values that the last bits of the weights decide (`last_bits`). Of these, the variant's distance is how far they lie
-    outside of what the network gives with its last bits changed; PyTorch's is that of the others.
+    `note`: a peculiarity of the run; `fault`: why the outputs cannot be compared. None without. `factor`: how much stronger its inputs are
+    than those of the sweep. `unsteady`: number of values that the last bits of the weights decide (`last_bits`). The variant's distance of these is
+    how far they lie outside of what the network gives with its last bits changed; PyTorch's distance is that of the others.
 
     Over the range *there*, because it differs: mobilenet_v3_small's logits span 0.13 at 32x32 and 0.99 at 256x177. Measured by one range
     for all, a small image could hide an error, while a large one looked noisier than it is.

@@ -1,0 +1,206 @@
+"""Images larger than a model takes: run in overlapping tiles, where that changes no answer.
+
+A tile's borders are seen by the positions near them alone, if the network looks at a bounded neighborhood. How far it looks is measured on this very
+variant, and so is at which offsets tiles may begin: a network that halves its maps gives another answer for an image that is moved by one pixel.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from itertools import pairwise
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .contract import Contract, Range, is_whole
+from .decoding import ImageSource
+from .engine import Arrays
+from .errors import InputError
+from .images import Pixel, prepare
+from .predictions import Answer
+from .tasks import Positions, find_task
+
+LARGEST_ALIGNMENT_PX = 64
+DIFFERENT = 0.01  # share of values one level apart in the same neighborhood at another place: rounding moves fewer, another grid moves most
+SMALLEST_CORE = 0.25  # of a tile: what is left when the overlap is taken away
+
+Run = Callable[[Pixel], NDArray[Any]]  # uint8 (N, H, W, C) -> (N, h, w, channels)
+
+
+class Tileable(Protocol):
+    """What is needed of a model."""
+
+    contract: Contract
+
+    def raw(self, pixels: Any, /) -> Arrays: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tiling:
+    """How a model runs in tiles of `tile_px` (height and width).
+
+    `reach_px`: how far the influence of an input pixel reaches. Tiles overlap by twice that, and begin at multiples of `alignment_px`.
+    `scale`: output positions for one pixel of the input.
+    """
+
+    tile_px: int
+    reach_px: int
+    alignment_px: int
+    scale: Fraction
+
+    @property
+    def stride_px(self) -> int:
+        """From one tile to the next."""
+        return (self.tile_px - 2 * self.reach_px) // self.alignment_px * self.alignment_px
+
+    def offsets(self, side: int) -> list[int]:
+        """Where tiles begin along a side of at least a tile's size, and of that size plus a multiple of the alignment."""
+        return [*range(0, max(0, side - self.tile_px), self.stride_px), max(0, side - self.tile_px)]
+
+    def spans(self, side: int) -> list[tuple[int, int, int]]:
+        """For each tile along a side: its beginning, and the first and last position (exclusive) that is taken from it, in the image's pixels."""
+        offsets, unit = self.offsets(side), self.scale.denominator
+        cuts = [(after + before + self.tile_px) // 2 // unit * unit for before, after in pairwise(offsets)]
+        return list(zip(offsets, [0, *cuts], [*cuts, side], strict=True))
+
+
+def measured_tiling(contract: Contract, run: Run, tile_px: int) -> Tiling:
+    """Run the model on tiles of noise and see how far a change reaches. Raises InputError if tiles would show seams."""
+    step = _step(contract, tile_px)
+    generator = np.random.default_rng(0)
+    channels = contract.pixels.channels
+    images = generator.integers(0, 256, (3, tile_px + LARGEST_ALIGNMENT_PX, tile_px + LARGEST_ALIGNMENT_PX, channels)).astype(np.uint8)
+    images[1] = images[1] // 4 + 96  # little contrast
+    images[2] = images[2, ::8, ::8].repeat(8, 0).repeat(8, 1)[: images.shape[1], : images.shape[2]]  # patches
+    tiles = images[:, :tile_px, :tile_px]
+    answers = _each(run, tiles)
+    scale = _scale(answers, tile_px)
+    reach = max(_reach(run, tiles, answers, scale, axis, back) for axis in (1, 2) for back in (False, True))
+    if reach >= tile_px // 2:
+        raise InputError(
+            f"this model cannot run in tiles of {tile_px} px: an answer depends on pixels {reach} px away and more (measured), so tiles would show seams; "
+            "resize the image, or export the model for larger images"
+        )
+    alignment = _alignment(run, images, answers, scale, reach, step)
+    tiling = Tiling(tile_px=tile_px, reach_px=reach, alignment_px=alignment, scale=scale)
+    if tiling.stride_px < max(1, SMALLEST_CORE * tile_px):
+        raise InputError(
+            f"tiles of {tile_px} px are too small for this model: an answer depends on pixels up to {reach} px away (measured); "
+            f"take tiles of {2 * math.ceil((2 * reach + alignment) / (1 - SMALLEST_CORE) / 2)} px or more, if its range allows"
+        )
+    return tiling
+
+
+def _step(contract: Contract, tile_px: Any) -> int:
+    """The least common step of both sides. Raises InputError if the contract takes no such tile."""
+    if not is_whole(tile_px) or tile_px < 1:
+        raise InputError(f"tile_px is a tile's height and width in pixels, a whole number above 0, got {tile_px!r}")
+    sides = [contract.axes[axis] if isinstance(axis, str) else Range(low=axis, high=axis) for axis in contract.inputs[0].shape[1:3]]
+    for side in sides:
+        if tile_px not in side:
+            raise InputError(f"tiles of {tile_px} px: this model takes sides of {side} px")
+    return math.lcm(*(side.step for side in sides))
+
+
+def _each(run: Run, images: Pixel) -> NDArray[Any]:
+    """One by one, so that no run holds several tiles."""
+    return np.concatenate([run(np.ascontiguousarray(image[None])) for image in images])
+
+
+def _scale(answers: NDArray[Any], tile_px: int) -> Fraction:
+    scales = {Fraction(side, tile_px) for side in answers.shape[1:3]}
+    if len(scales) > 1 or max(scales).denominator > LARGEST_ALIGNMENT_PX:
+        raise InputError(f"this model cannot run in tiles: its answer for {tile_px}x{tile_px} px is {answers.shape[1]}x{answers.shape[2]} positions")
+    return scales.pop()
+
+
+def _reach(run: Run, tiles: Pixel, answers: NDArray[Any], scale: Fraction, axis: int, back: bool) -> int:
+    """How far beyond the middle of a tile a change of everything on one side of it is seen, in pixels of the input."""
+    changed, middle = tiles.copy(), tiles.shape[axis] // 2
+    half = [slice(None)] * 4
+    half[axis] = slice(middle, None) if back else slice(0, middle)
+    for index, image in enumerate(changed):
+        part = image[tuple(half[1:])]
+        image[tuple(half[1:])] = (0, 255, 255 - part)[index]
+    seen = np.flatnonzero(_levels_apart(_each(run, changed), answers).max(axis=tuple(each for each in range(4) if each != axis)) >= 1)
+    if not seen.size:
+        return 0
+    edge = int(middle * scale)
+    return max(0, math.ceil((edge - int(seen.min()) if back else int(seen.max()) + 1 - edge) / scale))
+
+
+def _alignment(run: Run, images: Pixel, answers: NDArray[Any], scale: Fraction, reach: int, step: int) -> int:
+    """The smallest offset, a multiple of `step` and twice that and so on, at which the same pixels get the same answer."""
+    tile_px, offset = round(answers.shape[1] / scale), step
+    while offset <= LARGEST_ALIGNMENT_PX:
+        moved, kept = offset * scale, math.ceil(reach * scale)
+        if moved.denominator == 1 and offset + 2 * reach < tile_px:
+            there = _each(run, images[:, offset : offset + tile_px, offset : offset + tile_px])
+            inner = slice(kept, answers.shape[1] - kept - int(moved))
+            here = slice(kept + int(moved), answers.shape[1] - kept)
+            apart = _levels_apart(there[:, inner, inner], answers[:, here, here])
+            if apart.max(initial=0) <= 1 and (apart >= 1).mean() <= DIFFERENT:
+                return offset
+        offset *= 2
+    raise InputError(
+        "this model cannot run in tiles: the same pixels get another answer at another place of the image (measured), "
+        f"at every offset up to {LARGEST_ALIGNMENT_PX} px; resize the image instead"
+    )
+
+
+def _levels_apart(got: NDArray[Any], other: NDArray[Any]) -> NDArray[Any]:
+    """Differences in whole levels: of 0..255 for pixels, else of the range of the values."""
+    if other.dtype == np.uint8:
+        return np.asarray(np.abs(got.astype(np.int16) - other))
+    extent = float(other.max() - other.min()) or 1.0
+    return np.asarray(np.floor(255 * np.abs(got - other) / extent))
+
+
+class TiledModel:
+    """A model that takes images of any size, one at a time, tile by tile."""
+
+    def __init__(self, model: Tileable, tile_px: int) -> None:
+        """Raises InputError if the model's task has no answer for each position, or tiles would show seams."""
+        self.model, self.contract = model, model.contract
+        task = find_task(self.contract.task)
+        if task.positions is None:
+            raise InputError(f"tiles are for models that answer each position of an image, and this one's task is {task.name!r}: leave tile_px out")
+        self.positions: Positions = task.positions
+        self.tiling = measured_tiling(self.contract, self._maps, tile_px)
+
+    def __call__(self, source: ImageSource) -> Answer:
+        """The answer for one image at its own size, without resizing. Raises ImageError.
+
+        Sides that tiles do not meet are continued by their last row or column, and the answer is cut to the image.
+        """
+        image = prepare(source, replace(self.contract.pixels, resize="keep", resize_shorter_px=None))
+        height, width = (self._padded(side, axis) for side, axis in zip(image.shape[:2], self.contract.inputs[0].shape[1:3], strict=True))
+        whole = np.pad(image, ((0, height - image.shape[0]), (0, width - image.shape[1]), (0, 0)), mode="edge")
+        scale, canvas = self.tiling.scale, None
+        for (top, first, last), (left, start, end) in self._tiles(height, width):
+            tile = whole[None, top : top + self.tiling.tile_px, left : left + self.tiling.tile_px]
+            part = self.positions.settle(self._maps(np.ascontiguousarray(tile)))[0]
+            if canvas is None:
+                canvas = np.empty((int(height * scale), int(width * scale), *part.shape[2:]), part.dtype)
+            rows, columns = (slice(int(a * scale), int(b * scale)) for a, b in ((first, last), (start, end)))
+            y, x = int(top * scale), int(left * scale)
+            canvas[rows, columns] = part[rows.start - y : rows.stop - y, columns.start - x : columns.stop - x]
+        assert canvas is not None  # an image has pixels
+        cut = canvas[: math.ceil(image.shape[0] * scale), : math.ceil(image.shape[1] * scale)]
+        return self.positions.answer(cut, self.contract.labels)
+
+    def _tiles(self, height: int, width: int) -> Iterator[tuple[tuple[int, int, int], tuple[int, int, int]]]:
+        return ((rows, columns) for rows in self.tiling.spans(height) for columns in self.tiling.spans(width))
+
+    def _maps(self, pixels: Pixel) -> NDArray[Any]:
+        return self.positions.maps(self.model.raw(pixels)[self.contract.outputs[0].name])
+
+    def _padded(self, side: int, axis: int | str) -> int:
+        """The side as tiles need it: a tile and whole alignments, or, below a tile's size, the next size that the contract promises."""
+        tile, alignment = self.tiling.tile_px, self.tiling.alignment_px
+        if side >= tile:
+            return tile + math.ceil((side - tile) / alignment) * alignment
+        sizes = self.contract.axes[axis] if isinstance(axis, str) else Range(low=axis, high=axis)
+        return sizes.low + max(0, math.ceil((side - sizes.low) / sizes.step)) * sizes.step
