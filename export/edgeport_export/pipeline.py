@@ -75,7 +75,7 @@ def export_bundle(
         quality = _evaluated(engines, evaluator, request)
         decision = _decided(int8, models, quality, request)
         golden = _golden(reference, {each: engines[each] for each in decision.kept}, fp32.parity, request)
-    evidence = _evidence(models, fp32.parity, quality, _latencies(int8, fp32.model, request), decision, request)
+    evidence = _evidence(models, fp32.parity, quality, _latencies(int8, fp32.model, request), decision, golden, request)
     contents = _contents({each: models[each] for each in decision.kept}, decision, golden, evidence, request)
     with staged(place, force=force) as folder:
         write_contents(folder, contents)
@@ -245,7 +245,13 @@ def _latencies(int8: _Int8, fp32: bytes, request: ExportRequest) -> Latencies:
 
 
 def _evidence(
-    models: Mapping[str, bytes], parity: Parity, quality: QualityReport | None, latencies: Latencies, decision: _Decision, request: ExportRequest
+    models: Mapping[str, bytes],
+    parity: Parity,
+    quality: QualityReport | None,
+    latencies: Latencies,
+    decision: _Decision,
+    golden: GoldenAnswers,
+    request: ExportRequest,
 ) -> dict[str, Any]:
     batch = request.options.batch(request.contract)
     sizes = {precision: len(model) for precision, model in models.items()}
@@ -257,7 +263,7 @@ def _evidence(
             "ms_per_call": {precision: round(stats.median_ms, 4) for precision, stats in latencies[batch].items()},
             "latencies": [{"batch": size, **{name: asdict(stats) for name, stats in each.items()}} for size, each in latencies.items()],
         },
-        "summary": summarize(sizes, latencies, quality, decision.plan, request.options.budget),
+        "summary": summarize(sizes, latencies, quality, decision.plan, request.options.budget, golden.clipped_share),
         "int8": None if decision.stored_plan is None else {**decision.stored_plan, "audit": decision.audit},
         "images": {
             "given": len(request.calibration),

@@ -1,7 +1,7 @@
 """Images larger than a model takes: run in overlapping tiles, where that changes no answer.
 
-A tile's borders are seen by the positions near them alone, if the network looks at a bounded neighborhood. How far it looks is measured on this very
-variant, and so is at which offsets tiles may begin: a network that halves its maps gives another answer for an image that is moved by one pixel.
+A tile's borders are seen by the positions near them alone, if the network looks at a bounded neighborhood. How far it looks is measured on this
+very variant. So are the offsets at which tiles may begin: a network that halves its maps gives another answer for an image that is moved by one pixel.
 """
 
 import math

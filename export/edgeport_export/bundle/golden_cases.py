@@ -41,6 +41,13 @@ class GoldenAnswers:
     host: Mapping[str, Sequence[Arrays]]
     tolerance: Mapping[str, tuple[Tolerance, ...]]
 
+    @property
+    def clipped_share(self) -> float:
+        """The share of an image's values, over all cases, that the network gives at or beyond the ends of its range; 0 without such an output."""
+        levels = [truth[levels_name(each.name)] for truth in self.truths for each in self.contract.outputs if each.kind == "pixels"]
+        ends = sum(int(np.count_nonzero((array <= 0) | (array >= 255))) for array in levels)
+        return ends / max(1, sum(array.size for array in levels))
+
 
 def golden_inputs(contract: Contract, examples: Sequence[Example]) -> list[Arrays]:
     """A few real images at the contract's own size if there are any, then made-up ones at an odd, non-square size."""

@@ -120,6 +120,7 @@ def export(
     resize: Annotated[str | None, typer.Option(help="Factory only: stretch, crop:SHORTER_PX, letterbox or keep.")] = None,
     interpolation: Annotated[str | None, typer.Option(help="Factory only: nearest, bilinear, bicubic or lanczos.")] = None,
     labels: Annotated[Path | None, typer.Option(help="Factory only: a file with one label a line, in the order of the logits.")] = None,
+    output_range: Annotated[str | None, typer.Option(help="Factory only: image-to-image's values for black and white, such as -1,1; 0,1 if left out.")] = None,
     transforms: Annotated[str | None, typer.Option(help="Factory only: a torchvision weights object, such as ResNet50_Weights.IMAGENET1K_V2.")] = None,
     max_drop: Annotated[float, typer.Option(help="Points of accuracy, dB, or units of --metric that int8 may lose.")] = 0.5,
     metric: Annotated[
@@ -140,7 +141,7 @@ def export(
     from .export_command import ExportJob, NetworkArguments, describe_export, run_export
 
     pixels = {"mean": mean, "std": std, "resize": resize, "interpolation": interpolation, "transforms": transforms}
-    described = NetworkArguments(contract=contract, task=task, size_px=_size(size), gray=gray, labels=labels, **pixels)
+    described = NetworkArguments(contract=contract, task=task, size_px=_size(size), gray=gray, labels=labels, output_range=output_range, **pixels)
     options = ExportOptions(
         max_drop=max_drop,
         metric=metric,

@@ -21,7 +21,7 @@ from edgeport_models import CheckpointError, DataError, network
 from edgeport_models.datasets import Part
 from edgeport_runtime import Bundle, Contract, ContractError, InputError, Pixels
 from edgeport_runtime.contract import Interpolation, Resize
-from edgeport_runtime.tasks import TaskName
+from edgeport_runtime.tasks import TaskName, find_task
 
 OWN_WEIGHTS = "what the factory or the library gives"
 
@@ -39,6 +39,7 @@ class NetworkArguments:
     resize: str | None = None
     interpolation: str | None = None
     labels: Path | None = None
+    output_range: str | None = None
     transforms: str | None = None
 
     def are_given(self) -> bool:
@@ -131,7 +132,8 @@ def describe_export(job: ExportJob) -> Iterator[str]:
         if each.pixels is not None:
             yield f"pixels:  {_pixels_in_words(each.pixels)}"
     for output in contract.outputs:
-        yield f"output:  {output.name}: {output.dtype} ({', '.join(map(str, output.shape))})"
+        levels = f", {output.range[0]:g}..{output.range[1]:g} become the levels 0..255" if output.kind == "pixels" else ""
+        yield f"output:  {output.name}: {output.dtype} ({', '.join(map(str, output.shape))}){levels}"
     yield f"axes:    {', '.join(f'{name} {sizes}' for name, sizes in contract.axes.items()) or 'all are fixed'}"
     yield f"labels:  {', '.join(contract.labels[:5]) + (f' and {len(contract.labels) - 5} more' if len(contract.labels) > 5 else '') or 'none'}"
     yield f"int8:    {_int8_in_words(prepared, request.wants_int8, request.int8_refusal)}"
@@ -229,12 +231,25 @@ def _contract(job: ExportJob) -> Contract | ImageTask:
         return with_axes(contract, parse_axes(job.dynamic)) if job.dynamic is not None else contract
     axes = parse_axes(job.dynamic) if job.dynamic is not None else {"batch": DEFAULT_BATCH}
     labels = read_labels(described.labels) if described.labels is not None else ()
-    return ImageTask(task=cast(TaskName, "classification" if described.task is None else described.task), pixels=_pixels(described), axes=axes, labels=labels)
+    name = cast(TaskName, "classification" if described.task is None else described.task)
+    return ImageTask(task=name, pixels=_pixels(described), axes=axes, labels=labels, **_output_range(described))
+
+
+def _output_range(described: NetworkArguments) -> dict[str, Any]:
+    """Nothing if it was left out, for which ImageTask has the default. Raises ContractError."""
+    if described.output_range is None:
+        return {}
+    if find_task(described.task or "classification").output_kind != "pixels":
+        raise ContractError("--output-range is for --task image-to-image: the values of the network that become the levels 0 and 255")
+    values = tuple(_numbers(described.output_range, "--output-range"))
+    if len(values) != 2 or not values[0] < values[1]:
+        raise ContractError(f"--output-range: expected two numbers, black and white, such as -1,1, got {described.output_range!r}")
+    return {"output_range": values}
 
 
 def _pixels(described: NetworkArguments) -> Pixels:
     if described.transforms is not None:
-        if replace(described, task=None, labels=None) != NetworkArguments(transforms=described.transforms):
+        if replace(described, task=None, labels=None, output_range=None) != NetworkArguments(transforms=described.transforms):
             raise ContractError("--transforms describes the pixels completely: leave out --size, --gray, --mean, --std, --resize and --interpolation")
         return pixels_of_weights(_weights(described.transforms))
     if described.size_px is None:

@@ -45,8 +45,8 @@ NAMES = {
     "torch": SimpleNamespace(sym_float=np.float64, sym_sqrt=np.sqrt, sym_max=np.maximum, sym_min=np.minimum),
     "max": lambda *values: reduce(np.maximum, values),
     "min": lambda *values: reduce(np.minimum, values),
-    EXACT: partial(np.asarray, dtype=np.float64),
-    SINGLE: partial(np.asarray, dtype=np.float32),
+    EXACT: partial(np.array, dtype=np.float64, ndmin=1),  # one axis at least: NumPy 1 weighs a lone float32 with a constant in float64
+    SINGLE: partial(np.array, dtype=np.float32, ndmin=1),
 }
 
 

@@ -132,6 +132,8 @@ def test_gray_segmentation_with_two_outputs(package: str, capsys: pytest.Capture
         (["{package}:network", "--size", "²x²"], "expected a size as HEIGHTxWIDTH"),
         (["{package}:network", "--size", "8x8", "--dynamic", "batch=1..4,batch=1..8"], "the axis batch is named twice"),
         (["{package}:network", "--size", "8x8", "--dynamic", "height=16..64"], "the height of 'pixels' is 8 px, which is not within its own range 16..64"),
+        (["{package}:network", "--size", "8x8", "--output-range", "-1,1"], "--output-range is for --task image-to-image"),
+        (["{package}:network", "--size", "8x8", "--task", "image-to-image", "--output-range", "1,-1"], "expected two numbers, black and white, such as -1,1"),
         (["{package}:network", "--size", "8x8", "--mean", "nan,0,0"], "pixels.mean and pixels.std must be finite"),
         (["{package}:network", "--size", "8x8", "--resize", "letterbox:5"], "only crop takes a number of pixels"),
         (["{package}:network", "--size", "8x8", "--sqnr-floor", "nan"], "sqnr_floor_db must be a number of dB, got nan"),

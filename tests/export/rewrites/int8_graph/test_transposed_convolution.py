@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from hypothesis import example, given, settings
@@ -145,6 +146,9 @@ class Decoder(nn.Module):
         return self.head(self.up2(torch.cat([grown, near], 1))).mean((2, 3))
 
 
+@pytest.mark.skipif(
+    tuple(map(int, onnxruntime.__version__.split(".")[:2])) < (1, 31), reason="onnxruntime before 1.31 leaves one more step between integer kernels"
+)
 def test_a_decoder_runs_as_integers_throughout(integer_kernels: "Callable[[type[nn.Module]], Counter[str]]") -> None:
     kinds = integer_kernels(Decoder)
     assert (kinds["QLinearConv"], kinds["QLinearConcat"]) == (5, 1) and not {"Conv", "ConvTranspose"} & set(kinds)
