@@ -158,7 +158,8 @@ def _eval(arguments: argparse.Namespace) -> int:
     model = _load(arguments)
     quality = evaluate(model, arguments.data)
     if arguments.json:
-        return _print({"precision": model.precision, "metric": quality.metric, "value": quality.value, "count": quality.count})
+        similarity = {} if quality.ssim is None else {"ssim": quality.ssim}
+        return _print({"precision": model.precision, "metric": quality.metric, "value": quality.value, "count": quality.count, **similarity})
     return _print(f"{model.precision}: {quality} on {quality.count} images")
 
 

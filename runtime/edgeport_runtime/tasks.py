@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from .errors import InputError
 from .predictions import Answer, Segmentation, embeddings, generated_images, predictions, segmentations
+from .similarity import structural_similarity
 
 TaskName = Literal["classification", "image-to-image", "segmentation", "embedding", "tensors"]
 OutputKind = Literal["logits", "pixels", "tensor"]
@@ -26,7 +27,8 @@ Interpret = Callable[[NDArray[Any], Sequence[str], int], list[Answer]]
 class Quality:
     """The task's metric over `count` images: "accuracy" in 0..1, "psnr_db" from the mean squared error of all pixels, "mean_iou" in 0..1, or the user's own.
 
-    For a classifier, `answers` are the chosen classes, and `margins` how far each led the next one, over the range of its logits.
+    For a classifier, `answers` are the chosen classes, and `margins` how far each led the next one, over the range of its logits. For images, `ssim` is
+    the mean of their structural similarity; None if one is smaller than 11 pixels.
     """
 
     metric: str
@@ -34,10 +36,11 @@ class Quality:
     count: int
     answers: tuple[int, ...] = ()
     margins: tuple[float, ...] = ()
+    ssim: float | None = None
 
     def __str__(self) -> str:
         name = {"accuracy": " accuracy", "psnr_db": " PSNR", "mean_iou": " mean IoU"}.get(self.metric, f" {self.metric}")
-        return f"{format_metric(self.metric, self.value)}{name}"
+        return f"{format_metric(self.metric, self.value)}{name}" + ("" if self.ssim is None else f", {self.ssim:.4f} SSIM")
 
 
 def format_metric(metric: str, value: float) -> str:
@@ -69,12 +72,13 @@ class AccuracyScorer:
 
 
 class PsnrScorer:
-    """Adds up squared errors. Truths are pixels, uint8 (H, W, C)."""
+    """Adds up squared errors, and structural similarity. Truths are pixels, uint8 (H, W, C)."""
 
     truth: TruthKind = "image"
 
     def __init__(self, count: int) -> None:
         self.count, self.squared_error, self.elements = count, 0.0, 0
+        self.similarities: list[float | None] = []
 
     def add(self, index: int, output: NDArray[Any], truth: NDArray[Any], name: str) -> None:
         """`output`: uint8 (H, W, C). `name`: of the image. Raises InputError if the output's size is not the truth's."""
@@ -82,9 +86,12 @@ class PsnrScorer:
             raise InputError(f"{name}: the output is {output.shape}, but its target image is {truth.shape}")
         self.squared_error += float(np.sum(np.square(output.astype(np.float64) - truth.astype(np.float64))))
         self.elements += output.size
+        self.similarities.append(structural_similarity(output, truth))
 
     def quality(self) -> Quality:
-        return Quality(metric="psnr_db", value=psnr_db(self.squared_error, self.elements), count=self.count)
+        found = [each for each in self.similarities if each is not None]
+        ssim = sum(found) / len(found) if found and len(found) == len(self.similarities) else None
+        return Quality(metric="psnr_db", value=psnr_db(self.squared_error, self.elements), count=self.count, ssim=ssim)
 
 
 class MeanIouScorer:

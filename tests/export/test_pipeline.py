@@ -453,4 +453,5 @@ def test_a_generator(tiny: ModuleType, image_contract: Contract, tmp_path: Path)
     pairs = [Example(source=e.source, truth=e.source) for e in tiny.brightness_examples(8, seed=2)]
     out = export_bundle(tiny.TinyGenerator(), image_contract, tmp_path / "g", name="g", calibration=pairs, held_out=pairs).folder
     assert load(out, precision="fp32").check() and load(out, precision="int8").check()
-    assert Bundle(out).evidence()["quality"]["metric"] == "psnr_db"
+    quality = Bundle(out).evidence()["quality"]
+    assert quality["metric"] == "psnr_db" and quality["ssim"].keys() == quality["values"].keys() and 0 < quality["ssim"]["fp32"] <= 1

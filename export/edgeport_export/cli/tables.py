@@ -14,23 +14,31 @@ def variant_table(summary: Mapping[str, Any], quality: Mapping[str, Any] | None,
     variants: Mapping[str, Mapping[str, Any]] = summary["variants"]
     batches = list(dict.fromkeys(batch for each in variants.values() for batch in each["ms_per_call"]))
     columns = ["variant", *(f"ms at batch {batch}" for batch in batches), *COLUMNS]
-    rows = [[name if name in kept else f"({name}, left out)", *_cells(each, batches, quality)] for name, each in variants.items()]
+    rows = [[name if name in kept else f"({name}, left out)", *_cells(each, batches, _quality(quality, name))] for name, each in variants.items()]
     if quality is not None:
-        rows.insert(0, ["PyTorch", *([""] * len(batches)), format_metric(quality["metric"], quality["values"]["torch"]), *([""] * (len(COLUMNS) - 1))])
+        rows.insert(0, ["PyTorch", *([""] * len(batches)), _quality(quality, "torch"), *([""] * (len(COLUMNS) - 1))])
     return columns, rows
 
 
-def _cells(figures: Mapping[str, Any], batches: Collection[str], quality: Mapping[str, Any] | None) -> Iterator[str]:
+def _cells(figures: Mapping[str, Any], batches: Collection[str], quality: str) -> Iterator[str]:
     for batch in batches:
         spent, speedup = figures["ms_per_call"].get(batch), figures["speedup"].get(batch)
         yield "" if spent is None else f"{spent:.3g}" if speedup == 1 else f"{spent:.3g} ({speedup:.2f}x)"
-    yield "" if quality is None else format_metric(quality["metric"], figures["quality"])
+    yield quality
     yield _text(figures["changed_labels"])
     yield "" if figures["sqnr_db"] is None else f"{figures['sqnr_db']:.1f}"
     yield f"{figures['bytes']:,}"
     yield _text(figures["peak_mib"], ".0f")
     yield _text(figures["load_ms"], ".0f")
     yield _text(figures["integer_share"], ".0%")
+
+
+def _quality(quality: Mapping[str, Any] | None, engine: str) -> str:
+    """The task's metric, and beside a PSNR the structural similarity."""
+    if quality is None:
+        return ""
+    similarity = quality.get("ssim", {}).get(engine)
+    return format_metric(quality["metric"], quality["values"][engine]) + ("" if similarity is None else f", {similarity:.4f} SSIM")
 
 
 def _text(value: Any, form: str = "") -> str:

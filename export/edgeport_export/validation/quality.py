@@ -62,6 +62,7 @@ class QualityReport:
             "metric": first.metric,
             "count": first.count,
             "values": {name: each.value for name, each in self.qualities.items()},
+            **({} if first.ssim is None else {"ssim": {name: each.ssim for name, each in self.qualities.items()}}),
             "changed": dict(self.changed),
         }
 
