@@ -6,7 +6,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import StringIO
 from typing import Any
 
@@ -25,11 +25,11 @@ from edgeport_export.rewrites.float_graph import FLOAT_PASSES
 from edgeport_export.rewrites.graph import GraphEditor, PassResult
 from edgeport_export.rewrites.names import ROOT, WRAPPER
 from edgeport_export.rewrites.translations import TRANSLATIONS
-from edgeport_runtime import Contract
+from edgeport_runtime import Contract, Range
 from edgeport_runtime.errors import first_line
 
-from .exporter_errors import exporter_error, require_onnx_forms, untranslated
-from .module_tracker import ModuleTracker
+from .exporter_errors import LongSizeError, exporter_error, long_sizes, require_onnx_forms, untranslated
+from .module_tracker import ModuleTracker, SizeTooLong
 from .shape_guards import ShapeGuard, broken, shape_guards
 from .stepped_dims import name_stepped_dims, stepped_dims
 from .torch_patches import second_attempt, second_may_help, symbolic_linspace, whole_recurrent_layers
@@ -37,6 +37,7 @@ from .valid_ranges import specialized_axes
 
 OPSET, IR_VERSION = 20, 10
 LARGEST_BYTES = 1_900_000_000  # protobuf ends at 2 GiB, and a bundle's files hold no external data
+STEPS_TO_TRY = (4, 32)  # px: what a text recognizer divides its width by, and what most networks do
 SCOPES = "pkg.torch.onnx.name_scopes"
 Translations = Mapping[Any, Callable[..., Any]]  # aten operator -> the function of onnxscript that stands for it
 
@@ -113,6 +114,8 @@ def _dynamic(module: ExportWrapper, contract: Contract, own: Translations) -> tu
     """
     try:
         program, guards = _export(module, contract, example_sizes(contract), own)
+    except LongSizeError:  # neither steps nor another example make them shorter
+        raise
     except ExportError as failed:
         ways = [{"sizes": example_sizes(contract), "in_steps": True}] if any(sizes.step > 1 for sizes in contract.axes.values()) else []
         if isinstance(failed, AxisError):  # `if height == 64 and width == 64: return self.positions`, which resizes them elsewhere
@@ -120,10 +123,27 @@ def _dynamic(module: ExportWrapper, contract: Contract, own: Translations) -> tu
         for way in ways:
             with suppress(ExportError):
                 return _export(module, contract, own=own, **way)  # type: ignore[arg-type]
+        if isinstance(failed, AxisError) and (found := _helping_steps(module, contract, own)):
+            raise AxisError(f"{failed}, or promise it in steps, with which it was traced: --dynamic {found}") from failed
         raise
     if broken(guards, own_sizes(contract)):  # Swin v2 at 128 px: a window covers a stage of 4x4, but not one of 4x5
         program, guards = _export(module, contract, example_sizes(contract, near=True), own)
     return program, guards
+
+
+def _helping_steps(module: ExportWrapper, contract: Contract, own: Translations) -> str:
+    """Steps of the sides with which a network with a recurrent layer can be traced, if there are none yet; empty if none helps, or there is no such layer."""
+    sides = [name for name in contract.axes if name != "batch"]
+    if not any(isinstance(each, nn.RNNBase) for each in module.modules()) or any(sizes.step > 1 for sizes in contract.axes.values()):
+        return ""
+    for step in STEPS_TO_TRY:
+        ranges = {name: Range(low=-(-sizes.low // step) * step, high=sizes.high, step=step) for name, sizes in contract.axes.items() if name in sides}
+        if all(sizes.low <= sizes.high for sizes in ranges.values()):
+            stepped = replace(contract, axes={**contract.axes, **ranges})
+            with suppress(ExportError):
+                _export(module, stepped, example_sizes(stepped), own, in_steps=True)
+                return ",".join(f"{name}={sizes.low}..{sizes.high}:{step}" for name, sizes in ranges.items())
+    return ""
 
 
 def _export(
@@ -146,6 +166,8 @@ def _export(
                 opset_version=OPSET,
                 custom_translation_table={**TRANSLATIONS, **own},
             )
+    except SizeTooLong as long:
+        raise LongSizeError(long_sizes(long.module, contract)) from None
     except Exception as error:  # torch.onnx raises many kinds, some of them bare
         if first and second_may_help(error, untranslated(error)):
             return _export(module, contract, sizes, own, first=False, in_steps=in_steps)

@@ -61,6 +61,19 @@ def _worded(error: BaseException, contract: Contract, tracker: ModuleTracker) ->
     return ExportError(f"PyTorch could not export {what}: {_reason(error)}")
 
 
+class LongSizeError(AxisError):
+    """Sizes inside the network become longer with every layer, which no other way of tracing helps."""
+
+
+def long_sizes(module: str, contract: Contract) -> str:
+    """Why sizes became too long to trace, and what to do."""
+    sides = " and ".join(name for name in contract.axes if name != "batch")
+    return (
+        f"the sizes inside {module} become formulas too long to trace, as padding that is computed from the size makes them "
+        f"(TensorFlow's SAME, in timm's tf_ networks); leave {sides} out of --dynamic, or take the network with padding that is fixed"
+    )
+
+
 def require_onnx_forms(program: Any, contract: Contract) -> None:
     """Raises AxisError for an inverse Fourier transform to sides that change: onnxruntime's takes numbers alone."""
     for node in program.graph.nodes:

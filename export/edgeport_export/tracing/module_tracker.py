@@ -10,6 +10,10 @@ from torch import nn
 from edgeport_export.network.module_hooks import describe_module, module_hooks
 from edgeport_export.rewrites.names import ROOT
 
+# Operations in the formula of one size. Swin v2 has 66. TensorFlow's SAME padding, computed from the size, triples it wherever maps are halved: 681 after
+# the fourth time, and tracing a whole network takes more than four minutes then.
+LONGEST_SIZE = 400
+
 
 def conditions(environment: Any) -> Iterator[Any]:
     """The conditions that tracing took for granted: bounds of one symbol (2 and less say nothing), then conditions on several."""
@@ -31,11 +35,20 @@ def module_of(node: Any) -> str:
     return describe_module(str(path).removeprefix(ROOT).removeprefix("."), str(getattr(kind, "__name__", kind)).rsplit(".", 1)[-1])
 
 
+class SizeTooLong(BaseException):
+    """A size became a formula that torch takes minutes to work with; `module` is where. No Exception, because torch would try again in other ways."""
+
+    def __init__(self, module: str) -> None:
+        super().__init__(module)
+        self.module = module
+
+
 class ModuleTracker:
     """Records, while a network is traced, the module that was running when each condition became known. Use it as a context.
 
     `failed_in`: the innermost module that was running when the first attempt to trace ended; None if it succeeded.
     `fixed_in`: sizes that tracing fixed for good, and the module that was running then.
+    Raises SizeTooLong while it is traced.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -44,6 +57,8 @@ class ModuleTracker:
         self.network = network
         self._outermost = describe_module("", type(network).__name__)
         self._modules: dict[str, str] = {}
+        self._known: set[Any] = set()  # conditions: printing one takes long if its sizes are long
+        self._lengths: dict[Any, int] = {}
         self._running: list[str] = []
         self._hooks: AbstractContextManager[None] | None = None
 
@@ -81,9 +96,19 @@ class ModuleTracker:
         sizes: list[Any] = [size for value in inputs if isinstance(value, torch.Tensor) for size in value.shape if isinstance(size, torch.SymInt)]
         if not sizes:
             return
+        if max(self._length(size.node.expr) for size in sizes) > LONGEST_SIZE:
+            raise SizeTooLong(module)
         environment = sizes[0].node.shape_env
         for condition in conditions(environment):
-            self._modules.setdefault(str(condition), module)
+            if condition not in self._known:
+                self._known.add(condition)
+                self._modules.setdefault(str(condition), module)
         for bounds in environment.var_to_range.values():
             if bounds.is_singleton():
                 self.fixed_in.setdefault(int(bounds.lower), module)
+
+    def _length(self, expression: Any) -> int:
+        """Number of operations and symbols, each counted as often as it is written."""
+        if expression not in self._lengths:
+            self._lengths[expression] = 1 + sum(map(self._length, expression.args))
+        return self._lengths[expression]

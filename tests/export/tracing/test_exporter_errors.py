@@ -1,6 +1,8 @@
 """What torch cannot export is named in one sentence: the operation, the module, the line, the axes, a remedy. What it can with some help is exported."""
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -153,3 +155,25 @@ def test_a_shortcut_at_the_contracts_own_size_binds_nothing(swept: Swept, class_
     """Traced at that size, the network would be bound to it; traced elsewhere it takes the way that is right at every size."""
     _, parity = swept(around(middle), class_contract)
     assert parity and {"height": 16, "width": 16}.items() <= parity.cases[0].sizes.items()
+
+
+class Same(nn.Conv2d):
+    """TensorFlow's SAME padding, as timm's tf_ networks compute it from the size."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = (max((math.ceil(side / 2) - 1) * 2 + 3 - side, 0) for side in x.shape[2:])
+        return super().forward(F.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2)))
+
+
+@pytest.mark.parametrize("halved", [2, pytest.param(5, marks=pytest.mark.long)])
+def test_sizes_that_grow_with_every_layer_are_refused_before_tracing_takes_minutes(class_contract: Contract, halved: int) -> None:
+    layers = [Same(3, 3, 3, stride=2) for _ in range(halved)]
+    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    if halved == 2:
+        assert trace(network, class_contract).model.graph.node
+        return
+    with pytest.raises(AxisError, match=r"sizes inside .* become formulas too long to trace.*leave height and width out of --dynamic") as refused:
+        trace(network, class_contract)
+    assert len(str(refused.value)) < 400
+    still = replace(class_contract, inputs=(replace(class_contract.inputs[0], shape=("batch", 16, 16, 3)),), axes={"batch": class_contract.axes["batch"]})
+    assert trace(network, still).model.graph.node
