@@ -1,13 +1,16 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 from torch import Tensor, nn
 
-from edgeport_export import ExportError, NetworkFailure, export_bundle, load_source, verify
+from edgeport_export import ExportError, ImageTask, NetworkFailure, export_bundle, load_source, verify
 from edgeport_export.sources import load_examples
-from edgeport_runtime import AlteredError, Bundle
+from edgeport_runtime import AlteredError, Bundle, Pixels
+from edgeport_runtime.tasks import TaskName
 
 pytestmark = pytest.mark.usefixtures("fixed_latencies")
 STORED = Path(__file__).parents[1] / "fixtures" / "format1" / "classifier"
@@ -37,6 +40,23 @@ def test_a_sound_bundle_verifies_and_a_changed_network_does_not(made: tuple[Bund
     weight[0, 0] += 1e-3 * weight.abs().max()
     changed = verify(bundle, network)
     assert not changed and not changed.parity and "FAILED logits at" in str(changed)
+
+
+@pytest.mark.parametrize(
+    ("make", "task"),
+    [
+        (lambda: nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)), "classification"),
+        (lambda: nn.Sequential(nn.Conv2d(3, 12, 3, padding=1), nn.PixelShuffle(2)), "image-to-image"),
+        (network_of_two_outputs, "tensors"),
+    ],
+)
+def test_a_bundle_that_python_made_verifies(make: Callable[[], nn.Module], task: TaskName, tmp_path: Path) -> None:
+    """No name, no checkpoint, no data: what was not given is not compared."""
+    torch.manual_seed(0)
+    network = make().eval()
+    bundle = export_bundle(network, ImageTask(task=task, pixels=Pixels(height=32, width=32)), tmp_path / "mine")
+    found = verify(bundle, network)
+    assert found and found.same_weights and verify(tmp_path / "mine", network)
 
 
 def test_a_weight_too_small_to_show_in_the_outputs_is_noticed_by_its_hash(made: tuple[Bundle, nn.Module]) -> None:
