@@ -67,7 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument("--format", choices=("text", "jsonl", "csv"), help="of the rows; by the name of --out, or text, if left out")
     predict.add_argument("--resume", action="store_true", help="go on in --out: images that were answered are left out, failed ones are tried again")
     predict.add_argument("--tile", type=int, metavar="PIXELS", help="run images at their own size, in overlapping tiles of that side (images, masks)")
-    quality = command("eval", _eval, "accuracy on a folder of class folders; PSNR, or mean IoU of masks, on folders `input` and `target`")
+    quality = command("eval", _eval, "accuracy on a folder of class folders; PSNR and SSIM, or mean IoU of masks, on folders `input` and `target`")
     quality.add_argument("data", help="folder:PATH")
     bench = command("bench", _bench, "milliseconds per call on this machine")
     bench.add_argument("--size", metavar="HEIGHTxWIDTH", help="pixels; the contract's size if left out")
