@@ -109,7 +109,7 @@ def test_a_recurrent_layer_over_free_columns_is_refused_by_name() -> None:
 
 @pytest.mark.skipif(not NEW_TORCH, reason="torch before 2.14 unrolls a recurrent layer in every trace")
 @pytest.mark.parametrize("layer", [nn.LSTM, pytest.param(nn.GRU, marks=pytest.mark.long)])
-def test_steps_that_help_are_offered(layer: type[nn.RNNBase]) -> None:
+def test_steps_that_help_are_suggested(layer: type[nn.RNNBase]) -> None:
     network = Rows(layer).eval()
     with pytest.raises(AxisError, match=r"promise it in steps, with which it was traced: --dynamic width=32\.\.320:4"):
         trace(network, described(network, 32, 64, "batch=1..8,width=32..320"))
