@@ -22,6 +22,7 @@ from .weights_file import Weights, read_weights
 WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # parts of names that DataParallel, compile and FSDP add
 AVERAGED = re.compile(r"(?:^|[^a-z])(?:ema|swa|averaged|average|avg|polyak)(?:$|[^a-z])")
 TRAINING = re.compile(r"(?:^|\.)(?:optim\w*|\w*optimizer\w*|\w*scheduler\w*|\w*scaler|\w*rng\w*|callbacks|loops)\.")  # what else a trainer keeps
+STATISTICS = re.compile(r"(?:\w*optim(?:izer)?s?(?:_\w+)?|(?:\w+_)?grad(?:ient)?s?(?:_\w+)?|exp_avg\w*|\w*momentum\w*)")  # a part of a place: no weights there
 LISTED = 10  # names in a message
 HALF = 0.5  # of the network's tensors: a place with fewer is no rival
 QUANTIZED = re.compile(r"(?:fake_quant|activation_post_process|_packed_params|zero_point)")
@@ -34,6 +35,7 @@ class LoadedWeights:
 
     `passed_over`: other places with the same network's weights. `left_over`: names of tensors that belong to nothing in the network.
     `dtypes`: in which they are stored, if that is not float32. `unread`: classes in the file that were not made.
+    `nameless`: places of averaged weights that were not read, since their names are not the network's, or they have none.
     """
 
     place: str | None
@@ -42,6 +44,7 @@ class LoadedWeights:
     left_over: tuple[str, ...] = ()
     dtypes: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
+    nameless: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         place = "the file's only names" if self.place is None else f"{'the averaged weights ' if self.averaged else ''}{self.place}"
@@ -52,6 +55,8 @@ class LoadedWeights:
             parts.append(f"{len(self.left_over)} tensors are not the network's and were left: {_few(self.left_over, 3)}")
         if self.dtypes:
             parts.append(f"stored as {', '.join(self.dtypes)}, computed as float32")
+        if self.nameless:
+            parts.append(f"averaged weights at {_few(self.nameless, 3)} were not read: they lack the network's names; if you mean them, save them by name")
         if self.unread:
             parts.append(f"objects of {_few(self.unread, 3)} were not made")
         return "; ".join(parts)
@@ -91,7 +96,8 @@ def load_state(
     state = _state_at(place, found, wanted)
     _load(module, state, wanted, name)
     near = tuple(_near(rivals, wanted))
-    left = [each for each in found.tensors if not each.startswith((place, *near)) and not TRAINING.search(each)] if place else []
+    left = [each for each in found.tensors if not each.startswith((place, *near)) and not TRAINING.search(each) and not _is_statistic(each)] if place else []
+    others = [*found.lists, *dict.fromkeys(each.rpartition(".")[0] for each in left)]
     dtypes = sorted({str(each.dtype).removeprefix("torch.") for each in state.values() if isinstance(each, Tensor) and each.is_floating_point()} - {"float32"})
     return LoadedWeights(
         place=place.removesuffix(".") or None,
@@ -100,6 +106,7 @@ def load_state(
         left_over=tuple(left),
         dtypes=tuple(dtypes),
         unread=found.unread,
+        nameless=tuple(each for each in others if (_averaged(each) or each.endswith("shadow_params")) and not _is_statistic(each)),
     )
 
 
@@ -117,7 +124,7 @@ def _parts_of(wanted: Iterable[str]) -> set[str]:
 
 
 def _places(found: Weights, wanted: Mapping[str, Any]) -> dict[str, set[str]]:
-    """Each place in the file -> the network's names that stand there with the network's shapes."""
+    """Each place in the file -> the network's names that stand there with the network's shapes. An optimizer's averages of gradients are no weights."""
     known = _parts_of(wanted)
     places: dict[str, set[str]] = defaultdict(set)
     for key, value in found.tensors.items():
@@ -127,7 +134,11 @@ def _places(found: Weights, wanted: Mapping[str, Any]) -> dict[str, set[str]]:
             name = _without_wrappers(parts[start:], known)
             if name in wanted and (parts[start] not in WRAPPERS or parts[start] in known) and _shape(value) == _shape(wanted[name]):
                 places["".join(f"{part}." for part in parts[:start])].add(name)
-    return places
+    return {place: names for place, names in places.items() if not _is_statistic(place)}
+
+
+def _is_statistic(place: str) -> bool:
+    return any(STATISTICS.fullmatch(part) for part in place.split("."))
 
 
 def _shape(value: Any) -> Any:
@@ -196,21 +207,25 @@ def _load(module: nn.Module, state: dict[str, Any], wanted: Mapping[str, Any], n
         for key in wanted
         if _shape(state.get(key)) is not None and _shape(wanted[key]) not in (None, state[key].shape)
     ]
+    numbers = [
+        f"{key} is {str(state[key].dtype).removeprefix('torch.')}, expected floats"
+        for key, parameter in module.named_parameters()
+        if isinstance(state.get(key), Tensor) and parameter.is_floating_point() and not state[key].is_floating_point()
+    ]
     places = {tensor.data_ptr() for key, tensor in wanted.items() if key in state and _shape(tensor) is not None} - {0}
     missing, unexpected = [key for key in wanted if key not in state], [key for key in state if key not in wanted]
-    if not shaped:
+    if not shaped and not numbers:
         try:
             differing = module.load_state_dict(state, strict=False)
             missing, unexpected = differing.missing_keys, differing.unexpected_keys
         except Exception as error:  # a shape that a hook made, or whatever the network's own hooks raise
             shaped = [str(error).split("\n\t")[-1]]
     missing = [key for key in missing if not isinstance(wanted.get(key), Tensor) or is_lazy(wanted[key]) or wanted[key].data_ptr() not in places]
-    faults = [(len(keys), kind, keys) for kind, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", shaped)) if keys]
-    if not faults:
-        return
-    reason = _known_reason(state)
-    listed = "; ".join(f"{count} {kind}: {_few(keys)}" for count, kind, keys in faults)
-    raise CheckpointError(f"{name}: these are not the weights of {type(module).__name__} as it was built ({listed}); {reason}")
+    kinds = {"missing": missing, "unexpected": unexpected, "of another shape": shaped, "no floats": numbers}
+    listed = "; ".join(f"{len(keys)} {kind}: {_few(keys)}" for kind, keys in kinds.items() if keys)
+    if listed:
+        reason = _known_reason(state)
+        raise CheckpointError(f"{name}: these are not the weights of {type(module).__name__} as it was built ({listed}); {reason}")
 
 
 def _known_reason(state: Mapping[str, Any]) -> str:
@@ -218,8 +233,9 @@ def _known_reason(state: Mapping[str, Any]) -> str:
     adapters, quantized = ([key for key in state if kind.search(key)] for kind in (ADAPTERS, QUANTIZED))
     if adapters:
         return f"they hold LoRA adapters beside their base, such as {adapters[0]}: merge them (`merge_and_unload()`) and save the state_dict"
-    if quantized:
-        return f"they are of a quantized network, such as {quantized[0]}: give the float weights, since edgeport makes int8 itself"
+    if quantized or any(isinstance(value, Tensor) and value.dtype in (torch.int8, torch.uint8) for value in state.values()):
+        example = quantized[0] if quantized else next(iter(state))
+        return f"they are of a quantized network, such as {example}: give the float weights, since edgeport makes int8 itself"
     return "give the checkpoint of this network, or other arguments"
 
 

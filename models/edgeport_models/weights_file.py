@@ -35,13 +35,14 @@ class Weights:
     """Every tensor of a file. `tensors`: by dotted name; a dict in a dict adds its key in front, as in `model_ema.conv.weight`.
 
     `places`: for each name the dict that it stands in, "" or `model_ema.`. `versions`: torch's notes on the versions of modules, by place.
-    `unread`: classes of objects that stand in the file and were not made.
+    `unread`: classes of objects that stand in the file and were not made. `lists`: where tensors stand in a row, without names.
     """
 
     tensors: Mapping[str, Any]
     places: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     unread: tuple[str, ...] = ()
+    lists: tuple[str, ...] = ()
 
 
 def read_weights(path: str | Path) -> Weights:
@@ -151,7 +152,7 @@ def _torch_file(path: Path) -> Weights:
         got = f"a dict of {', '.join(map(str, list(loaded)[:8]))}" if isinstance(loaded, dict) and loaded else type(loaded).__name__
         classes = f" and objects of {', '.join(unread[:5])}, which are not made" if unread else ""
         raise CheckpointError(f"{path}: expected tensors by name, got {got}{classes}; save the module's state_dict()")
-    return Weights(tensors=tensors, places=places, versions=versions, unread=tuple(unread))
+    return Weights(tensors=tensors, places=places, versions=versions, unread=tuple(unread), lists=tuple(_lists(loaded)))
 
 
 def _unpickled(path: Path, unread: list[str]) -> Any:
@@ -200,6 +201,16 @@ def _leaves(found: Any, versions: dict[str, Mapping[str, Any]], place: str = "",
             yield place, str(key), value
         else:
             yield from _leaves(value, versions, f"{place}{key}.", depth + 1)
+
+
+def _lists(found: Any, place: str = "", depth: int = 0) -> Iterator[str]:
+    """Where dicts hold a list of tensors, as torch_ema's `shadow_params`."""
+    if depth > DEPTH or not isinstance(found, dict):
+        return
+    for key, value in found.items():
+        if isinstance(value, list | tuple) and value and all(isinstance(each, Tensor) for each in value):
+            yield f"{place}{key}"
+        yield from _lists(value, f"{place}{key}.", depth + 1)
 
 
 def _module_leaves(state: Mapping[str, Any], place: str, prefix: str = "") -> Iterator[tuple[str, str, Tensor]]:

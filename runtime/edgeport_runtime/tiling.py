@@ -22,7 +22,8 @@ from .images import Pixel, prepare
 from .predictions import Answer
 from .tasks import Positions, find_task
 
-LARGEST_ALIGNMENT_PX = 64
+ALIGNMENTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # times the contract's step: the strides that networks have
+LARGEST_SCALE = 64  # positions of the input for one of the output
 DIFFERENT = 0.01  # share of values one level apart in the same neighborhood at another place: rounding moves fewer, another grid moves most
 SMALLEST_CORE = 0.25  # of a tile: what is left when the overlap is taken away
 
@@ -67,13 +68,9 @@ class Tiling:
 
 
 def measured_tiling(contract: Contract, run: Run, tile_px: int) -> Tiling:
-    """Run the model on tiles of noise and see how far a change reaches. Raises InputError if tiles would show seams."""
+    """Run the model on tiles of every brightness and see how far a change reaches. Raises InputError if tiles would show seams."""
     step = _step(contract, tile_px)
-    generator = np.random.default_rng(0)
-    channels = contract.pixels.channels
-    images = generator.integers(0, 256, (3, tile_px + LARGEST_ALIGNMENT_PX, tile_px + LARGEST_ALIGNMENT_PX, channels)).astype(np.uint8)
-    images[1] = images[1] // 4 + 96  # little contrast
-    images[2] = images[2, ::8, ::8].repeat(8, 0).repeat(8, 1)[: images.shape[1], : images.shape[2]]  # patches
+    images = _images(2 * tile_px, contract.pixels.channels)
     tiles = images[:, :tile_px, :tile_px]
     answers = _each(run, tiles)
     scale = _scale(answers, tile_px)
@@ -91,6 +88,15 @@ def measured_tiling(contract: Contract, run: Run, tile_px: int) -> Tiling:
             f"take tiles of {2 * math.ceil((2 * reach + alignment) / (1 - SMALLEST_CORE) / 2)} px or more, if its range allows"
         )
     return tiling
+
+
+def _images(side: int, channels: int) -> Pixel:
+    """Images in which a change may act: a threshold on the brightness of a whole image is met by dark and bright ones alone."""
+    noise = np.random.default_rng(0).integers(0, 256, (side, side, channels)).astype(np.uint8)
+    patches = noise[::8, ::8].repeat(8, 0).repeat(8, 1)[:side, :side]
+    ramp = np.broadcast_to(np.linspace(0, 255, side)[:, None, None], noise.shape).astype(np.uint8)
+    plain = [np.full_like(noise, level) for level in (0, 255)]
+    return np.stack([noise, noise // 4 + 96, patches, ramp, noise // 8, 255 - noise // 8, *plain])
 
 
 def _step(contract: Contract, tile_px: Any) -> int:
@@ -111,7 +117,7 @@ def _each(run: Run, images: Pixel) -> NDArray[Any]:
 
 def _scale(answers: NDArray[Any], tile_px: int) -> Fraction:
     scales = {Fraction(side, tile_px) for side in answers.shape[1:3]}
-    if len(scales) > 1 or max(scales).denominator > LARGEST_ALIGNMENT_PX:
+    if len(scales) > 1 or max(scales).denominator > LARGEST_SCALE:
         raise InputError(f"this model cannot run in tiles: its answer for {tile_px}x{tile_px} px is {answers.shape[1]}x{answers.shape[2]} positions")
     return scales.pop()
 
@@ -123,7 +129,7 @@ def _reach(run: Run, tiles: Pixel, answers: NDArray[Any], scale: Fraction, axis:
     half[axis] = slice(middle, None) if back else slice(0, middle)
     for index, image in enumerate(changed):
         part = image[tuple(half[1:])]
-        image[tuple(half[1:])] = (0, 255, 255 - part)[index]
+        image[tuple(half[1:])] = (0, 255)[index] if index < 2 else 255 - part  # noise turned around has the mean that it had
     seen = np.flatnonzero(_levels_apart(_each(run, changed), answers).max(axis=tuple(each for each in range(4) if each != axis)) >= 1)
     if not seen.size:
         return 0
@@ -132,22 +138,27 @@ def _reach(run: Run, tiles: Pixel, answers: NDArray[Any], scale: Fraction, axis:
 
 
 def _alignment(run: Run, images: Pixel, answers: NDArray[Any], scale: Fraction, reach: int, step: int) -> int:
-    """The smallest offset, a multiple of `step` and twice that and so on, at which the same pixels get the same answer."""
-    tile_px, offset = round(answers.shape[1] / scale), step
-    while offset <= LARGEST_ALIGNMENT_PX:
-        moved, kept = offset * scale, math.ceil(reach * scale)
-        if moved.denominator == 1 and offset + 2 * reach < tile_px:
-            there = _each(run, images[:, offset : offset + tile_px, offset : offset + tile_px])
-            inner = slice(kept, answers.shape[1] - kept - int(moved))
-            here = slice(kept + int(moved), answers.shape[1] - kept)
-            apart = _levels_apart(there[:, inner, inner], answers[:, here, here])
-            if apart.max(initial=0) <= 1 and (apart >= 1).mean() <= DIFFERENT:
+    """The smallest offset of ALIGNMENTS at which the same pixels get the same answer, there and as far away as the next tile begins."""
+    tile_px = round(answers.shape[1] / scale)
+    for offset in (step * times for times in ALIGNMENTS):
+        far = (tile_px - 2 * reach - 1) // offset * offset  # so that a row is left to be compared
+        if (offset * scale).denominator == 1 and far >= offset:
+            near = _moved(run, images, answers, scale, reach, offset)
+            alike = near.max(initial=0) <= 1 and (near >= 1).mean(axis=(1, 2, 3)).max() <= DIFFERENT
+            if alike and _moved(run, images, answers, scale, reach, far).max(initial=0) <= 1:
                 return offset
-        offset *= 2
     raise InputError(
-        "this model cannot run in tiles: the same pixels get another answer at another place of the image (measured), "
-        f"at every offset up to {LARGEST_ALIGNMENT_PX} px; resize the image instead"
+        f"this model cannot run in tiles of {tile_px} px: the same pixels get another answer at another place of the image (measured), "
+        f"at offsets of {', '.join(str(step * times) for times in ALIGNMENTS)} px; resize the image instead"
     )
+
+
+def _moved(run: Run, images: Pixel, answers: NDArray[Any], scale: Fraction, reach: int, offset: int) -> NDArray[Any]:
+    """Levels between the answers for the same pixels in a tile that begins `offset` later on both sides, without what its borders reach."""
+    tile_px, moved, kept = round(answers.shape[1] / scale), int(offset * scale), math.ceil(reach * scale)
+    there = _each(run, images[:, offset : offset + tile_px, offset : offset + tile_px])
+    inner, here = slice(kept, answers.shape[1] - kept - moved), slice(kept + moved, answers.shape[1] - kept)
+    return _levels_apart(there[:, inner, inner], answers[:, here, here])
 
 
 def _levels_apart(got: NDArray[Any], other: NDArray[Any]) -> NDArray[Any]:

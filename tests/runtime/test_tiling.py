@@ -33,6 +33,11 @@ def blur(radius: int) -> Callable[[Array], Array]:
     return run
 
 
+def brightness(added: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """The image, and what its mean makes of all pixels."""
+    return lambda x: levels(x + added(x.mean((1, 2, 3), keepdims=True)))
+
+
 def levels(x: Array) -> Array:
     return np.clip(np.rint(x), 0, 255).astype(np.uint8)
 
@@ -96,6 +101,13 @@ def test_tiles_of_a_network_that_halves_its_maps_meet_its_grid() -> None:
     assert np.array_equal(np.asarray(tiled(image)), levels(blur(2)(blocks(image[None])))[0])
 
 
+def test_tiles_of_a_network_of_stride_3() -> None:
+    tiled = TiledModel(ByHand(images(), lambda x: x[:, ::3, ::3].repeat(3, 1).repeat(3, 2)[:, : x.shape[1], : x.shape[2]]), 30)
+    image = photo(90, 99)
+    assert tiled.tiling.alignment_px == 3
+    assert np.array_equal(np.asarray(tiled(image)), image[::3, ::3].repeat(3, 0).repeat(3, 1))
+
+
 def test_a_grid_that_the_contract_does_not_name_is_measured() -> None:
     tiled = TiledModel(ByHand(images(), lambda x: levels(blocks(x))), 32)
     assert tiled.tiling.alignment_px == 4
@@ -127,8 +139,14 @@ def test_segmentation() -> None:
     ("network", "tile_px", "message"),
     [
         (lambda x: levels(x + x.mean((1, 2), keepdims=True) - 128), 32, "depends on pixels 16 px away and more"),
+        (brightness(lambda mean: np.maximum(mean - 200, 0)), 32, "depends on pixels 16 px away and more"),
+        (brightness(lambda mean: np.minimum(mean - 20, 0)), 32, "depends on pixels 16 px away and more"),
+        (brightness(lambda mean: -9 * (mean == 255)), 32, "depends on pixels 16 px away and more"),
+        (brightness(lambda mean: 9 * (mean == 0)), 32, "depends on pixels 16 px away and more"),
         (lambda x: levels(blur(14)(x)), 32, "tiles of 32 px are too small for this model: an answer depends on pixels up to 14 px away"),
         (lambda x: levels(x + 60 * np.sin(np.arange(x.shape[1]) / 7)[:, None, None]), 32, "another answer at another place"),
+        (lambda x: levels(x / 2 + np.arange(x.shape[2])[:, None] / 8), 32, "another answer at another place"),  # 0.1 levels a pixel
+        (lambda x: levels(x / 2 + np.arange(x.shape[1])[:, None, None] // 20 * 3), 32, "another answer at another place"),
         (lambda x: x[:, 1:-1, 1:-1], 30, None),
         (lambda x: x[:, 1:], 32, "its answer for 32x32 px is 31x32 positions"),
         (levels, 65, "tiles of 65 px: this model takes sides of 4..64 px"),
@@ -142,6 +160,11 @@ def test_tiles_that_would_show_seams_are_refused(network: Callable[[Array], Arra
     with pytest.raises(InputError) as caught:
         TiledModel(ByHand(images(), network), tile_px)
     assert message in str(caught.value)
+
+
+def test_an_answer_that_changes_slowly_with_the_place_is_refused() -> None:
+    with pytest.raises(InputError, match=r"tiles of 400 px: the same pixels get another answer .* at offsets of 1, 2, 3, 4, 6"):
+        TiledModel(ByHand(images(high=512), lambda x: levels(x / 2 + np.arange(x.shape[2])[:, None] / 120)), 400)
 
 
 def test_the_size_that_a_refusal_names_is_taken() -> None:
