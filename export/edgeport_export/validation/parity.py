@@ -18,18 +18,20 @@ from edgeport_runtime import Contract
 # Times PyTorch's own distance. On ResNet18 one median-sized weight changed by 1 % gives 10 to 40 times the floor in most layers, but under
 # twice in layer2: a change as small as that in such a place is not seen.
 FACTOR = 4.0
+PLAIN = 0.0  # the factor of an image of one color
 MOST_SHOWN = 3  # failures in a message
 ROUNDING = 1e-5  # of the range: a failure below is a longer sum, not another function; it fails all the same
-LEAST_FLOOR = 2.0**-23  # one unit in the last place of float32 at the top of the range: a shallow network is luckier than it can promise
+LEAST_FLOOR = 2.0**-23  # one unit in the last place of float32: a shallow network is luckier than it can promise
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One point of the sweep for one output: largest distances from float64, over the range of the output there.
+    """One point of the sweep for one output: largest distances from float64, over the range of the output there, or over its largest size if that is more.
 
     `note`: a peculiarity of the run; `fault`: why the outputs cannot be compared. None without. `factor`: how much stronger its inputs are
-    than those of the sweep. `unsteady`: number of values that the last bits of the weights decide (`last_bits`). The variant's distance of these is
-    how far they lie outside of what the network gives with its last bits changed; PyTorch's distance is that of the others.
+    than those of the sweep, PLAIN for an image of one color. `unsteady`: number of values that the last bits of the weights decide (`last_bits`).
+    The variant's distance of these is how far they lie outside of what the network gives with its last bits changed; PyTorch's distance is that of
+    the others.
 
     Over the range *there*, because it differs: mobilenet_v3_small's logits span 0.13 at 32x32 and 0.99 at 256x177. Measured by one range
     for all, a small image could hide an error, while a large one looked noisier than it is.
@@ -140,6 +142,8 @@ def remedy(parity: Parity, contract: Contract, guards: Sequence[ShapeGuard]) -> 
     why = explained(guards, contract, failed, [dict(case.sizes) for case in parity.cases if dict(case.sizes) not in failed])
     if why:
         return f"{why}; "
+    if all(case.factor == PLAIN for case in parity.failures()):
+        return "it is right where the network finds something to select: let it give a number of its own where it finds nothing; "
     if all(case.factor != 1 for case in parity.failures()):
         return "it is right for ordinary inputs, but not for far stronger or weaker ones: look for a function that loses its digits in a tail; "
     axes = parity.axes_at_fault()

@@ -22,11 +22,14 @@ from edgeport_runtime.engine import Arrays
 from edgeport_runtime.errors import first_line
 
 from .last_bits import Envelope, envelopes
-from .parity import FACTOR, LEAST_FLOOR, Case, Parity
+from .parity import FACTOR, LEAST_FLOOR, PLAIN, Case, Parity
 
 LEAST_SHARE = 0.1  # of the whole range: a point's own range counts from here up, or two logits that happen to be equal would make any noise infinite
 FACTORS = (1 / 16, 16.0)  # weaker and stronger inputs, so that functions are compared in their tails, too
 SUSPICIOUS = 8.0  # times the median of PyTorch's own distances: perhaps a jump, which says nothing of the noise elsewhere
+SELECTING = {"NonZero", "Compress", "Unique"}  # how many values go on depends on the image: none of a black one, perhaps
+ORDERING = {"TopK", "NonMaxSuppression"}  # among the equal values of a plain image any order is right
+LARGEST_PLAIN = 0.01  # of the largest value: between numbers that a plain image makes degenerate, and another function
 LARGEST_SUSPICIOUS_SHARE = 0.25  # of the runs: beyond it the graph is at fault, or the network is not made for float32
 
 # the runs (by index) whose answers are to be looked at -> for each, the envelope of each output
@@ -106,7 +109,7 @@ def measure_parity(
     """Run PyTorch in float32 and float64, and the fp32 variant as it ships (all optimizations), at `sizes`; None is the whole sweep.
 
     If a point has a batch, its last image is also run alone: it must give what it gave among the others. At the second size, which is a batch at
-    the contract's own, inputs are also scaled by FACTORS.
+    the contract's own, inputs are also scaled by FACTORS. A network that selects values is also run on plain black and white.
     Raises NetworkFailure if PyTorch itself fails at one of the sizes.
     """
     contract = reference.contract
@@ -119,6 +122,8 @@ def measure_parity(
     for index, run in enumerate(runs):
         progress("parity with PyTorch", index, len(runs))
         rows += _rows(index, run, reference, session, names)
+    if _selects(model) and contract.inputs[0].pixels is not None:
+        rows += _plain_rows(len(runs), runs[0], reference, session, names)
 
     def looked_at(indices: Sequence[int]) -> dict[int, dict[str, Envelope]]:
         return dict(zip(indices, envelopes(reference, [runs[index].inputs(contract) for index in indices]), strict=True))
@@ -142,6 +147,37 @@ def _rows(index: int, run: _Run, reference: TorchReference, session: Any, names:
         where |= {"note": "the last image alone", "image": -1}
         rows += [Row(**where, output=name, exact=exact[name][-1:], single=single[name][-1:], got=alone[name]) for name in _rowwise(names, contract)]
     return rows
+
+
+def _selects(model: bytes) -> bool:
+    """Whether how many values the graph goes on with depends on the image, and nothing is put into order."""
+    kinds = {node.op_type for node in onnx.load_from_string(model).graph.node}
+    return bool(kinds & SELECTING) and not kinds & ORDERING
+
+
+def _plain_rows(index: int, run: _Run, reference: TorchReference, session: Any, names: Sequence[str]) -> list[Row]:
+    """What is wrong on black and white images, of which a network may select nothing: PyTorch's mean of nothing is NaN, another engine's may be 0."""
+    rows = []
+    for level, color in ((0, "black"), (255, "white")):
+        arrays = {name: np.full_like(array, level) if array.dtype == np.uint8 else array for name, array in run.inputs(reference.contract).items()}
+        single, got = reference.run(arrays), _answers(session, names, arrays)
+        for name in names:
+            fault = _plain_fault(single[name], got[name])
+            if fault:
+                where: dict[str, Any] = {"run": index, "sizes": run.sizes, "factor": PLAIN, "note": f"a {color} image"}
+                rows.append(Row(**where, output=name, exact=np.nan_to_num(single[name]), single=np.nan_to_num(single[name]), got=fault))
+    return rows
+
+
+def _plain_fault(single: NDArray[Any], got: NDArray[Any] | str) -> str | None:
+    if isinstance(got, str) or got.shape != single.shape:
+        return got if isinstance(got, str) else f"the shape is {got.shape}, PyTorch's {single.shape}"
+    expected, found = _countable(single), _countable(got)
+    if not np.array_equal(np.isnan(expected), np.isnan(found)):
+        return f"{'NaN' if np.isnan(found).any() else 'a number'} where PyTorch gives {'NaN' if np.isnan(expected).any() else 'a number'}"
+    largest = float(np.nan_to_num(np.abs(expected)).max(initial=0.0)) or 1.0
+    apart = float(np.nan_to_num(np.abs(found.astype(np.float64) - expected.astype(np.float64))).max(initial=0.0)) / largest
+    return f"{apart:.1e} of the largest value apart from PyTorch" if apart > LARGEST_PLAIN else None
 
 
 def _rowwise(names: Sequence[str], contract: Contract) -> list[str]:
@@ -196,16 +232,15 @@ def _floors(names: Sequence[str], cases: Sequence[Case]) -> dict[str, float]:
 
 
 def _extent(row: Row, whole: float) -> float:
-    """What an error of the row is divided by: the range of the output there.
+    """What an error of the row is divided by: the range of the output there, or its largest size if that is more.
 
-    On weaker inputs values may lie close together and far from zero, as the mean of a dark image does. Float32 cannot tell these apart more
-    finely than their size allows, and PyTorch's noise on ordinary inputs does not show it: their size counts there.
+    Values may lie close together and far from zero, as the means of one image do. Float32 cannot tell these apart more finely than their size allows.
     """
     if row.output.endswith(LEVELS_SUFFIX):
         return 255.0
     exact = _countable(row.exact)
-    size = float(np.abs(exact[np.isfinite(exact)]).max(initial=0.0)) if row.factor != 1 else 0.0
-    return max(float(exact.max() - exact.min()), LEAST_SHARE * whole, size)
+    size = float(np.abs(exact[np.isfinite(exact)]).max(initial=0.0))
+    return max(float(exact.max() - exact.min()), LEAST_SHARE * whole, size) or 1.0
 
 
 def _range(values: Sequence[NDArray[Any]], name: str) -> float:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from types import ModuleType
 
 import numpy as np
@@ -12,6 +13,7 @@ from edgeport_export.network.size_sweep import sweep_inputs, sweep_sizes
 from edgeport_export.rewrites.finalize import finalize, finalize_fp32
 from edgeport_export.tracing.exporter import trace
 from edgeport_export.validation.last_bits import Envelope
+from edgeport_export.validation.parity import remedy
 from edgeport_export.validation.sweep import Envelopes, Row, compared, measure_parity
 from edgeport_runtime import Contract, Input, Output, Pixels
 from edgeport_runtime.contract import Range, classification, image_axes, pixel_input
@@ -190,3 +192,30 @@ def test_where_float32_overflows_there_is_nothing_to_compare() -> None:
 
     parity = measure_parity(TorchReference(Powers(), VECTORS), finalize_fp32(trace(Powers(), VECTORS).model, VECTORS))
     assert {case.factor for case in parity.cases} == {1.0, 1 / 16}
+
+
+class Selecting(nn.Module):
+    """Adds the mean of all values above `threshold`, or of these and a zero."""
+
+    def __init__(self, threshold: float, or_zero: bool) -> None:
+        super().__init__()
+        self.threshold, self.or_zero = threshold, or_zero
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        chosen = x[x > self.threshold]
+        if self.or_zero:
+            chosen = torch.cat([chosen, torch.zeros(1)])
+        return x.mean((2, 3)) + chosen.mean()
+
+
+@pytest.mark.parametrize(
+    ("threshold", "or_zero", "fault"), [(0.0, False, "a black image: a number where PyTorch gives NaN"), (0.0, True, None), (-1.0, False, None)]
+)
+def test_a_network_that_selects_is_asked_what_it_gives_for_nothing(threshold: float, or_zero: bool, fault: str | None) -> None:
+    network = Selecting(threshold, or_zero)
+    contract = image_contract(network, ImageTask(task="tensors", pixels=Pixels(height=16, width=16)))
+    fixed = replace(contract, axes={}, inputs=(replace(contract.inputs[0], shape=(1, 16, 16, 3)),), outputs=(replace(contract.outputs[0], shape=(1, 3)),))
+    parity = measure_parity(TorchReference(network, fixed), finalize(trace(network, fixed).model, fixed))
+    assert bool(parity) is (fault is None), str(parity)
+    if fault:
+        assert fault in str(parity) and "let it give a number of its own where it finds nothing" in remedy(parity, fixed, ())
