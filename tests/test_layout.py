@@ -11,6 +11,7 @@ import pytest
 from edgeport_export.rewrites.float_graph import FLOAT_PASSES
 from edgeport_export.rewrites.float_graph.exact_kernels import exact_kernels
 from edgeport_export.rewrites.float_graph.precise_mean import precise_mean
+from edgeport_export.rewrites.float_graph.precise_norm import precise_norm
 from edgeport_export.rewrites.graph import PassResult
 from edgeport_export.rewrites.int8_graph import FOLLOWER_PASSES, QDQ_PASSES, SHAPING_PASSES, X86_PASSES
 
@@ -113,7 +114,7 @@ def test_no_module_imports_itself_by_a_detour() -> None:
 
 
 def passes() -> list[object]:
-    return [*FLOAT_PASSES, exact_kernels, precise_mean, *SHAPING_PASSES, *FOLLOWER_PASSES, *QDQ_PASSES, *X86_PASSES]
+    return [*FLOAT_PASSES, exact_kernels, precise_mean, precise_norm, *SHAPING_PASSES, *FOLLOWER_PASSES, *QDQ_PASSES, *X86_PASSES]
 
 
 @pytest.mark.parametrize("one_pass", passes(), ids=lambda each: each.__name__)

@@ -7,14 +7,16 @@ from edgeport_runtime.contract import METADATA_KEY, NARROW_KEY
 
 from .float_graph.exact_kernels import exact_kernels
 from .float_graph.precise_mean import precise_mean
+from .float_graph.precise_norm import precise_norm
 from .graph import GraphEditor
 from .names import LEVELS_SUFFIX
 
 
 def finalize_fp32(model: onnx.ModelProto, contract: Contract) -> bytes:
-    """The fp32 variant's bytes: elementwise functions as exact as PyTorch's, which the graph that int8 is made from does not need."""
+    """The fp32 variant's bytes: functions as exact as PyTorch's, which the graph that int8 is made from does not need."""
     editor = GraphEditor.of_copy(model)
     exact_kernels(editor, contract)
+    precise_norm(editor, contract)
     return finalize(editor.model, contract)
 
 

@@ -36,12 +36,12 @@ def _is_large(editor: GraphEditor, node: onnx.NodeProto, contract: Contract) -> 
     types = {each.name: each.type.tensor_type.elem_type for each in (*editor.graph.value_info, *editor.graph.input)}
     if len(node.input) < 2 or node.input[1] not in editor.constants or types.get(node.input[0]) != TensorProto.FLOAT:
         return False
-    dims = [_largest(dim, contract) for dim in editor.dims.get(node.input[0], ())]
+    dims = [largest_size(dim, contract) for dim in editor.dims.get(node.input[0], ())]
     axes = sorted(int(axis) % len(dims) for axis in editor.array(node.input[1])) if dims else []
     return len(dims) > 2 and axes == [len(dims) - 2, len(dims) - 1] and dims[-1] * dims[-2] > LARGE
 
 
-def _largest(size: int | str, contract: Contract) -> int:
+def largest_size(size: int | str, contract: Contract) -> int:
     """The size at the top of the contract's ranges; 0 if it is not known. The exporter writes sizes as Python would: "((height - 1)//2) + 1"."""
     if not isinstance(size, str) or not size:
         return int(size or 0)
