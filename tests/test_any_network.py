@@ -35,7 +35,7 @@ def noise(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_convnext"])
+@pytest.mark.parametrize("name", ["test_resnet", *(pytest.param(name, marks=pytest.mark.long) for name in ("test_efficientnet", "test_convnext"))])
 def test_a_network_of_timm_goes_through_unchanged(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = timm.create_model(name, num_classes=7).eval()
@@ -160,6 +160,7 @@ run_export(ExportJob(name="cnn", checkpoint=Path(sys.argv[1]), out=Path(sys.argv
 """
 
 
+@pytest.mark.long
 def test_two_clones_in_two_folders_write_the_same_bytes(checkpoint: Path, tmp_path: Path) -> None:
     """Another folder, another process, another hash seed: every file but the evidence."""
     found = []

@@ -24,7 +24,7 @@ from edgeport_runtime.cli import build_parser
 
 ROOT = Path(__file__).parents[1]
 PAGES = {path.name: path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
-LONG = {"README.md", "quantization.md", "parity.md"}  # each exports a whole network
+LONG = {"README.md", "quantization.md", "parity.md", "recipes.md"}  # each exports a whole network
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.S | re.M)
 MARK = "--- next block ---"
 

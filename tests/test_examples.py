@@ -31,6 +31,7 @@ def run(name: str, *arguments: object) -> str:
     return done.stdout
 
 
+@LONG
 def test_own_network(tmp_path: Path) -> None:
     printed = run("own_network.py", "--out", tmp_path / "b", "--epochs", 2)
     assert "golden outputs agree with PyTorch's stored outputs" in printed and "auto takes" in printed and "Prediction(label=" in printed

@@ -114,7 +114,7 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(command in text for command in ("train", "export", "verify", "bench", "demo"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, *(pytest.param(number, marks=pytest.mark.long) for number in (signal.SIGTERM, signal.SIGHUP))])
 def test_a_signal_in_the_middle_of_an_export_leaves_nothing(number: int, checkpoint: Path, tmp_path: Path) -> None:
     """In a process of its own, while it times candidates in processes of their own."""
     awake = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # a test run in the background hands on a SIGINT that is ignored

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx
@@ -67,7 +68,12 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, int], str, list[tuple
 NEW_TORCH = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 14)  # older ones unroll a recurrent layer over columns; such an export is refused
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if NEW_TORCH or not name.endswith(("LSTM", "GRU"))])
+def cases() -> list[Any]:
+    known = [name for name in CASES if NEW_TORCH or not name.endswith(("LSTM", "GRU"))]
+    return [pytest.param(name, marks=pytest.mark.long) if name.endswith("LSTM") else name for name in known]
+
+
+@pytest.mark.parametrize("name", cases())
 def test_sides_in_steps_are_right_at_every_step(name: str) -> None:
     make, size, axes, points = CASES[name]
     torch.manual_seed(0)
@@ -92,6 +98,7 @@ def test_sizes_inside_are_written_in_terms_of_the_axes() -> None:
 
 
 @pytest.mark.skipif(not NEW_TORCH, reason="torch before 2.14 unrolls a recurrent layer in every trace")
+@pytest.mark.long
 def test_a_second_trace_is_as_good_as_the_first() -> None:
     """torch took an LSTM whole in the first trace of a process, and unrolled it in every later one."""
     torch.manual_seed(0)
