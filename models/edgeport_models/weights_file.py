@@ -27,7 +27,16 @@ ARCHIVES = {  # a file in a zip archive that torch.load does not read -> what th
     "constants.pkl": "a scripted module (torch.jit.save), whose code would have to be run; give the state_dict of the module before scripting",
     "archive_format": "an exported program (torch.export.save); give the state_dict of the module that was exported",
 }
-CONTENT = {b"\x89HDF": "HDF5, as Keras writes it", b"GGUF": "GGUF, a language model's format"}
+CONTENT = {  # how a file begins, in lower case -> what it is
+    b"\x89hdf": "HDF5, as Keras writes it",
+    b"gguf": "GGUF, a language model's format",
+    b"<!doctype": "a web page, as a failed download leaves it",
+    b"<html": "a web page, as a failed download leaves it",
+    b"version https://git-lfs": "a pointer of Git LFS, not the file itself (git lfs pull fetches it)",
+    b"\x89png": "an image",
+    b"\xff\xd8\xff": "an image",
+    b"\x1f\x8b": "compressed with gzip (gunzip unpacks it)",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +60,9 @@ def read_weights(path: str | Path) -> Weights:
     if path.name.endswith(INDEX):
         return _shards(path)
     with path.open("rb") as file:
-        start = file.read(8)
+        start = file.read(32).lower()
+    if not start:
+        raise CheckpointError(f"{path}: this file is empty; {NO_CHECKPOINT}")
     foreign = next((kind for magic, kind in CONTENT.items() if start.startswith(magic)), None)
     if foreign is not None:
         raise CheckpointError(f"{path}: this file is {foreign}; {NO_CHECKPOINT}")

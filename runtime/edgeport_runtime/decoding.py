@@ -23,6 +23,10 @@ def decode(source: ImageSource) -> Image.Image:
     Raises ImageError if it is no image, is truncated, or has more than LARGEST_PX pixels.
     """
     name = describe(source)
+    if isinstance(source, io.TextIOBase):
+        raise ImageError(f"{name}: it is open for text; open it for bytes, as in open(path, 'rb')")
+    if _is_array_view(source):
+        return _from_array(np.asarray(source))
     if isinstance(source, bytearray | memoryview):
         source = bytes(source)
     elif not isinstance(source, str | Path | bytes | Image.Image) and not hasattr(source, "read"):
@@ -48,6 +52,11 @@ def decode(source: ImageSource) -> Image.Image:
         raise ImageError(f"{name}: the image cannot be read ({error})") from error
 
 
+def _is_array_view(source: ImageSource) -> bool:
+    """Whether a memoryview is of an array's levels, not of a file's bytes."""
+    return isinstance(source, memoryview) and source.ndim > 1
+
+
 def _upright(image: Image.Image) -> Image.Image:
     """Turned as its EXIF says; the image itself, not a copy, if that is nothing."""
     return ImageOps.exif_transpose(image) if image.getexif().get(ORIENTATION, 1) != 1 else image
@@ -57,13 +66,13 @@ def describe(source: ImageSource) -> str:
     """What to call an image in a message: its path, or what kind of thing it is."""
     if isinstance(source, str | Path):
         return str(source)
-    if isinstance(source, bytes | bytearray | memoryview):
+    if isinstance(source, bytes | bytearray | memoryview) and not _is_array_view(source):
         return f"an image of {len(source)} bytes"
     if hasattr(source, "read"):
         return f"an open file{f' ({source.name})' if isinstance(getattr(source, 'name', None), str) else ''}"
     if isinstance(source, Image.Image):
         return f"a PIL image of {source.width}x{source.height} pixels (WxH)"
-    if hasattr(source, "__array__") or hasattr(source, "__array_interface__"):
+    if hasattr(source, "__array__") or hasattr(source, "__array_interface__") or _is_array_view(source):
         return f"an array of shape {tuple(np.shape(_array_of(source)))}"
     raise ImageError(f"expected a path, bytes, an open file, a PIL image or a uint8 array, got {type(source).__name__}")
 
@@ -83,8 +92,12 @@ def _from_array(array: NDArray[Any]) -> Image.Image:
             remedy = "; for several images give batch() a list of them"
         elif array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[2] not in (1, 3, 4):
             remedy = "; channels come last: array.transpose(1, 2, 0)"
-        if array.dtype.kind == "f":
+        if array.dtype.kind == "f" and not (array > 1).any():
             remedy += "; values in 0..1 become levels by (array * 255).round().astype('uint8')"
+        elif array.dtype == np.uint16 and (array > 255).any():
+            remedy += "; 16 bits become levels by (array // 257).astype('uint8')"
+        elif array.dtype != np.uint8 and array.dtype.kind in "fiu":
+            remedy += "; values in 0..255 become levels by array.round().clip(0, 255).astype('uint8')"
         raise ImageError(f"expected a uint8 array of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got {array.dtype} of shape {array.shape}{remedy}")
     return Image.fromarray(array[:, :, 0] if array.ndim == 3 and array.shape[2] == 1 else np.ascontiguousarray(array))
 

@@ -273,6 +273,14 @@ def keras(folder: Path) -> Path:
     return folder / "w.h5"
 
 
+def written(content: bytes) -> Callable[[Path], Path]:
+    def lay(folder: Path) -> Path:
+        (folder / "w.pth").write_bytes(content)
+        return folder / "w.pth"
+
+    return lay
+
+
 def saved(value: Any, *, old: bool = False) -> Callable[[Path], Path]:
     def lay(folder: Path) -> Path:
         torch.save(value, folder / "w.pth", _use_new_zipfile_serialization=not old)
@@ -303,6 +311,11 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "scripted": (scripted, r"a scripted module .* give the state_dict of the module before scripting"),
     "exported program": (program, r"an exported program .* give the state_dict"),
     "Keras": (keras, r"HDF5, as Keras writes it"),
+    "web page": (written(b"<!DOCTYPE html><title>Not found</title>"), r"a web page, as a failed download leaves it"),
+    "Git LFS": (written(b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 123\n"), r"a pointer of Git LFS, .*git lfs pull"),
+    "image": (written(b"\x89PNG\r\n\x1a\n"), r"this file is an image"),
+    "gzip": (written(b"\x1f\x8b\x08" + bytes(20)), r"compressed with gzip"),
+    "empty": (written(b""), r"this file is empty"),
     "code of a shell": (runs_a_shell, r"the class or function posix\.system, which is not loaded"),
     "whole module of an old PyTorch": (saved(whole(GOOD), old=True), r"more than tensors"),
     "an object alone": (saved(Custom()), r"got .*objects of .*Custom, which are not made; save the module's state_dict"),

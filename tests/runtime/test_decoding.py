@@ -24,7 +24,7 @@ def test_file_bytes_pil_and_array_give_the_same_pixels(tmp_path: Path) -> None:
     path = tmp_path / "ramp.png"
     image.save(path)
     data = encoded(image)
-    for source in (path, str(path), data, bytearray(data), memoryview(data), io.BytesIO(data), image, RAMP, Foreign()):
+    for source in (path, str(path), data, bytearray(data), memoryview(data), io.BytesIO(data), image, RAMP, memoryview(RAMP), Foreign()):
         np.testing.assert_array_equal(prepare(source, KEEP), RAMP)
     with path.open("rb") as file:
         np.testing.assert_array_equal(prepare(file, KEEP), RAMP)
@@ -108,6 +108,10 @@ TRUNCATED = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (6
         (Path(__file__).parent, "expected an image, but this is a folder; name the images in it"),
         (np.zeros((3, 8, 8), np.uint8), r"channels come last: array\.transpose\(1, 2, 0\)"),
         (np.zeros((3, 8, 8), np.float32), r"channels come last: .*; values in 0\.\.1 become levels by"),
+        (np.full((8, 8, 3), 255.0), r"values in 0\.\.255 become levels by array\.round"),
+        (np.full((8, 8, 3), 200), r"got int64 .*; values in 0\.\.255 become levels"),
+        (np.full((8, 8), 60000, np.uint16), r"16 bits become levels by \(array // 257\)"),
+        (io.StringIO("x"), r"an open file: it is open for text; open it for bytes"),
         (np.zeros((2, 8, 8, 3), np.uint8), r"for several images give batch\(\) a list of them"),
         (Untouchable(), "Untouchable: numpy cannot make an array of it .on a card."),
         (Image.open(io.BytesIO(TRUNCATED)), "cannot be read"),
