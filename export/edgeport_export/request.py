@@ -56,8 +56,8 @@ def make_request(
     network: nn.Module,
     contract: Contract | ImageTask,
     name: str,
-    calibration: Examples,
-    held_out: Examples,
+    calibration: Examples | None,
+    held_out: Examples | None,
     provenance: Mapping[str, str] | None,
     options: ExportOptions | None,
     progress: ProgressCallback,
@@ -108,8 +108,10 @@ def _require_kinds(given: Mapping[str, Any]) -> None:
         raise ExportError(f"provenance must hold text alone, such as {{'checkpoint_sha256': '…'}}, got {dict(facts)!r}")
 
 
-def _examples(which: str, given: Examples, contract: Contract | None) -> list[Example]:
+def _examples(which: str, given: Examples | None, contract: Contract | None) -> list[Example]:
     """`contract`: of a model that the images' truth belongs to; None if they need none."""
+    if given is None:
+        return []
     try:
         return read_examples(given) if contract is None else labeled_examples(given, contract)
     except InputError as error:

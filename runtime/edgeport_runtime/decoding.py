@@ -1,6 +1,7 @@
 """From anything that holds an image to an upright PIL image in the mode that is wanted."""
 
 import io
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ ImageSource = Any  # a path, bytes, a bytearray or memoryview, an open file, a P
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 LARGEST_PX = 89_478_485  # Pillow only warns up to twice this; see PIL.Image.MAX_IMAGE_PIXELS
 ORIENTATION = 0x0112  # the tag of EXIF
+FIRST_TURNED = 5  # of its values: from here on height and width are exchanged
 
 
 def decode(source: ImageSource) -> Image.Image:
@@ -23,19 +25,15 @@ def decode(source: ImageSource) -> Image.Image:
     Raises ImageError if it is no image, is truncated, or has more than LARGEST_PX pixels.
     """
     name = describe(source)
+    if _is_array(source):
+        return _from_array(_array_of(source))
     if isinstance(source, io.TextIOBase):
         raise ImageError(f"{name}: it is open for text; open it for bytes, as in open(path, 'rb')")
-    if _is_array_view(source):
-        return _from_array(np.asarray(source))
-    if isinstance(source, bytearray | memoryview):
-        source = bytes(source)
-    elif not isinstance(source, str | Path | bytes | Image.Image) and not hasattr(source, "read"):
-        return _from_array(_array_of(source))
     try:
         if isinstance(source, Image.Image):
             source.load()
             return _upright(source)
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes | bytearray | memoryview) else source, formats=FORMATS) as image:
             if image.width * image.height > LARGEST_PX:
                 raise ImageError(f"{name}: {image.width}x{image.height} pixels are more than the {LARGEST_PX:,} that are decoded; shrink the image first")
             image.load()
@@ -52,9 +50,24 @@ def decode(source: ImageSource) -> Image.Image:
         raise ImageError(f"{name}: the image cannot be read ({error})") from error
 
 
-def _is_array_view(source: ImageSource) -> bool:
-    """Whether a memoryview is of an array's levels, not of a file's bytes."""
-    return isinstance(source, memoryview) and source.ndim > 1
+def size_px(source: ImageSource) -> tuple[int, int]:
+    """Height and width, upright; of a file without decoding its pixels. Raises ImageError."""
+    if isinstance(source, np.ndarray) and source.ndim == 2:  # a mask may have any dtype
+        return source.shape[0], source.shape[1]
+    if isinstance(source, str | Path | bytes):
+        file = io.BytesIO(source) if isinstance(source, bytes) else source
+        with suppress(OSError, ValueError, SyntaxError, Image.DecompressionBombError), Image.open(file) as image:
+            turned = image.getexif().get(ORIENTATION, 1) >= FIRST_TURNED
+            return (image.width, image.height) if turned else (image.height, image.width)
+    whole = decode(source)
+    return whole.height, whole.width
+
+
+def _is_array(source: ImageSource) -> bool:
+    """Whether it holds pixels and not a file's content. A memoryview of several axes is that of an array."""
+    if isinstance(source, memoryview):
+        return source.ndim > 1
+    return not isinstance(source, str | Path | bytes | bytearray | Image.Image) and not hasattr(source, "read")
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -66,13 +79,13 @@ def describe(source: ImageSource) -> str:
     """What to call an image in a message: its path, or what kind of thing it is."""
     if isinstance(source, str | Path):
         return str(source)
-    if isinstance(source, bytes | bytearray | memoryview) and not _is_array_view(source):
+    if isinstance(source, bytes | bytearray | memoryview) and not _is_array(source):
         return f"an image of {len(source)} bytes"
     if hasattr(source, "read"):
         return f"an open file{f' ({source.name})' if isinstance(getattr(source, 'name', None), str) else ''}"
     if isinstance(source, Image.Image):
         return f"a PIL image of {source.width}x{source.height} pixels (WxH)"
-    if hasattr(source, "__array__") or hasattr(source, "__array_interface__") or _is_array_view(source):
+    if hasattr(source, "__array__") or hasattr(source, "__array_interface__") or isinstance(source, memoryview):
         return f"an array of shape {tuple(np.shape(_array_of(source)))}"
     raise ImageError(f"expected a path, bytes, an open file, a PIL image or a uint8 array, got {type(source).__name__}")
 

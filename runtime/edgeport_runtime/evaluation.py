@@ -1,5 +1,6 @@
 """Quality on images whose truth is known: accuracy for a classifier, PSNR for a generator, mean IoU for a segmentation."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .contract import Contract
-from .decoding import ImageSource, describe
+from .decoding import ImageSource, describe, size_px
 from .engine import Arrays
 from .errors import InputError
 from .images import Pixel, are_several, image_files, kind_of, pixel_batches, prepare_mask, prepare_target
@@ -17,6 +18,7 @@ from .model import Model
 from .tasks import Quality, Task, TruthKind, find_task
 
 BATCH = 32  # images that are in memory, and that run at once if the contract allows it
+DISTORTION = 0.03  # of the proportions, which is not seen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,16 +49,35 @@ def measure(contract: Contract, run: Callable[[Pixel], Arrays], examples: Sequen
     sources = [example.source for example in examples]
     for indices, pixels in pixel_batches(sources, contract, prepared_at_once=min(BATCH, contract.largest_batch)):
         for index, row in zip(indices, run(pixels)[output], strict=True):
-            scorer.add(index, row, _fitted_truth(scorer.truth, examples[index].truth, contract, row), describe(sources[index]))
+            scorer.add(index, row, _fitted_truth(scorer.truth, examples[index], contract, row), describe(sources[index]))
         advance(len(indices))
     return scorer.quality()
 
 
-def _fitted_truth(kind: TruthKind, truth: Any, contract: Contract, row: NDArray[Any]) -> Any:
+def _fitted_truth(kind: TruthKind, example: Example, contract: Contract, row: NDArray[Any]) -> Any:
     """The truth as the scorer takes it: an image or a mask follows the size of the output, which need not be that of the input."""
     if kind == "image":
-        return prepare_target(truth, contract.pixels, row.shape)
-    return prepare_mask(truth, contract.pixels, row.shape[1:]) if kind == "mask" else truth
+        _require_same_view(example, row.shape[:2])
+        return prepare_target(example.truth, contract.pixels, row.shape)
+    if kind == "mask":
+        _require_same_view(example, row.shape[1:])
+        return prepare_mask(example.truth, contract.pixels, row.shape[1:])
+    return example.truth
+
+
+def _require_same_view(example: Example, output_px: tuple[int, ...]) -> None:
+    """A target may be larger or smaller than its image, but not of other proportions than both image and output. Raises InputError."""
+    image, target = size_px(example.source), size_px(example.truth)
+    if not _alike(target, image) and not _alike(target, output_px):
+        raise InputError(
+            f"{describe(example.source)}: its target is {target[0]}x{target[1]} (HxW), but the image is {image[0]}x{image[1]}: these are not the same view, "
+            "and fitting one to the other would distort it; cut or resize them alike first"
+        )
+
+
+def _alike(first: tuple[int, ...], second: tuple[int, ...]) -> bool:
+    """Whether two (height, width) have the same proportions, but for rounding."""
+    return abs(math.log(first[0] * second[1] / (first[1] * second[0]))) <= DISTORTION + 1 / min(*first, *second)
 
 
 def require_truth(examples: Sequence[Example]) -> None:
@@ -80,6 +101,8 @@ def read_examples(given: Examples) -> list[Example]:
     """
     if isinstance(given, str | Path):
         return [Example(source=path) for path in image_files(folder_path(given), nested=True)]
+    if hasattr(given, "dataset") and hasattr(given, "batch_size"):
+        raise InputError("a DataLoader gives batches; give its dataset (loader.dataset), made without ToTensor and Normalize")
     if hasattr(given, "__getitem__") and hasattr(given, "__len__") and not isinstance(given, Iterable):  # a torch Dataset
         given = [given[index] for index in range(len(given))]
     if not are_several(given):

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from edgeport_runtime import ImageError, Pixels
-from edgeport_runtime.decoding import decode, from_bgr
+from edgeport_runtime.decoding import decode, from_bgr, size_px
 from edgeport_runtime.images import prepare
 
 KEEP = Pixels(height=8, width=8, resize="keep")
@@ -28,6 +28,15 @@ def test_file_bytes_pil_and_array_give_the_same_pixels(tmp_path: Path) -> None:
         np.testing.assert_array_equal(prepare(source, KEEP), RAMP)
     with path.open("rb") as file:
         np.testing.assert_array_equal(prepare(file, KEEP), RAMP)
+
+
+def test_the_size_of_a_turned_photo_is_that_of_its_upright_image(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "a.jpg"
+    Image.new("RGB", (20, 10)).save(path, exif=exif)
+    assert size_px(path) == size_px(path.read_bytes()) == decode(path).size[::-1] == (20, 10)
+    assert size_px(RAMP) == RAMP.shape[:2] and size_px(np.zeros((3, 5), np.int64)) == (3, 5)
 
 
 def test_blue_green_red_is_turned_around() -> None:

@@ -86,6 +86,30 @@ def test_a_target_follows_the_size_and_the_channels_of_the_output(mode: str, cha
     assert quality.value == pytest.approx(20 * np.log10(255 / 2))
 
 
+@pytest.mark.parametrize(("task", "shape"), [("image-to-image", (1, 4, 6, 3)), ("segmentation", (1, 3, 4, 6))])
+@pytest.mark.parametrize(
+    ("image", "target", "fits"),
+    [
+        ((4, 6), (4, 6), True),
+        ((400, 600), (800, 1201), True),  # rounding
+        ((400, 400), (80, 120), True),  # as the output is
+        ((400, 400), (800, 800), True),  # as the image is
+        ((400, 600), (600, 400), False),
+        ((400, 600), (400, 400), False),
+    ],
+)
+def test_a_target_of_another_view_is_refused(task: str, shape: tuple[int, ...], image: tuple[int, int], target: tuple[int, int], fits: bool) -> None:
+    contract = contract_of(shape, task)
+    zeros = np.zeros(shape, np.uint8 if task == "image-to-image" else np.float32)
+    truth = np.zeros((*target, 3) if task == "image-to-image" else target, np.uint8)
+    example = Example(source=np.zeros((*image, 3), np.uint8), truth=truth)
+    if fits:
+        measure(contract, lambda pixels: {"y": zeros}, [example])
+    else:
+        with pytest.raises(InputError, match=rf"target is {target[0]}x{target[1]} .HxW., but the image is {image[0]}x{image[1]}: these are not the same view"):
+            measure(contract, lambda pixels: {"y": zeros}, [example])
+
+
 def test_masks_are_read_as_indices_and_fitted_without_mixing(tmp_path: Path) -> None:
     contract = contract_of((1, 3, 4, 6), "segmentation")
     classes = np.array([[0, 0, 1, 1, 2, 2]] * 4, dtype=np.uint8)
@@ -120,6 +144,14 @@ class Dataset:
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         return Image.new("RGB", (4, 4)), index
+
+
+def test_a_loader_of_batches_is_named() -> None:
+    class Loader(Dataset):
+        dataset, batch_size = (), 8
+
+    with pytest.raises(InputError, match=r"a DataLoader gives batches; give its dataset \(loader\.dataset\)"):
+        read_examples(Loader())  # type: ignore[arg-type]
 
 
 def test_datasets_are_read_by_index() -> None:
