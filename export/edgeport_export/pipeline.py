@@ -1,7 +1,7 @@
 """The whole export, readable as its own summary: check, trace, compare with PyTorch, quantize, evaluate, decide, write."""
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgeport_runtime import Bundle, Contract, Example, ImageError
+from edgeport_runtime import Bundle, Contract
 from edgeport_runtime.engine import Engine
 from edgeport_runtime.evaluation import Examples
-from edgeport_runtime.images import pixel_batches
 from edgeport_runtime.manifest import Selection
 
 from .benchmark import runner
@@ -83,8 +82,9 @@ def export_bundle(
 
 
 def _checked(request: ExportRequest) -> tuple[TorchReference, QualityEvaluator | None]:
-    """PyTorch's side of all comparisons, after the network and the metric were checked."""
+    """PyTorch's side of all comparisons, after the network, the images and the metric were checked."""
     check_modules(request.network, request.contract)
+    request.require_readable_images()
     reference = TorchReference(request.network, request.contract)
     evaluator = quality_evaluator(reference, request.held_out, request.options.metric)
     request.progress("preflight", 0, 1)
@@ -140,7 +140,7 @@ def _int8(traced: Traced, evaluator: QualityEvaluator | None, request: ExportReq
         return _Int8()
     if request.int8_refusal is not None:
         return _Int8(reason=request.int8_refusal)
-    sample = _readable(calibration_sample(request.calibration, options.calibration_images), request.contract)
+    sample = calibration_sample(request.calibration, options.calibration_images)
     measuring = Measuring(benchmark=runner.benchmark, pair_timer=runner.PairTimer)
     try:
         variant = make_int8_variant(traced.model, request.contract, options.int8(request.contract), sample, evaluator, measuring, request.progress)
@@ -149,17 +149,6 @@ def _int8(traced: Traced, evaluator: QualityEvaluator | None, request: ExportReq
             raise
         return _Int8(reason=str(reason))
     return _Int8(variant=variant)
-
-
-def _readable(sample: Sequence[Example], contract: Contract) -> Sequence[Example]:
-    """The calibration images, after each was read once. Raises ImageError that counts those that cannot be, before minutes of work."""
-    faults: dict[int, ImageError] = {}
-    for _ in pixel_batches([each.source for each in sample], contract, prepared_at_once=1, faults=faults):
-        pass
-    if faults:
-        others = f" (and {len(faults) - 1} more images)" if len(faults) > 1 else ""
-        raise ImageError(f"calibration: {next(iter(faults.values()))}{others}; mend or remove what cannot be read")
-    return sample
 
 
 @contextmanager

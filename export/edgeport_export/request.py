@@ -7,14 +7,15 @@ from typing import Any
 
 from torch import nn
 
-from edgeport_runtime import Contract, Example, InputError
+from edgeport_runtime import Contract, Example, ImageError, InputError
 from edgeport_runtime.evaluation import Examples, labeled_examples, read_examples
+from edgeport_runtime.images import pixel_batches
 
 from .errors import ExportError
 from .network.contracts import ImageTask, image_contract, require_classes, require_unit_range
 from .options import ExportOptions
 from .progress import ProgressCallback
-from .quantization.int8_variant import int8_unsupported_reason
+from .quantization.int8_variant import calibration_sample, int8_unsupported_reason
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,20 @@ class ExportRequest:
     def int8_refusal(self) -> str | None:
         """Why int8 was wanted and cannot be made; None if it can, or was not wanted."""
         return int8_unsupported_reason(self.contract) if self.wants_int8 else None
+
+    def require_readable_images(self) -> None:
+        """Read each image that int8 is calibrated with once. Raises ImageError that counts those that cannot be, before minutes of work."""
+        if not self.wants_int8 or self.int8_refusal is not None:
+            return
+        sample = calibration_sample(self.calibration, self.options.calibration_images)
+        faults: dict[int, ImageError] = {}
+        for _ in pixel_batches([each.source for each in sample], self.contract, prepared_at_once=1, faults=faults):
+            pass
+        if faults:
+            others = f" (and {len(faults) - 1} more images)" if len(faults) > 1 else ""
+            kept = any(each.pixels is not None and each.pixels.resize == "keep" for each in self.contract.inputs)
+            sizes = ", or promise their sizes (--dynamic height=LOW..HIGH,width=LOW..HIGH)" if kept else ""
+            raise ImageError(f"calibration: {next(iter(faults.values()))}{others}; mend or remove what cannot be read{sizes}")
 
 
 def make_request(

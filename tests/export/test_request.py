@@ -11,7 +11,8 @@ from torch import nn
 from edgeport_export import ExportError, ExportOptions, ImageTask
 from edgeport_export.progress import no_progress
 from edgeport_export.request import ExportRequest, as_path, make_request
-from edgeport_runtime import Contract, EdgeportError, Example, InputError, Pixels
+from edgeport_runtime import Contract, EdgeportError, Example, ImageError, InputError, Pixels
+from edgeport_runtime.contract import image_axes, image_to_image
 
 GRAY = np.full((16, 16, 3), 100, np.uint8)
 
@@ -99,3 +100,13 @@ def test_a_contract_or_a_folder_of_another_kind() -> None:
         request({})  # type: ignore[arg-type]
     with pytest.raises(ExportError, match="out must be a str or a Path, got int"):
         as_path(3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("widths", "others"), [((90, 40), ""), ((40, 90, 40, 91, 92), r" \(and 2 more images\)")])
+def test_images_that_do_not_fit_are_named_before_any_work(widths: tuple[int, ...], others: str) -> None:
+    contract = image_to_image(Pixels(height=32, width=32, resize="keep"), image_axes(smallest_px=16, largest_px=48, largest_batch=4))
+    images = [np.zeros((40, width, 3), np.uint8) for width in widths]
+    with pytest.raises(ImageError, match=rf"calibration: .* 90 px is too large .*{others}; mend or remove .*, or promise their sizes \(--dynamic"):
+        request(contract, calibration=images).require_readable_images()
+    request(contract, calibration=[GRAY, GRAY]).require_readable_images()
+    request(contract, calibration=images, options=ExportOptions(precisions=("fp32",))).require_readable_images()  # nobody reads them

@@ -123,6 +123,7 @@ def describe_export(job: ExportJob) -> Iterator[str]:
     source, options, contract = prepared.source, prepared.options, prepared.source.contract
     request = make_request(source.network, contract, source.name, prepared.calibration, prepared.held_out, prepared.facts, options, no_progress)
     check_modules(source.network, contract)
+    request.require_readable_images()
     parameters = sum(each.numel() for each in source.network.parameters())
     yield f"network: {source.name} ({type(source.network).__name__}), {parameters:,} parameters"
     loaded = prepared.facts.get("weights", "all tensors of the file, under the network's own names")
