@@ -38,6 +38,7 @@ from edgeport_export.rewrites.names import is_wrapper_node
 from edgeport_runtime import Contract
 from edgeport_runtime.contract import NARROW_KEY
 
+from .joined_scales import joining_followers
 from .macs import PRODUCTS, RECURRENT
 from .targets import Target
 
@@ -164,7 +165,7 @@ def quantize(model: onnx.ModelProto, contract: Contract, integer: frozenset[str]
         context = run_passes(SHAPING_PASSES, editor, context)
     followers = frozenset(name for name, products in follower_products(GraphEditor(model)).items() if products <= integer)
     context = replace(context, followers=followers)
-    context = replace(context, followers=followers - float_followers(editor, context))
+    context = replace(context, followers=followers - float_followers(editor, context) - joining_followers(editor, context))
     context = run_passes(FOLLOWER_PASSES, editor, context)
     editor = GraphEditor(_quantized(editor.model, context, target))
     run_passes((*QDQ_PASSES, *(X86_PASSES if unsigned else ())), editor, context)

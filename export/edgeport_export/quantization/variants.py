@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 from numpy.typing import NDArray
 
@@ -20,6 +19,7 @@ from edgeport_runtime.engine import Arrays
 from edgeport_runtime.timing import example_inputs
 
 from .macs import count_macs
+from .output_error import agreement, with_parts, worst_sqnr_db
 from .qdq import candidates, preprocess, quantize
 from .targets import Target
 
@@ -79,6 +79,13 @@ class Probes:
     def expected(self) -> list[Arrays]:
         """The float outputs of the float graph."""
         return self.outputs(self.graph.model)
+
+    @cached_property
+    def parts(self) -> dict[str, list[NDArray[Any]]]:
+        """For each output that joins several things, the number of each value's part, for each probe."""
+        model, names = with_parts(self.graph.model, self.graph.contract)
+        found = self.outputs(model, names) if names else []
+        return {name: [each[name] for each in found] for name in names}
 
     def outputs(self, model: onnx.ModelProto, names: Sequence[str] = ()) -> list[Arrays]:
         """A model's outputs of these names for each probe; without names, all that are floats."""
@@ -142,7 +149,7 @@ class VariantBuilder:
         return variant, variant.model
 
     def sqnr_db(self, integer: Names) -> float:
-        """Signal over error of the variant's float outputs against the float graph's, on the probes. The worst output counts."""
+        """Signal over error of the variant's float outputs against the float graph's, on the probes. The worst output counts, and the worst part of it."""
         variant = self._variants.setdefault(integer, _Variant())
         if variant.sqnr_db is None:
             variant.sqnr_db = self.sqnr_db_on(integer, self.probes)
@@ -151,7 +158,9 @@ class VariantBuilder:
     def sqnr_db_on(self, integer: Names, probes: Probes) -> float:
         """The same on other probes."""
         got = probes.outputs(self.model(integer))
-        return min(sqnr_db([each[name] for each in probes.expected], [each[name] for each in got]) for name in probes.expected[0])
+        got = probes.outputs(self.model(integer))
+        expected, parts = probes.expected, probes.parts
+        return min(worst_sqnr_db([each[name] for each in expected], [each[name] for each in got], parts.get(name)) for name in expected[0])
 
     def agreement(self, integer: Names) -> dict[str, float]:
         """For every output of integers, such as the classes of an argmax: the share of its entries, 0..1, that are the float graph's."""
@@ -160,28 +169,3 @@ class VariantBuilder:
             return {}
         expected, got = (self.probes.outputs(model, names) for model in (self.graph.model, self.model(integer)))
         return {name: agreement([each[name] for each in expected], [each[name] for each in got]) for name in names}
-
-
-def agreement(expected: Sequence[NDArray[Any]], got: Sequence[NDArray[Any]]) -> float:
-    """The share of equal entries, 0..1. An image whose output has another size, as boxes above a threshold have, agrees nowhere."""
-    same = sum(int(np.count_nonzero(a == b)) for a, b in zip(expected, got, strict=True) if a.shape == b.shape)
-    return same / max(1, sum(each.size for each in expected))
-
-
-def sqnr_db(expected: Sequence[NDArray[Any]], got: Sequence[NDArray[Any]]) -> float:
-    """Signal over error, in dB. Each list: (N, …), images along the first axis.
-
-    The signal is what differs from image to image: a constant part, such as the bias of a depth in meters, would hide any error. If a size
-    occurs once, the signal is what differs from the output's mean. An error that is no number counts as infinite; so does another size.
-    """
-    if any(a.shape != b.shape for a, b in zip(expected, got, strict=True)):
-        return float("-inf")
-    sizes: dict[tuple[int, ...], list[NDArray[np.float64]]] = {}
-    for each in expected:
-        sizes.setdefault(each.shape[1:], []).append(each.astype(np.float64))
-    alike = [np.concatenate(rows) for rows in sizes.values()]
-    signal = sum(float(np.sum(np.square(rows - (rows.mean(axis=0) if len(rows) > 1 else rows.mean())))) for rows in alike)
-    error = sum(float(np.sum(np.square(a.astype(np.float64) - b.astype(np.float64)))) for a, b in zip(expected, got, strict=True))
-    if not error:
-        return float("inf")
-    return float(10 * np.log10(signal / error)) if signal and np.isfinite(signal) and np.isfinite(error) else float("-inf")
