@@ -34,7 +34,10 @@ def kernels() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize(("name", "plain_misses"), [("Sigmoid", True), ("Expm1", True), ("LogSigmoid", False), ("Softmax", False), ("Sqrt", False)])
+@pytest.mark.parametrize(
+    ("name", "plain_misses"),
+    [("Sigmoid", True), ("Expm1", True), ("InstanceNorm", True), ("GroupNorm", True), ("LogSigmoid", False), ("Softmax", False), ("Sqrt", False)],
+)
 def test_errors_stay_within_twice_pytorchs_and_2_ulp(name: str, plain_misses: bool, kernels: ModuleType) -> None:
     row = kernels.measured(name, timed=False)
     assert row.holds and (row.plain_ulp > 2 * row.torch_ulp + 2) == plain_misses
@@ -46,7 +49,7 @@ def test_what_misses_the_bar_is_a_closed_list(kernels: ModuleType) -> None:
 
 
 def ends(function: Callable[[torch.Tensor], torch.Tensor], values: list[float], kernels: ModuleType) -> np.ndarray:
-    promise = kernels.contract(rows=False)
+    promise = kernels.contract(rank=3)
     x = np.resize(np.array(values, np.float32), (1, 4, 2 * len(values)))
     with kernels.Engine(finalize_fp32(kernels.traced(function, promise), promise), promise, kernels.SessionOptions()) as engine:
         return np.asarray(engine.run({"x": x})["y"])[0, 0, : len(values)]
