@@ -162,11 +162,12 @@ def _moved(run: Run, images: Pixel, answers: NDArray[Any], scale: Fraction, reac
 
 
 def _levels_apart(got: NDArray[Any], other: NDArray[Any]) -> NDArray[Any]:
-    """Differences in whole levels: of 0..255 for pixels, else of the range of the values."""
+    """Differences in whole levels: of 0..255 for pixels. For scores, of how far a class leads, since only the best one is answered."""
     if other.dtype == np.uint8:
         return np.asarray(np.abs(got.astype(np.int16) - other))
-    extent = float(other.max() - other.min()) or 1.0
-    return np.asarray(np.floor(255 * np.abs(got - other) / extent))
+    behind, behind_before = (scores.astype(np.float64) - scores.max(axis=-1, keepdims=True) for scores in (got, other))
+    lead = -np.sort(behind_before, axis=-1)[..., -2:-1].min(initial=0.0) or 1.0  # the largest: a class that is further behind never comes first
+    return np.asarray(np.floor(255 * np.abs(np.maximum(behind, -lead) - np.maximum(behind_before, -lead)) / lead))
 
 
 class TiledModel:

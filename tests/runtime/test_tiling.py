@@ -135,6 +135,18 @@ def test_segmentation() -> None:
     assert np.array_equal(answer.classes, network(image[None])[0].argmax(0))
 
 
+def with_a_class_that_never_comes(x: Array) -> Array:
+    """Scores minus their mean over the whole image, and a class whose score is far below: its size must not hide the others' change."""
+    two = blur(1)(x)[..., :2] / 255
+    two = two - two.mean((1, 2), keepdims=True)
+    return np.moveaxis(np.concatenate([two, np.full_like(two[..., :1], -1e4)], -1), -1, 1).astype(np.float32)
+
+
+def test_a_class_that_never_comes_hides_nothing() -> None:
+    with pytest.raises(InputError, match="depends on pixels 16 px away and more"):
+        TiledModel(ByHand(scores(), with_a_class_that_never_comes), 32)
+
+
 @pytest.mark.parametrize(
     ("network", "tile_px", "message"),
     [

@@ -1,4 +1,4 @@
-"""Resizing by the nearest position, and antialiased resizing, that give PyTorch's numbers at every height and width.
+"""Resizing that gives PyTorch's numbers at every height and width.
 
 ONNX's Resize works from a ratio of sizes in float32, PyTorch from the step between source positions, which is the given factor's
 inverse if a factor was given (aten/src/ATen/native/UpSample.h). Measured on torch 2.15, onnxscript 0.7.2, onnxruntime 1.31.1:
@@ -16,10 +16,14 @@ the graph is given the sizes, not the factor. Here:
 4. Nearest along a line or through a volume: the same positions, by a Gather for each axis. Through a volume by a factor that is no whole number it
    is refused if it interpolates (trilinear): Resize rounds the output's size from float32, 1.3 * 90 to 116.
 
-The products of rules 2 and 3 are for finite values: an infinity makes its whole row NaN (0 * inf), and PyTorch keeps it in its place.
+5. Linear, bilinear and bicubic by a factor that is not exact in float32: Resize would round the output's size from float32, 45 * 1.4 to 63, where
+   PyTorch gives 62. A matrix product along each side, with the weights of two or four positions. By other factors and to sizes it stays Resize.
+
+The products of rules 2, 3 and 5 are for finite values: an infinity makes its whole row NaN (0 * inf), and PyTorch keeps it in its place.
 """
 
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from functools import partial
 from typing import Any
 
@@ -28,9 +32,16 @@ import onnx
 import onnxscript
 import torch
 from onnx_ir import DataType
-from onnxscript.function_libs.torch_lib.ops.nn import aten_upsample_nearestnd_vec, aten_upsample_trilinear3d_vec
+from onnxscript.function_libs.torch_lib.ops.nn import (
+    aten_upsample_bicubic2d_vec,
+    aten_upsample_bilinear2d_vec,
+    aten_upsample_linear1d,
+    aten_upsample_nearestnd_vec,
+    aten_upsample_trilinear3d_vec,
+)
 
 op: Any = onnxscript.opset20  # its annotations know only constants, not the values of a graph
+EXACT_NUMERATOR = 256  # 8 bits of a factor and 16 of a size fit the 24 of float32
 FLOAT, DOUBLE, INT64 = int(DataType.FLOAT), int(DataType.DOUBLE), int(DataType.INT64)
 
 
@@ -95,12 +106,17 @@ def _cubic(distance: Any) -> Any:
     return op.Where(op.Less(distance, _number(1.0)), near, op.Where(op.Less(distance, _number(2.0)), far, _number(0.0)))
 
 
+def _corner_step(line: Any, length: Any) -> Any:
+    """From the first position to the last: (length - 1) / (count - 1), and 0 for a single one."""
+    steps = op.Cast(op.Sub(op.Shape(line), op.Constant(value_ints=[1])), to=FLOAT)
+    return op.Div(op.Mul(op.Cast(op.Sub(length, op.Constant(value_ints=[1])), to=FLOAT), op.Min(steps, _number(1.0))), op.Max(steps, _number(1.0)))
+
+
 def _weights(x: Any, axis: int, size: Any, factor: float | None, kernel: Callable[[Any], Any], radius: float, corners: bool) -> Any:
     """The (output length, input length) matrix of rule 3."""
     line, length, step = _line(x, axis, size, factor)
-    if corners:  # from the first position to the last: (length - 1) / (count - 1), and 0 for a single one
-        steps = op.Cast(op.Sub(op.Shape(line), op.Constant(value_ints=[1])), to=FLOAT)
-        step = op.Div(op.Mul(op.Cast(op.Sub(length, op.Constant(value_ints=[1])), to=FLOAT), op.Min(steps, _number(1.0))), op.Max(steps, _number(1.0)))
+    if corners:
+        step = _corner_step(line, length)
     stretch = op.Max(step, _number(1.0))
     center = op.Unsqueeze(op.Mul(step, op.Add(line, _number(0.5))), op.Constant(value_ints=[1]))  # (output length, 1)
     support = op.Mul(stretch, _number(radius))
@@ -118,6 +134,58 @@ def _antialiased(x: Any, sizes: Any, factors: Sequence[float] | None, kernel: Ca
     rows = _weights(x, -2, *_along(0, sizes, factors), kernel, radius, corners)
     columns = _weights(x, -1, *_along(1, sizes, factors), kernel, radius, corners)
     return op.MatMul(rows, op.MatMul(x, op.Transpose(columns, perm=[1, 0])))
+
+
+def _source(x: Any, axis: int, size: Any, factor: float | None, corners: bool) -> tuple[Any, Any, Any]:
+    """Where each output position lies between those of the input, (output length, 1); the input's positions 0, 1, …; and its length. float32."""
+    line, length, step = _line(x, axis, size, factor)
+    centered = op.Sub(op.Mul(step, op.Add(line, _number(0.5))), _number(0.5))
+    source = op.Mul(_corner_step(line, length), line) if corners else centered
+    position = op.Range(op.Constant(value_int=0), op.Squeeze(length, op.Constant(value_ints=[0])), op.Constant(value_int=1))
+    return op.Unsqueeze(source, op.Constant(value_ints=[1])), op.Cast(position, to=FLOAT), op.Cast(length, to=FLOAT)
+
+
+def _linear_weights(x: Any, axis: int, size: Any, factor: float | None, corners: bool) -> Any:
+    """The (output length, input length) matrix of rule 5, two positions in each row."""
+    source, position, length = _source(x, axis, size, factor, corners)
+    inside = op.Min(op.Max(source, _number(0.0)), op.Sub(length, _number(1.0)))
+    return op.CastLike(_triangle(op.Abs(op.Sub(position, inside))), x)
+
+
+def _cubic_weights(x: Any, axis: int, size: Any, factor: float | None, corners: bool) -> Any:
+    """The same, four positions in each row; those beyond a border are the border's."""
+    source, position, length = _source(x, axis, size, factor, corners)
+    first, last, weights = op.Floor(source), op.Sub(length, _number(1.0)), None
+    for tap in (-1, 0, 1, 2):
+        place = op.Add(first, _number(float(tap)))
+        weight = _sharp_cubic(op.Abs(op.Sub(source, place)), near=tap in (0, 1))
+        met = op.Equal(position, op.Min(op.Max(place, _number(0.0)), last))
+        part = op.Where(met, weight, _number(0.0))
+        weights = part if weights is None else op.Add(weights, part)
+    return op.CastLike(weights, x)
+
+
+def _sharp_cubic(distance: Any, *, near: bool) -> Any:
+    """Keys' kernel with a = -3/4, as PyTorch has it without antialiasing. `near`: for distances up to 1, else up to 2."""
+    a = -0.75
+    if near:
+        inner = op.Sub(op.Mul(_number(a + 2), distance), _number(a + 3))
+        return op.Add(op.Mul(op.Mul(inner, distance), distance), _number(1.0))
+    inner = op.Add(op.Mul(op.Sub(op.Mul(_number(a), distance), _number(5 * a)), distance), _number(8 * a))
+    return op.Sub(op.Mul(inner, distance), _number(4 * a))
+
+
+def _is_exact(factor: float) -> bool:
+    """Whether float32 multiplies a size by it exactly, so that Resize rounds the output's size as PyTorch does."""
+    return Fraction(factor).numerator < EXACT_NUMERATOR
+
+
+def _interpolated(x: Any, factors: Sequence[float], weights: Callable[..., Any], corners: bool) -> Any:
+    """Rule 5 on (N, C, L) or (N, C, H, W)."""
+    columns = weights(x, -1, None, factors[-1], corners)
+    if len(factors) == 1:
+        return op.MatMul(x, op.Transpose(columns, perm=[1, 0]))
+    return op.MatMul(weights(x, -2, None, factors[0], corners), op.MatMul(x, op.Transpose(columns, perm=[1, 0])))
 
 
 def _factors(*sides: float | None) -> tuple[float, ...] | None:
@@ -168,10 +236,31 @@ def _antialiased_overloads(name: str, kernel: Callable[[Any], Any], radius: floa
     return {overloads.default: maps, overloads.vec: vec}
 
 
+def _interpolation_overloads(name: str, weights: Callable[..., Any], plain: Callable[..., Any]) -> dict[Any, Callable[..., Any]]:
+    """The overload that takes factors, as F.interpolate calls it. `plain`: the exporter's own translation."""
+
+    def vec(x: Any, output_size: Any, align_corners: bool, scale_factors: Sequence[float] | None) -> Any:
+        if scale_factors and not all(map(_is_exact, scale_factors)):
+            return _interpolated(x, [float(each) for each in scale_factors], weights, align_corners)
+        return plain(x, output_size, align_corners, scale_factors)
+
+    return {getattr(torch.ops.aten, name).vec: vec}
+
+
+def upsample_linear1d(x: Any, output_size: Any, align_corners: bool, scale_factors: Sequence[float] | None) -> Any:
+    """aten::upsample_linear1d.vec on (N, C, L), which the exporter has for sizes alone."""
+    if scale_factors:
+        return _interpolated(x, [float(each) for each in scale_factors], _linear_weights, align_corners)
+    return aten_upsample_linear1d(x, output_size, align_corners)
+
+
 TRANSLATIONS: dict[Any, Callable[..., Any]] = {
     **{op: function for axes in (1, 2, 3) for op, function in _nearest_overloads(f"upsample_nearest{axes}d", axes, 0.0).items()},
     **{op: function for axes in (1, 2, 3) for op, function in _nearest_overloads(f"_upsample_nearest_exact{axes}d", axes, 0.5).items()},
     **_antialiased_overloads("_upsample_bilinear2d_aa", _triangle, 1.0),
     **_antialiased_overloads("_upsample_bicubic2d_aa", _cubic, 2.0),
+    **_interpolation_overloads("upsample_bilinear2d", _linear_weights, aten_upsample_bilinear2d_vec),
+    **_interpolation_overloads("upsample_bicubic2d", _cubic_weights, aten_upsample_bicubic2d_vec),
+    torch.ops.aten.upsample_linear1d.vec: upsample_linear1d,
     torch.ops.aten.upsample_trilinear3d.vec: upsample_trilinear3d,
 }

@@ -76,6 +76,40 @@ def test_the_nearest_position_is_pytorchs_own(nearest: tuple[str, Any], batch: i
     np.testing.assert_array_equal(session.run(None, {"a": x})[0], NEAREST[name](torch.from_numpy(x)).numpy())
 
 
+INTERPOLATED = {
+    "bilinear": lambda x: F.interpolate(x, scale_factor=1.4, mode="bilinear"),
+    "bilinear, smaller": lambda x: F.interpolate(x, scale_factor=(0.7, 2.3), mode="bilinear"),
+    "bilinear with aligned corners": lambda x: F.interpolate(x, scale_factor=1.4, mode="bilinear", align_corners=True),
+    "bicubic": lambda x: F.interpolate(x, scale_factor=1.4, mode="bicubic"),
+    "bicubic, smaller": lambda x: F.interpolate(x, scale_factor=(2.3, 0.7), mode="bicubic"),
+    "bicubic with aligned corners": lambda x: F.interpolate(x, scale_factor=0.7, mode="bicubic", align_corners=True),
+    "by an exact factor": lambda x: F.interpolate(x, scale_factor=1.5, mode="bilinear"),
+    "along a line": lambda x: F.interpolate(x.amax(2), scale_factor=1.4, mode="linear"),
+    "along a line to a size": lambda x: F.interpolate(x.amax(2), size=33, mode="linear"),
+}
+
+
+@pytest.fixture(scope="module", params=INTERPOLATED)
+def interpolated(request: pytest.FixtureRequest, exported: Exported) -> tuple[str, Any]:
+    return request.param, exported(INTERPOLATED[request.param], EXAMPLE, axes=[HW])
+
+
+@settings(max_examples=15, deadline=None)
+@given(batch=st.integers(1, 3), height=st.integers(3, 130), width=st.integers(3, 130))
+@example(batch=1, height=45, width=90)  # 1.4 * 45 is 63 in float32, and 0.7 * 90 as well; in float64 both are a little less
+@example(batch=2, height=90, width=100)
+def test_interpolation_by_a_factor_has_pytorchs_size_and_values(interpolated: tuple[str, Any], batch: int, height: int, width: int) -> None:
+    name, session = interpolated
+    x = np.random.default_rng(height * 71 + width).standard_normal((batch, 3, height, width)).astype(np.float32)
+    exact, single, got = (
+        INTERPOLATED[name](torch.from_numpy(x).double()).numpy(),
+        INTERPOLATED[name](torch.from_numpy(x)).numpy(),
+        session.run(None, {"a": x})[0],
+    )
+    assert got.shape == exact.shape
+    assert np.abs(got - exact).max() <= 3 * np.abs(single - exact).max() + 1e-6  # PyTorch's own float32 is up to 4e-5 off at 130 positions
+
+
 @pytest.mark.parametrize(("mode", "resample"), [("bilinear", Image.Resampling.BILINEAR), ("bicubic", Image.Resampling.BICUBIC)])
 def test_antialiased_resizing_equals_pillow_at_the_borders_too(exported: Exported, mode: str, resample: Image.Resampling) -> None:
     session = exported(lambda x: F.interpolate(x, size=(17, 60), mode=mode, antialias=True), EXAMPLE, axes=[HW])
