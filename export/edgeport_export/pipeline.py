@@ -252,7 +252,7 @@ def _evidence(
             "ms_per_call": {precision: round(stats.median_ms, 4) for precision, stats in latencies[batch].items()},
             "latencies": [{"batch": size, **{name: asdict(stats) for name, stats in each.items()}} for size, each in latencies.items()],
         },
-        "summary": summarize(sizes, latencies, quality, decision.plan, request.options.budget, golden.clipped_share),
+        "summary": summarize(sizes, latencies, quality, decision.plan, request.options.budget, golden.noticed),
         "int8": None if decision.stored_plan is None else {**decision.stored_plan, "audit": decision.audit},
         "images": {
             "given": len(request.calibration),

@@ -22,7 +22,7 @@ from .weights_file import Weights, read_weights
 WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # parts of names that DataParallel, compile and FSDP add
 AVERAGED = re.compile(r"(?:^|[^a-z])(?:ema|swa|averaged|average|avg|polyak)(?:$|[^a-z])")
 TRAINING = re.compile(r"(?:^|\.)(?:optim\w*|\w*optimizer\w*|\w*scheduler\w*|\w*scaler|\w*rng\w*|callbacks|loops)\.")  # what else a trainer keeps
-STATISTICS = re.compile(r"(?:\w*optim(?:izer)?s?(?:_\w+)?|(?:\w+_)?grad(?:ient)?s?(?:_\w+)?|exp_avg\w*|\w*momentum\w*)")  # a part of a place: no weights there
+STATISTICS = re.compile(r"(?:\w*optim(?:izer)?s?(?:_\w+)?|(?:\w+_)?grad(?:ient)?s?(?:_\w+)?|exp_avg\w*|momentum(?:_buffers?)?)")  # no weights
 LISTED = 10  # names in a message
 HALF = 0.5  # of the network's tensors: a place with fewer is no rival
 QUANTIZED = re.compile(r"(?:fake_quant|activation_post_process|_packed_params|zero_point)")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from .errors import ImageError, first_line
 
@@ -15,6 +15,15 @@ ImageSource = Any  # a path, bytes, a bytearray or memoryview, an open file, a P
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 LARGEST_PX = 89_478_485  # Pillow only warns up to twice this; see PIL.Image.MAX_IMAGE_PIXELS
 ORIENTATION = 0x0112  # the tag of EXIF
+TURNS = {  # its values -> what brings the image upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 FIRST_TURNED = 5  # of its values: from here on height and width are exchanged
 
 
@@ -33,7 +42,7 @@ def decode(source: ImageSource) -> Image.Image:
         if isinstance(source, Image.Image):
             source.load()
             return _upright(source)
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes | bytearray | memoryview) else source, formats=FORMATS) as image:
+        with Image.open(_file_of(source), formats=FORMATS) as image:
             if image.width * image.height > LARGEST_PX:
                 raise ImageError(f"{name}: {image.width}x{image.height} pixels are more than the {LARGEST_PX:,} that are decoded; shrink the image first")
             image.load()
@@ -57,10 +66,17 @@ def size_px(source: ImageSource) -> tuple[int, int]:
     if isinstance(source, str | Path | bytes):
         file = io.BytesIO(source) if isinstance(source, bytes) else source
         with suppress(OSError, ValueError, SyntaxError, Image.DecompressionBombError), Image.open(file) as image:
-            turned = image.getexif().get(ORIENTATION, 1) >= FIRST_TURNED
-            return (image.width, image.height) if turned else (image.height, image.width)
+            turned = _orientation(image)
+            return (image.width, image.height) if turned in TURNS and turned >= FIRST_TURNED else (image.height, image.width)
     whole = decode(source)
     return whole.height, whole.width
+
+
+def _file_of(source: ImageSource) -> Any:
+    """What Pillow opens."""
+    if isinstance(source, memoryview):
+        source = source.tobytes()  # it may have gaps
+    return io.BytesIO(source) if isinstance(source, bytes | bytearray) else source
 
 
 def _is_array(source: ImageSource) -> bool:
@@ -71,8 +87,16 @@ def _is_array(source: ImageSource) -> bool:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turned as its EXIF says; the image itself, not a copy, if that is nothing."""
-    return ImageOps.exif_transpose(image) if image.getexif().get(ORIENTATION, 1) != 1 else image
+    """Turned as its EXIF says; the image itself, not a copy, if that is nothing or cannot be read."""
+    turn = TURNS.get(_orientation(image))
+    return image if turn is None else image.transpose(turn)
+
+
+def _orientation(image: Image.Image) -> Any:
+    try:
+        return image.getexif().get(ORIENTATION)
+    except Exception:  # Pillow raises struct.error, SyntaxError and others for EXIF that is damaged, and the image is as good as without
+        return None
 
 
 def describe(source: ImageSource) -> str:
@@ -134,6 +158,7 @@ def convert(image: Image.Image, mode: str) -> Image.Image:
 
 def from_bgr(source: ImageSource) -> ImageSource:
     """An array whose channels are blue, green, red (as OpenCV gives them) in the order red, green, blue. Nothing else has such an order."""
-    if not isinstance(source, np.ndarray) or source.ndim != 3 or source.shape[2] not in (3, 4):
+    array = _array_of(source) if _is_array(source) and hasattr(source, "shape") else None
+    if array is None or array.ndim != 3 or array.shape[2] not in (3, 4):
         raise ImageError(f"channels='bgr' is for arrays (H, W, 3) or (H, W, 4), got {describe(source)}")
-    return source[:, :, [2, 1, 0, 3][: source.shape[2]]]
+    return array[:, :, [2, 1, 0, 3][: array.shape[2]]]

@@ -78,14 +78,14 @@ def _center(image: Image.Image, height: int, width: int) -> Image.Image:
 
 def are_several(sources: Any) -> bool:
     """Whether these are images in a row: no single file, and no array of one image, whose rows would be taken for gray images of their own."""
-    if isinstance(sources, np.ndarray):
-        return sources.ndim not in (0, 2) and not (sources.ndim == 3 and sources.shape[2] in (1, 3, 4))
+    if isinstance(sources, np.ndarray) or (hasattr(sources, "__array__") and hasattr(sources, "shape")):  # a tensor, too
+        return len(sources.shape) not in (0, 2) and not (len(sources.shape) == 3 and sources.shape[2] in (1, 3, 4))
     return isinstance(sources, Iterable) and not isinstance(sources, str | bytes | bytearray | Path)
 
 
 def kind_of(sources: Any) -> str:
     """What to call something else than several images in a message."""
-    return f"an array of shape {sources.shape}" if isinstance(sources, np.ndarray) else f"one {type(sources).__name__}"
+    return f"an array of shape {tuple(sources.shape)}" if hasattr(sources, "shape") else f"one {type(sources).__name__}"
 
 
 def prepare(source: ImageSource, pixels: Pixels, size_px: tuple[int, int] | None = None) -> Pixel:
@@ -156,19 +156,20 @@ def pixel_batches(
     prepared_at_once: int | None = None,
     most: Callable[[int, int], int] | None = None,
     faults: dict[int, ImageError] | None = None,
+    reordered: Callable[[ImageSource], ImageSource] = lambda source: source,
 ) -> Iterator[tuple[list[int], Pixel]]:
     """Images prepared for a contract, in batches of one size: the indices of the images, and their pixels, uint8 (N, H, W, C).
 
     `size_px`: (height, width) instead of the contract's. `prepared_at_once`: how many images are in memory; all of them if left out.
     A batch is at most as large as the contract allows, and as `most` says for (height, width). An image that cannot be read raises ImageError
-    naming it, or is left out and its error put into `faults` by its index.
+    naming it, or is left out and its error put into `faults` by its index. `reordered`: what brings channels of another order into RGB.
     """
     at_once = prepared_at_once or max(1, len(sources))
     for start in range(0, len(sources), at_once):
         arrays: dict[int, Pixel] = {}
         for index, source in enumerate(sources[start : start + at_once], start):
             try:
-                arrays[index] = prepare(source, contract.pixels, size_px)
+                arrays[index] = prepare(reordered(source), contract.pixels, size_px)
                 require_size(arrays[index].shape, contract, describe(source))
             except ImageError as error:
                 if faults is None:

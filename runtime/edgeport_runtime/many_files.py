@@ -5,7 +5,7 @@ import hashlib
 import io
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from glob import glob, has_magic  # a pattern may begin anywhere
 from pathlib import Path
@@ -22,6 +22,8 @@ from .predictions import Answer, Prediction, Segmentation
 from .tasks import find_task
 
 Format = Literal["text", "jsonl", "csv"]
+AS_NAMED = "surrogateescape"  # a file name need not be UTF-8, and is written as it is
+SIGN = ".answered-by"  # in a folder of answers: whose they are
 CHUNK = 64  # images whose answers are in memory
 COLUMNS = ("image", "label", "index", "score", "out", "error", "model")
 
@@ -76,7 +78,7 @@ class Rows:
         kept = self._kept(out) if out.exists() else []
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
-            self._stream = out.open("w", encoding="utf-8", newline="")
+            self._stream = out.open("w", encoding="utf-8", errors=AS_NAMED, newline="")
         except OSError as error:
             raise InputError(f"{out}: the results cannot be written ({error.strerror}); name another file with --out") from error
         for line in kept or ([_csv(COLUMNS)] if form == "csv" else []):
@@ -84,11 +86,9 @@ class Rows:
 
     def _kept(self, out: Path) -> list[str]:
         """Whole lines of an earlier call. The last one may be torn, and rows with an error are tried again."""
-        lines = out.read_text(encoding="utf-8").splitlines(keepends=True)
         kept = []
-        for number, line in enumerate(each for each in lines if each.endswith("\n")):
-            row = _read_row(line, self.form)
-            if row is None and not (self.form == "csv" and number == 0 and line.strip() == ",".join(COLUMNS)):
+        for number, (line, row) in enumerate(_records(out.read_text(encoding="utf-8", errors=AS_NAMED), self.form)):
+            if row is None and not (self.form == "csv" and number == 0 and line == _csv(COLUMNS)):
                 raise InputError(f"{out}: line {number + 1} is no row of results in the form {self.form}; name another file with --out")
             if row is not None and row.get("model", self.model) != self.model:
                 raise InputError(f"{out}: line {number + 1} was answered by another bundle or precision; name another file with --out")
@@ -103,7 +103,7 @@ class Rows:
         if self.form == "csv":
             self._line(_csv([row.get(column, "") for column in COLUMNS]))
         elif self.form == "jsonl":
-            self._line(json.dumps(row, ensure_ascii=False) + "\n")
+            self._line(_json(row))
         elif "error" in row:
             print(f"edgeport-run: {row['error']}", file=sys.stderr)
         elif "top" in row:
@@ -126,13 +126,36 @@ def _csv(values: Sequence[Any]) -> str:
     return text.getvalue()
 
 
-def _read_row(line: str, form: Format) -> dict[str, Any] | None:
-    """A row that an earlier call wrote; None if it is none."""
+def _json(row: Mapping[str, Any]) -> str:
+    """One line. A file name that is no UTF-8 is written with escapes, because JSON is UTF-8."""
+    text = json.dumps(row, ensure_ascii=False)
     try:
-        row = json.loads(line) if form == "jsonl" else dict(zip(COLUMNS, next(csv.reader([line])), strict=True))
-    except (ValueError, StopIteration):
+        text.encode()
+    except UnicodeEncodeError:
+        text = json.dumps(row)
+    return text + "\n"
+
+
+def _records(text: str, form: Format) -> list[tuple[str, dict[str, Any] | None]]:
+    """The records that an earlier call wrote, each with its row, None if it is none. The last one is left out if it is torn."""
+    whole = text[: text.rfind("\n") + 1]
+    if form == "jsonl":
+        return [(f"{line}\n", _row_of_json(line)) for line in whole.split("\n")[:-1]]
+    found = list(csv.reader(io.StringIO(whole, newline="")))  # a name may hold a line break
+    torn = len(found) > 1 and len(found[-1]) < len(COLUMNS)
+    return [(_csv(values), _row_of_csv(values)) for values in (found[:-1] if torn else found)]
+
+
+def _row_of_json(line: str) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
         return None
-    return row if isinstance(row, dict) and "image" in row and row["image"] != "image" else None
+    return row if isinstance(row, dict) and "image" in row else None
+
+
+def _row_of_csv(values: Sequence[str]) -> dict[str, Any] | None:
+    return dict(zip(COLUMNS, values, strict=True)) if len(values) == len(COLUMNS) and values[0] != COLUMNS[0] else None
 
 
 def predict_files(
@@ -150,9 +173,12 @@ def predict_files(
 
     `folder`: for answers that are files: images and masks as PNG, embeddings as .npy. `resume`: files whose answer is there are left out. `tile_px`: see
     `Model.batch`; such answers are written one by one, since they are large.
-    Raises InputError if an answer would be written over a file.
+    Raises InputError if an answer would be written over a file, or beside those of another model.
     """
     answers = {} if folder is None else _places(model, files, folder, resume=resume)
+    sign, signature = None if folder is None else folder / SIGN, f"{rows.model}{'' if tile_px is None else f' tiles of {tile_px} px'}"
+    if sign is not None:
+        _require_own(sign, signature)
     todo = [file for file in files if str(file.path) not in rows.done and not (file.path in answers and answers[file.path].exists())]
     failed, before = 0, len(files) - len(todo)
     at_once = CHUNK if tile_px is None else 1
@@ -161,6 +187,8 @@ def predict_files(
         chunk = todo[start : start + at_once]
         for file, answer in zip(chunk, model.batch([file.path for file in chunk], tile_px=tile_px, top=top, errors="return"), strict=True):
             failed += isinstance(answer, ImageError)
+            if sign is not None and not isinstance(answer, ImageError):
+                _leave(sign, signature)
             rows.write({"image": str(file.path), **_facts(answer, answers.get(file.path))})
     progress(len(files))
     return failed
@@ -177,6 +205,22 @@ def _places(model: Model, files: Sequence[File], folder: Path, *, resume: bool) 
     if taken and not resume:
         raise InputError(f"{taken[0]} exists already, and a result is never written over a file; name another folder with --out, or go on in it with --resume")
     return places
+
+
+def _require_own(sign: Path, model: str) -> None:
+    """Raises InputError if the folder holds another's answers, which nobody could tell apart afterwards."""
+    if sign.exists() and sign.read_text(encoding="utf-8").strip() != model:
+        raise InputError(f"{sign.parent}: it holds answers of another bundle, precision or tile size; name another folder with --out")
+
+
+def _leave(sign: Path, model: str) -> None:
+    if sign.exists():
+        return
+    try:
+        sign.parent.mkdir(parents=True, exist_ok=True)
+        sign.write_text(f"{model}\n", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{sign.parent}: the results cannot be written ({error.strerror}); name another folder with --out") from error
 
 
 def _facts(answer: Answer | ImageError, place: Path | None) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """The model an application holds: images in, predictions out."""
 
+import math
 import os
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -114,27 +115,27 @@ class Model:
             require_size(size_px, self.contract, "size_px")  # before an image of that size is made
         if channels not in ("rgb", "bgr") or errors not in ("raise", "return"):
             raise InputError(f"channels is 'rgb' or 'bgr', and errors 'raise' or 'return', got {channels!r} and {errors!r}")
-        images = [from_bgr(source) for source in sources] if channels == "bgr" else list(sources)
+        images, reordered = list(sources), from_bgr if channels == "bgr" else _as_it_is
         if tile_px is not None:
             if size_px is not None:
                 raise InputError("tiles are cut from an image at its own size: leave size_px out, or tile_px")
-            return self._in_tiles(images, tile_px, errors)
+            return self._in_tiles(images, tile_px, errors, reordered)
         faults: dict[int, ImageError] | None = {} if errors == "return" else None
         answers: dict[int, Answer | ImageError] = {}
-        batches = pixel_batches(images, self.contract, size_px=size_px, prepared_at_once=PREPARED, most=self.bounds.images, faults=faults)
-        for indices, pixels in batches:
+        sizes: dict[str, Any] = {"size_px": size_px, "prepared_at_once": PREPARED, "most": self.bounds.images}
+        for indices, pixels in pixel_batches(images, self.contract, **sizes, faults=faults, reordered=reordered):
             outputs = self.raw(pixels)[self.contract.outputs[0].name]  # if there are several, the first one answers
             answers |= zip(indices, interpret(outputs, self.contract.labels, top), strict=True)
         answers |= faults or {}
         return [answers[index] for index in range(len(images))]
 
-    def _in_tiles(self, images: list[ImageSource], tile_px: int, errors: str) -> list[Answer | ImageError]:
+    def _in_tiles(self, images: list[ImageSource], tile_px: int, errors: str, reordered: Callable[[ImageSource], ImageSource]) -> list[Answer | ImageError]:
         if tile_px not in self._tiled:
             self._tiled[tile_px] = TiledModel(self, tile_px)
         answers: list[Answer | ImageError] = []
         for image in images:
             try:
-                answers.append(self._tiled[tile_px](image))
+                answers.append(self._tiled[tile_px](reordered(image)))
             except ImageError as error:
                 if errors == "raise":
                     raise
@@ -216,10 +217,14 @@ def load(
     return model
 
 
+def _as_it_is(source: ImageSource) -> ImageSource:
+    return source
+
+
 def _require_bounds(max_batch: Any, max_memory_mb: Any) -> None:
     if max_batch is not None and (not is_whole(max_batch) or max_batch < 1):
         raise InputError(f"max_batch is a whole number of images, at least 1, got {max_batch!r}")
-    if not isinstance(max_memory_mb, int | float) or not max_memory_mb > 0:
+    if not isinstance(max_memory_mb, int | float) or not 0 < max_memory_mb < math.inf:
         raise InputError(f"max_memory_mb is a number of MB above 0, got {max_memory_mb!r}")
 
 

@@ -4,6 +4,7 @@ Nothing here knows a contract or a model. A task says how its outputs are checke
 """
 
 import math
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -53,6 +54,13 @@ def metric_unit(metric: str) -> str | None:
     return "points" if metric in SHARES else "dB" if metric == "psnr_db" else None
 
 
+def _is_class(truth: Any, classes: int) -> bool:
+    try:
+        return 0 <= operator.index(truth) < classes  # numpy's and torch's whole numbers, too
+    except TypeError:
+        return False
+
+
 class AccuracyScorer:
     """Counts right answers. Truths are indices of classes."""
 
@@ -62,7 +70,9 @@ class AccuracyScorer:
         self.answers, self.margins, self.right = [0] * count, [0.0] * count, 0
 
     def add(self, index: int, output: NDArray[Any], truth: Any, name: str) -> None:
-        """`index`: of the example. `output`: logits (classes,). `name`: of the image, for messages."""
+        """`index`: of the example. `output`: logits (classes,). `name`: of the image. Raises InputError for a truth that is no class."""
+        if not _is_class(truth, output.size):
+            raise InputError(f"{name}: its truth must be the index of its class, 0 to {output.size - 1}, got {truth!r}")
         self.answers[index], self.margins[index] = int(output.argmax()), margin(output)
         self.right += self.answers[index] == truth
 
@@ -103,7 +113,7 @@ class MeanIouScorer:
     truth: TruthKind = "mask"
 
     def __init__(self, count: int) -> None:
-        self.count, self.table = count, np.zeros((0, 0), np.int64)
+        self.count, self.table, self.ignored = count, np.zeros((0, 0), np.int64), 0
 
     def add(self, index: int, output: NDArray[Any], truth: NDArray[Any], name: str) -> None:
         """`output`: scores (classes, H, W). `name`: of the image. Raises InputError for a mask of another size, or with a class that there is not."""
@@ -111,6 +121,7 @@ class MeanIouScorer:
         if truth.shape != output.shape[1:]:
             raise InputError(f"{name}: the output is {output.shape[1:]} (HxW), but its mask is {truth.shape}")
         counted = truth != IGNORED
+        self.ignored += int(truth.size - counted.sum())
         true, answered = truth[counted].astype(np.int64), output.argmax(axis=0)[counted]
         if true.size and not 0 <= true.min() <= true.max() < classes:
             odd = true.max() if true.max() >= classes else true.min()
@@ -120,6 +131,9 @@ class MeanIouScorer:
         self.table += np.bincount(true * classes + answered, minlength=classes**2).reshape(classes, classes)
 
     def quality(self) -> Quality:
+        """Raises InputError if nothing but the first class can be judged."""
+        if self.ignored and self.table[:1].any() and len(self.table) > 1 and not self.table[1:].any():
+            raise InputError(f"the masks hold 0 and {IGNORED} alone, and {IGNORED} counts for nothing: store the classes as 0, 1 and so on")
         both = np.diag(self.table)
         either = self.table.sum(axis=0) + self.table.sum(axis=1) - both
         value = float(np.mean(both[either > 0] / either[either > 0])) if either.any() else 0.0

@@ -327,6 +327,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "complex numbers": (saved({key: value.to(torch.complex64) for key, value in GOOD.items()}), r"stem\.0\.weight is complex64, expected floats"),
     "student and teacher": (saved({"student": RAW, "teacher": GOOD}), r"stand at 2 places: student, teacher; say which with --weights-key"),
+    "encoder and its average": (saved({"encoder": RAW, "momentum_encoder": GOOD}), r"stand at 2 places: encoder, momentum_encoder; say which"),
     "query and key": (saved(MOCO), r"at 2 places: state_dict\.encoder_q, state_dict\.encoder_k"),
     "two averages": (saved({"model": THIRD, "ema_999": RAW, "ema_9999": GOOD}), r"stand at 2 places: ema_999, ema_9999"),
     "another network": (saved(drawn(nn.Sequential(*(nn.Conv2d(1, 1, 1) for _ in range(9))), 1)), r"18 unexpected: 0\.weight, .* and 8 more"),

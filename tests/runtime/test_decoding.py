@@ -1,4 +1,5 @@
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,27 @@ def test_the_size_of_a_turned_photo_is_that_of_its_upright_image(tmp_path: Path)
     Image.new("RGB", (20, 10)).save(path, exif=exif)
     assert size_px(path) == size_px(path.read_bytes()) == decode(path).size[::-1] == (20, 10)
     assert size_px(RAMP) == RAMP.shape[:2] and size_px(np.zeros((3, 5), np.int64)) == (3, 5)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow says what is cut off
+@pytest.mark.parametrize("turn", [0, 1, 3, 6, 8, 9])
+def test_odd_exif_costs_no_image(turn: int) -> None:
+    """Pillow reads a tag 0x121 of the type RATIONAL, and cannot write it back; what lies beyond the end of the block it warns of."""
+    tags = struct.pack(">HHIHH", 0x0112, 3, 1, turn, 0) + struct.pack(">HHII", 0x0121, 5, 1, 38)
+    exif = b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\x00\x02" + tags + bytes(4) + struct.pack(">II", 72, 1)
+    for cut in (0, 6, 20, 30):
+        file = io.BytesIO()
+        Image.new("RGB", (20, 10)).save(file, "JPEG", exif=exif[: len(exif) - cut])
+        data = file.getvalue()
+        assert decode(data).size in ([(10, 20), (20, 10)] if cut else [(10, 20) if turn in (6, 8) else (20, 10)])
+        assert size_px(data) == decode(data).size[::-1]
+
+
+def test_a_view_with_gaps_is_read() -> None:
+    data = encoded(Image.fromarray(RAMP))
+    spread = bytearray(2 * len(data))
+    spread[::2] = data
+    np.testing.assert_array_equal(prepare(memoryview(spread)[::2], KEEP), RAMP)
 
 
 def test_blue_green_red_is_turned_around() -> None:

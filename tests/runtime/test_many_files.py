@@ -1,5 +1,7 @@
 import csv
+import io
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -48,12 +50,34 @@ def test_predict_goes_on_in_a_folder_of_answers(generator: Path, tmp_path: Path,
         Image.fromarray(np.full((20, 30, 3), 100, np.uint8)).save(tmp_path / "in" / name)
     call = ["predict", str(generator), str(tmp_path / "in"), "--out", str(tmp_path / "out")]
     assert main(call) == 0
-    made = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*"))
+    made = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.png"))
     assert made == ["a/1.png", "b/1.png"]
     (tmp_path / "out" / "b" / "1.png").unlink()
     capsys.readouterr()
     assert main([*call, "--resume"]) == 0
     assert capsys.readouterr().out.count("->") == 1 and (tmp_path / "out" / "b" / "1.png").exists()
+    for other in (["--precision", "fp32"], ["--tile", "32"]):  # whose answers would be taken for these
+        assert main([*call, *other, "--resume"]) == 2 and "it holds answers of another bundle, precision or tile size" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv"])
+def test_predict_goes_on_whatever_the_files_are_called(form: str, classifier: Path, tmp_path: Path) -> None:
+    names = [b"a\xff.png", "b\u2028c.png".encode(), b"d\ne.png", b'f",g.png', b"h.png"]
+    (tmp_path / "in").mkdir()
+    for index, name in enumerate(names):
+        Image.fromarray(np.full((20, 30, 3), (30, 225)[index % 2], np.uint8)).save(tmp_path / "in" / "image.png")
+        (tmp_path / "in" / "image.png").rename(tmp_path / "in" / os.fsdecode(name))
+    out = tmp_path / f"rows.{form}"
+    call = ["predict", str(classifier), str(tmp_path / "in"), "--out", str(out)]
+    assert main(call) == 0
+    whole = out.read_bytes()
+    if form == "jsonl":
+        rows = [json.loads(line) for line in whole.decode().split("\n")[:-1]]
+    else:
+        rows = list(csv.DictReader(io.StringIO(whole.decode(errors="surrogateescape"), newline="")))
+    assert [os.fsencode(Path(row["image"]).name) for row in rows] == sorted(names) and [row["label"] for row in rows] == ["dark", "bright"] * 2 + ["dark"]
+    out.write_bytes(whole[:-5])  # killed in the middle of the last row
+    assert main([*call, "--resume"]) == 0 and out.read_bytes() == whole
 
 
 @pytest.mark.parametrize(

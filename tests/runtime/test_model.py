@@ -1,5 +1,6 @@
 import json
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -278,6 +279,37 @@ def test_channels_can_be_blue_green_red(generator: Path) -> None:
     np.testing.assert_array_equal(np.asarray(model(image[:, :, ::-1], channels="bgr")), np.asarray(model(image)))
     with pytest.raises(InputError, match="channels is 'rgb' or 'bgr'"):
         model(image, channels="hsv")
+    answers = model.batch([image, "nowhere.png", Tensor(image)], channels="bgr", errors="return")
+    assert isinstance(answers[1], ImageError) and "channels='bgr' is for arrays (H, W, 3) or (H, W, 4), got nowhere.png" in str(answers[1])
+    np.testing.assert_array_equal(np.asarray(answers[2]), np.asarray(answers[0]))
+
+
+class Tensor:
+    """As torch's: a shape, and what numpy makes an array of; iterating gives its rows."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array, self.shape = array, array.shape
+
+    def __array__(self, dtype: object = None, copy: object = None) -> np.ndarray:
+        return self.array
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return iter(self.array)
+
+
+def test_one_tensor_is_one_image(classifier: Path) -> None:
+    model = load(classifier)
+    image = np.full((16, 16, 3), 225, np.uint8)
+    assert model(Tensor(image)).label == "bright"
+    with pytest.raises(InputError, match=r"batch takes several images, as a list, got an array of shape \(16, 16, 3\)"):
+        model.batch(Tensor(image))
+    assert len(model.batch(Tensor(np.stack([image] * 3)))) == 3
+
+
+@pytest.mark.parametrize("bound", [0, -1.0, float("nan"), float("inf"), "many", None])
+def test_a_bound_of_memory_is_a_number(bound: object, classifier: Path) -> None:
+    with pytest.raises(InputError, match="max_memory_mb is a number of MB above 0"):
+        load(classifier, max_memory_mb=bound)  # type: ignore[arg-type]
 
 
 def test_a_model_and_a_bundle_say_what_they_are(classifier: Path) -> None:

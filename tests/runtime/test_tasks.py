@@ -53,6 +53,29 @@ def test_mean_iou_by_hand() -> None:
         scorer.add(0, scores([[0]], 4), np.array([[7]]), "odd")
 
 
+def test_masks_of_0_and_255_judge_nothing() -> None:
+    """A binary mask as programs for drawing store it: 255 would count for nothing."""
+    scorer = MeanIouScorer(1)
+    scorer.add(0, scores([[0, 1], [1, 1]], 2), np.array([[0, 255], [255, 255]]), "a")
+    with pytest.raises(InputError, match=r"the masks hold 0 and 255 alone, and 255 counts for nothing: store the classes as 0, 1 and so on"):
+        scorer.quality()
+    scorer.add(0, scores([[0, 1], [1, 1]], 2), np.array([[0, 1], [255, 1]]), "b")
+    assert scorer.quality().value == 1.0
+
+
+@pytest.mark.parametrize(
+    ("truth", "taken"), [(2, True), (np.int64(0), True), (3, False), (-1, False), ("a", False), (1.0, False), (np.array([1, 0, 0]), False)]
+)
+def test_the_truth_of_a_classifier_is_an_index(truth: object, taken: bool) -> None:
+    scorer = AccuracyScorer(1)
+    if taken:
+        scorer.add(0, np.array([0.0, 1.0, 2.0]), truth, "a")
+        assert scorer.quality().value == (1.0 if truth == 2 else 0.0)
+    else:
+        with pytest.raises(InputError, match="a: its truth must be the index of its class, 0 to 2, got"):
+            scorer.add(0, np.array([0.0, 1.0, 2.0]), truth, "a")
+
+
 def test_mean_iou_without_a_counted_position() -> None:
     scorer = MeanIouScorer(1)
     scorer.add(0, scores([[0]], 2), np.array([[255]]), "void")

@@ -26,6 +26,8 @@ DEVICE_FACTOR = 10.0  # times PyTorch's floor: another CPU or a GPU sums in anot
 HALF_FACTOR = 4.0  # times fp16's own error on the host, which sums in float32 what a card may sum in half precision
 REAL_IMAGES = 3
 MADE_UP = 4  # inputs without real images
+SUM_OF_PROBABILITIES = 1e-3  # how far it may be from 1
+MOST_CLIPPED = 0.25  # of an image's values at black or white: photographs have fewer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,24 @@ class GoldenAnswers:
         levels = [truth[levels_name(each.name)] for truth in self.truths for each in self.contract.outputs if each.kind == "pixels"]
         ends = sum(int(np.count_nonzero((array <= 0) | (array >= 255))) for array in levels)
         return ends / max(1, sum(array.size for array in levels))
+
+    @property
+    def are_probabilities(self) -> bool:
+        """Whether the network gives probabilities where it promises logits: a softmax inside, which predictions would apply a second time."""
+        rows = [truth[each.name] for truth in self.truths for each in self.contract.outputs if each.kind == "logits"]
+        return bool(rows) and all((array >= 0).all() and np.allclose(array.sum(axis=-1), 1, atol=SUM_OF_PROBABILITIES) for array in rows)
+
+    @property
+    def noticed(self) -> list[str]:
+        """What the network's answers tell about its description, in sentences."""
+        found = []
+        if self.clipped_share > MOST_CLIPPED:  # a network that gives -1..1, described as one that gives 0..1, loses its dark half
+            beyond = f"{self.clipped_share:.0%} of the image's values lie at the levels 0 or 255 or beyond, and are cut there"
+            found.append(f"{beyond}: is the range of the output right (--output-range)?")
+        if self.are_probabilities:
+            twice = "predictions apply a softmax once more, and their scores come out too near to each other"
+            found.append(f"the network gives probabilities where logits are expected; {twice}: leave its own softmax out")
+        return found
 
 
 def golden_inputs(contract: Contract, examples: Sequence[Example]) -> list[Arrays]:

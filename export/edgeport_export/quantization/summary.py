@@ -1,7 +1,7 @@
 """The figures of every variant that an export made, kept or not: what people compare, in the evidence and in the command's table."""
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgeport_export.benchmark.runner import SPLIT_BATCH, LatencyStats, disturbance
@@ -11,12 +11,11 @@ from edgeport_runtime.tasks import metric_unit
 from .budget import Budget
 from .plan import Plan
 
-MOST_CLIPPED = 0.25  # of an image's values at black or white: photographs have fewer
 Latencies = Mapping[int, Mapping[str, LatencyStats]]  # batch size -> engine -> measured times
 
 
 def summarize(
-    sizes: Mapping[str, int], latencies: Latencies, quality: QualityReport | None, plan: Plan | None, budget: Budget, clipped_share: float = 0.0
+    sizes: Mapping[str, int], latencies: Latencies, quality: QualityReport | None, plan: Plan | None, budget: Budget, noticed: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Figures that JSON can hold.
 
@@ -25,14 +24,14 @@ def summarize(
     or was not measured, is None. `integer`: kind of product -> how many run as integers, and of how many. `kept_float`: product -> reason.
     `warnings`: sentences.
 
-    `sizes`: bytes of every file that was made. `plan`: of int8, if there is one, also if int8 is left out of the bundle. `clipped_share`: of an
-    image's values, that the network gives beyond the levels 0 and 255.
+    `sizes`: bytes of every file that was made. `plan`: of int8, if there is one, also if int8 is left out of the bundle. `noticed`: what was
+    noticed about the network's answers, in sentences.
     """
     return {
         "variants": {precision: _figures(precision, sizes[precision], latencies, quality, plan if precision == "int8" else None) for precision in sizes},
         "integer": {} if plan is None else integer_counts(plan),
         "kept_float": {} if plan is None else dict(plan.kept_float),
-        "warnings": [*_clipping(clipped_share), *_warnings(latencies, quality, plan, budget)],
+        "warnings": [*noticed, *_warnings(latencies, quality, plan, budget)],
     }
 
 
@@ -74,13 +73,6 @@ def integer_counts(plan: Plan) -> dict[str, dict[str, int]]:
     products = [name for name in plan.findings if name not in convolutions]
     kinds = {"convolutions": convolutions, "matrix products": products}
     return {kind: {"integer": sum(each not in plan.kept_float for each in names), "all": len(names)} for kind, names in kinds.items() if names}
-
-
-def _clipping(share: float) -> list[str]:
-    """A network that gives -1..1, described as one that gives 0..1, loses its dark half."""
-    if share <= MOST_CLIPPED:
-        return []
-    return [f"{share:.0%} of the image's values lie at the levels 0 or 255 or beyond, and are cut there: is the range of the output right (--output-range)?"]
 
 
 def _warnings(latencies: Latencies, quality: QualityReport | None, plan: Plan | None, budget: Budget) -> list[str]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from edgeport_export import Parity
-from edgeport_export.bundle.golden_cases import DEVICE_FACTOR, answer_golden, golden_inputs, write_golden
+from edgeport_export.bundle.golden_cases import DEVICE_FACTOR, GoldenAnswers, answer_golden, golden_inputs, write_golden
 from edgeport_export.network.reference import TorchReference
 from edgeport_export.rewrites.finalize import finalize
 from edgeport_export.tracing.exporter import trace
@@ -25,6 +25,29 @@ def test_cases_are_real_images_and_an_odd_size(tiny: ModuleType, class_contract:
     height, width = cases[1]["pixels"].shape[1:3]
     assert height != width
     assert len(golden_inputs(class_contract, [])) == 4
+
+
+def answers(contract: Contract, *truths: dict[str, np.ndarray]) -> GoldenAnswers:
+    return GoldenAnswers(contract=contract, inputs=[], truths=truths, host={}, tolerance={})
+
+
+@pytest.mark.parametrize(("share", "told"), [(0.0, False), (0.25, False), (0.5, True)])
+def test_an_image_that_is_half_black_is_told(share: float, told: bool, image_contract: Contract) -> None:
+    levels = np.full((1, 10, 10, 4), 100.0)
+    levels[:, : int(10 * share)] = -3.0
+    levels[:, 9:, :2] = 255.0 if share == 0.25 else 100.0  # two rows and a fifth of another
+    found = answers(image_contract, {f"{image_contract.outputs[0].name}.levels": levels}).noticed
+    sentence = "50% of the image's values lie at the levels 0 or 255 or beyond, and are cut there: is the range of the output right (--output-range)?"
+    assert found == [sentence] * told
+
+
+@pytest.mark.parametrize(
+    ("logits", "told"),
+    [([[0.2, 0.5, 0.3], [1.0, 0.0, 0.0]], True), ([[0.2, 0.5, 0.2]], False), ([[2.0, -1.0, 0.0]], False), ([[1.0, 0.0, 0.0], [0.5, 0.5, 0.5]], False)],
+)
+def test_a_softmax_inside_is_told(logits: list[list[float]], told: bool, class_contract: Contract) -> None:
+    found = answers(class_contract, *({class_contract.outputs[0].name: np.array([row])} for row in logits)).noticed
+    assert len(found) == told and all("leave its own softmax out" in each for each in found)
 
 
 @pytest.mark.parametrize("kind", ["class", "image"])
