@@ -233,6 +233,9 @@ def _known_reason(state: Mapping[str, Any]) -> str:
     adapters, quantized = ([key for key in state if kind.search(key)] for kind in (ADAPTERS, QUANTIZED))
     if adapters:
         return f"they hold LoRA adapters beside their base, such as {adapters[0]}: merge them (`merge_and_unload()`) and save the state_dict"
+    computed = [key for key in state if key.endswith("_orig")]
+    if computed:
+        return f"they hold what weights are computed from, such as {computed[0]}: bake them in (prune.remove, remove_spectral_norm) and save the state_dict"
     if quantized or any(isinstance(value, Tensor) and value.dtype in (torch.int8, torch.uint8) for value in state.values()):
         example = quantized[0] if quantized else next(iter(state))
         return f"they are of a quantized network, such as {example}: give the float weights, since edgeport makes int8 itself"

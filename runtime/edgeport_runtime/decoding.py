@@ -128,7 +128,7 @@ def _from_array(array: NDArray[Any]) -> Image.Image:
         if array.ndim == 4:
             remedy = "; for several images give batch() a list of them"
         elif array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[2] not in (1, 3, 4):
-            remedy = "; channels come last: array.transpose(1, 2, 0)"
+            remedy = "; channels come last: np.asarray(image).transpose(1, 2, 0)"
         if array.dtype.kind == "f" and not (array > 1).any():
             remedy += "; values in 0..1 become levels by (array * 255).round().astype('uint8')"
         elif array.dtype == np.uint16 and (array > 255).any():

@@ -196,9 +196,8 @@ def groups_of_one_shape(shapes: Sequence[tuple[int, ...]], largest: int) -> list
 def image_files(folder: Path, *, nested: bool = False) -> list[Path]:
     """The image files in a folder, sorted by name. `nested`: those in its folders, too. Raises InputError if there are none."""
     paths = folder.rglob("*") if nested else folder.iterdir()
-    found = sorted(path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file()) if folder.is_dir() else []
+    found = sorted(path for path in paths if path.suffix.lower() in SUFFIXES and not path.is_dir()) if folder.is_dir() else []
     if not found:
-        raise InputError(
-            f"{folder}: expected a folder of images ({', '.join(SUFFIXES)}), but there {'are none in it' if folder.is_dir() else 'is no such folder'}"
-        )
+        came = "there are none in it" if folder.is_dir() else "this is a file" if folder.exists() else "there is no such folder"
+        raise InputError(f"{folder}: expected a folder of images ({', '.join(SUFFIXES)}), but {came}")
     return found

@@ -326,6 +326,10 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
         r"stem\.0\.weight is int8, expected floats.*: give the float weights",
     ),
     "complex numbers": (saved({key: value.to(torch.complex64) for key, value in GOOD.items()}), r"stem\.0\.weight is complex64, expected floats"),
+    "pruned": (
+        saved({**{key.replace("head.weight", "head.weight_orig"): value for key, value in GOOD.items()}, "head.weight_mask": torch.ones(4, 8)}),
+        r"what weights are computed from, such as head\.weight_orig: bake them in \(prune\.remove",
+    ),
     "student and teacher": (saved({"student": RAW, "teacher": GOOD}), r"stand at 2 places: student, teacher; say which with --weights-key"),
     "encoder and its average": (saved({"encoder": RAW, "momentum_encoder": GOOD}), r"stand at 2 places: encoder, momentum_encoder; say which"),
     "query and key": (saved(MOCO), r"at 2 places: state_dict\.encoder_q, state_dict\.encoder_k"),

@@ -137,7 +137,7 @@ TRUNCATED = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (6
         (None, "expected a path, bytes, an open file, a PIL image or a uint8 array, got NoneType"),
         (io.BytesIO(b"x"), "an open file: expected an image"),
         (Path(__file__).parent, "expected an image, but this is a folder; name the images in it"),
-        (np.zeros((3, 8, 8), np.uint8), r"channels come last: array\.transpose\(1, 2, 0\)"),
+        (np.zeros((3, 8, 8), np.uint8), r"channels come last: np\.asarray\(image\)\.transpose\(1, 2, 0\)"),
         (np.zeros((3, 8, 8), np.float32), r"channels come last: .*; values in 0\.\.1 become levels by"),
         (np.full((8, 8, 3), 255.0), r"values in 0\.\.255 become levels by array\.round"),
         (np.full((8, 8, 3), 200), r"got int64 .*; values in 0\.\.255 become levels"),

@@ -81,9 +81,11 @@ def test_describe_and_image_files(tmp_path: Path) -> None:
     assert describe(Image.new("L", (6, 4))) == "a PIL image of 6x4 pixels (WxH)"
     for name in ("b.PNG", "a.jpg", "notes.txt"):
         (tmp_path / name).touch()
-    assert [path.name for path in image_files(tmp_path)] == ["a.jpg", "b.PNG"]
-    with pytest.raises(InputError, match="no such folder"):
-        image_files(tmp_path / "nothing")
+    (tmp_path / "c.png").symlink_to(tmp_path / "nowhere.png")  # gets an error of its own when it is read
+    assert [path.name for path in image_files(tmp_path)] == ["a.jpg", "b.PNG", "c.png"]
+    for path, message in ((tmp_path / "nothing", "there is no such folder"), (tmp_path / "a.jpg", "this is a file")):
+        with pytest.raises(InputError, match=message):
+            image_files(path)
 
 
 @pytest.mark.parametrize(

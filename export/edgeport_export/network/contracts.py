@@ -114,8 +114,8 @@ def named_outputs(network: nn.Module, inputs: tuple[Tensor, ...], taken: Collect
             answer = network.eval()(*inputs)
     except Exception as error:  # whatever the user's code raises
         shapes = ", ".join(str(tuple(value.shape)) for value in inputs)
-        halves = any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in network.parameters())
-        remedy = "call .float() on it, since fp16 is made by edgeport" if halves else "name the size that it takes, or one gray channel (--gray, mode='L')"
+        others = any(parameter.is_floating_point() and parameter.dtype != torch.float32 for parameter in network.parameters())
+        remedy = "call .float() on it, since fp16 is made by edgeport" if others else "name the size that it takes, or one gray channel (--gray, mode='L')"
         raise NetworkFailure(f"the network fails on an input of shape {shapes}: {first_line(error)}; {remedy}") from error
     finally:
         for module in was_training:
