@@ -28,7 +28,8 @@ class ExportOptions:
     `precisions`: "fp32" always, "int8" if there is calibration data, "fp16" for CUDA. `always_keep_int8`: even if it does not beat fp32.
     `calibration_images`: at most that many are used. `max_drop`: points of accuracy, dB of PSNR or units of `metric` that int8 may lose.
     `metric`: a function of your own (outputs, truths) -> number, larger is better, or its name as my.module:function.
-    `sqnr_floor_db`: how near int8 must stay to fp32 if no metric can tell.
+    `max_changed`: percent of the clear labels that int8 may change if a classifier's images have no truth (see `LabelChanges`).
+    `sqnr_floor_db`: how near int8 must stay to fp32 if neither can tell.
     `target`: the kind of CPU that int8 is made for, or its name; None takes the plan's, or this machine's. `benchmark_batch`: batch size at which speed is
     measured. `plan`: an int8 plan to replay instead of searching for one. `search_seconds`: time for that search.
     `translations`, `passes`: additions of your own, see `Extensions`; the parity sweep tests their result, and the manifest names them.
@@ -38,6 +39,7 @@ class ExportOptions:
     always_keep_int8: bool = False
     calibration_images: int = 128
     max_drop: float = 0.5
+    max_changed: float = 1.0
     metric: str | Metric | None = None
     sqnr_floor_db: float = 30.0
     target: str | Target | None = None
@@ -69,7 +71,7 @@ class ExportOptions:
         find_target(self.target)
 
     def _require_numbers(self) -> None:
-        for name, least in (("max_drop", 0.0), ("search_seconds", 0.0), ("sqnr_floor_db", -math.inf)):
+        for name, least in (("max_drop", 0.0), ("max_changed", 0.0), ("search_seconds", 0.0), ("sqnr_floor_db", -math.inf)):
             given = _number(getattr(self, name))
             if not least <= given or (name == "sqnr_floor_db" and math.isinf(given)):
                 raise ExportError(f"{name} must be a number{f' of at least {least:g}' if math.isfinite(least) else ' of dB'}, got {getattr(self, name)!r}")
@@ -82,7 +84,7 @@ class ExportOptions:
     @property
     def budget(self) -> Budget:
         """What int8 may cost."""
-        return Budget(max_drop=self.max_drop, sqnr_floor_db=self.sqnr_floor_db, seconds=self.search_seconds)
+        return Budget(max_drop=self.max_drop, max_changed=self.max_changed, sqnr_floor_db=self.sqnr_floor_db, seconds=self.search_seconds)
 
     @property
     def extensions(self) -> Extensions:

@@ -27,7 +27,8 @@ from .network.reference import TorchReference, prepared, weights_sha256
 from .options import ExportOptions
 from .progress import ProgressCallback, counter, no_progress
 from .quantization.decision import LONGEST_REASON, decide
-from .quantization.int8_variant import MeasuredVariant, Measuring, calibration_sample, make_int8_variant
+from .quantization.image_roles import calibration_sample
+from .quantization.int8_variant import MeasuredVariant, Measuring, make_int8_variant
 from .quantization.plan import Plan
 from .quantization.summary import Latencies, summarize
 from .request import ExportRequest, as_path, make_request
@@ -140,10 +141,10 @@ def _int8(traced: Traced, evaluator: QualityEvaluator | None, request: ExportReq
         return _Int8()
     if request.int8_refusal is not None:
         return _Int8(reason=request.int8_refusal)
-    sample = calibration_sample(request.calibration, options.calibration_images)
+    images = calibration_sample(request.calibration, options.calibration_images)
     measuring = Measuring(benchmark=runner.benchmark, pair_timer=runner.PairTimer)
     try:
-        variant = make_int8_variant(traced.model, request.contract, options.int8(request.contract), sample, evaluator, measuring, request.progress)
+        variant = make_int8_variant(traced.model, request.contract, options.int8(request.contract), images, evaluator, measuring, request.progress)
     except NoIntegerProducts as reason:
         if options.requires_int8:
             raise

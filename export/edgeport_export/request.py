@@ -15,7 +15,8 @@ from .errors import ExportError
 from .network.contracts import ImageTask, image_contract, require_classes, require_unit_range
 from .options import ExportOptions
 from .progress import ProgressCallback
-from .quantization.int8_variant import calibration_sample, int8_unsupported_reason
+from .quantization.image_roles import JUDGED, calibration_sample, spread
+from .quantization.int8_variant import int8_unsupported_reason
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,12 +54,13 @@ class ExportRequest:
         return int8_unsupported_reason(self.contract) if self.wants_int8 else None
 
     def require_readable_images(self) -> None:
-        """Read each image that int8 is calibrated with once. Raises ImageError that counts those that cannot be, before minutes of work."""
+        """Read each image that int8 is calibrated with or judged by once. Raises ImageError that counts those that cannot be, before minutes of work."""
         if not self.wants_int8 or self.int8_refusal is not None:
             return
-        sample = calibration_sample(self.calibration, self.options.calibration_images)
+        images = calibration_sample(self.calibration, self.options.calibration_images)
+        read = [*images.sample, *([] if self.held_out else spread(images.spare, JUDGED))]
         faults: dict[int, ImageError] = {}
-        for _ in pixel_batches([each.source for each in sample], self.contract, prepared_at_once=1, faults=faults):
+        for _ in pixel_batches([each.source for each in read], self.contract, prepared_at_once=1, faults=faults):
             pass
         if faults:
             others = f" (and {len(faults) - 1} more images)" if len(faults) > 1 else ""

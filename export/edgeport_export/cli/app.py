@@ -123,9 +123,8 @@ def export(
     output_range: Annotated[str | None, typer.Option(help="Factory only: image-to-image's values for black and white, such as -1,1; 0,1 if left out.")] = None,
     transforms: Annotated[str | None, typer.Option(help="Factory only: a torchvision weights object, such as ResNet50_Weights.IMAGENET1K_V2.")] = None,
     max_drop: Annotated[float, typer.Option(help="Points of accuracy, dB, or units of --metric that int8 may lose.")] = 0.5,
-    metric: Annotated[
-        str | None, typer.Option(help="my.module:function(outputs, truths) -> number, larger is better, instead of the task's own metric.")
-    ] = None,
+    max_changed: Annotated[float, typer.Option(help="Percent of a classifier's clear labels that int8 may change, if images have no truth.")] = 1.0,
+    metric: Annotated[str | None, typer.Option(help="my.module:function(outputs, truths) -> number, larger is better; the task's own if left out.")] = None,
     sqnr_floor: Annotated[float, typer.Option(help="dB of signal over error that int8's outputs must keep, if no metric can tell.")] = 30.0,
     target: Annotated[str | None, typer.Option(help="The CPU that int8 is for: x86-vnni, x86 or arm64; this machine's kind if left out.")] = None,
     plan: Annotated[Path | None, typer.Option(help="A bundle, or a JSON file, whose int8 plan is replayed instead of searching for one.")] = None,
@@ -144,6 +143,7 @@ def export(
     described = NetworkArguments(contract=contract, task=task, size_px=_size(size), gray=gray, labels=labels, output_range=output_range, **pixels)
     options = ExportOptions(
         max_drop=max_drop,
+        max_changed=max_changed,
         metric=metric,
         sqnr_floor_db=sqnr_floor,
         target=target,

@@ -8,6 +8,7 @@ from edgeport_runtime.manifest import Selection
 
 from .budget import Budget
 from .int8_variant import MeasuredVariant
+from .label_changes import LabelChanges
 from .plan import Plan, SearchedPlan
 from .summary import Latencies, split_gain
 
@@ -36,7 +37,10 @@ def _require_budget(plan: Plan, quality: QualityReport | None, budget: Budget) -
         return
     if quality is not None and quality.drop("int8") > budget.max_drop:
         raise ExportError(f"the replayed plan does not keep the quality budget: int8 loses {quality.drop('int8'):.3g}, {budget.max_drop:g} allowed")
-    if quality is None and plan.sqnr_db < budget.sqnr_floor_db:
+    if quality is None and plan.changes is not None:
+        if plan.changes.percent > budget.max_changed:
+            raise ExportError(f"the replayed plan does not keep the quality budget: int8 {plan.changes}, {budget.max_changed:g}% asked for")
+    elif quality is None and plan.sqnr_db < budget.sqnr_floor_db:
         raise ExportError(f"the replayed plan does not keep the quality budget: {plan.sqnr_db:g} dB from fp32, {budget.sqnr_floor_db:g} asked for")
 
 
@@ -86,6 +90,8 @@ class Figures:
             return f"it was calibrated with {plan.calibration_images} images, and at least {MIN_CALIBRATION_IMAGES} are needed"
         if self.quality is not None and not self.quality.drop("int8") <= budget.max_drop:
             return f"{self._loss()}, and {budget.max_drop:g} are allowed"
+        if (changes := self._changes) is not None:
+            return f"it {changes}, and {budget.max_changed:g}% may change" if changes.percent > budget.max_changed else None
         if not self._metric_is_sufficient() and not plan.sqnr_db >= budget.sqnr_floor_db:
             return f"its outputs are {plan.sqnr_db:.1f} dB from fp32's, and at least {budget.sqnr_floor_db:g} dB are asked for"
         return None
@@ -93,6 +99,11 @@ class Figures:
     def _metric_is_sufficient(self) -> bool:
         """Whether the metric decides alone; otherwise the outputs must stay near fp32's at the contract's own size, too."""
         return self.quality is not None and metric_is_sufficient(self.quality.qualities["torch"], self.quality.outputs, self.budget.max_drop)
+
+    @property
+    def _changes(self) -> LabelChanges | None:
+        """The labels that decide because there is no truth; None if something else decides."""
+        return self.plan.changes if self.quality is None else None
 
     def _slower_alone(self) -> bool:
         alone = self.latencies.get(1)
@@ -106,6 +117,8 @@ class Figures:
         return speed if alone is None or batch == 1 else f"{speed}, {alone:.2f} times at batch 1"
 
     def _loss(self) -> str:
+        if self._changes is not None:
+            return f"it {self._changes}; its outputs are {self.plan.sqnr_db:.1f} dB from fp32's"
         if self.quality is None:
             return f"its outputs are {self.plan.sqnr_db:.1f} dB from fp32's"
         before = self.quality.qualities["torch"]

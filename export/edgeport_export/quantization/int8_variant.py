@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from edgeport_runtime.engine import Engine, divides
 
 from .budget import Budget
 from .calibration import Calibration, calibrate, clipping, pixel_arrays
+from .image_roles import Images, LabelJudge, Roles, probes_of, roles_of
 from .macs import integer_nodes, share_of_macs
 from .plan import Plan, SearchedPlan
 from .qdq import observed_values
@@ -29,11 +31,7 @@ from .search import SearchResult, closest_ranges, search
 from .targets import Target
 from .variants import Names, Probes, QuantizableGraph, VariantBuilder
 
-PROBES = 8  # images on which errors are measured
-AUDITED = 32  # held-out images whose activations are examined for clipping
 REASONS = 3  # named if nothing can run as integers
-HELD_BACK = 5  # without held-out images, one of so many calibration images is held back for that and for the probes
-LEAST_HELD = 4  # of which there must be so many
 FURTHEST = 2  # times its own size at which errors are measured, too, if the contract promises such sizes
 ATTEMPTS = 3  # if int8 loses: one process in three ran AttentionNet on one image in 0.25 ms all its life, the others in 0.16
 BENCHMARK_ROUNDS = 11  # five were not enough on a shared machine to tell 1.00 from 1.15
@@ -84,26 +82,19 @@ def int8_unsupported_reason(contract: Contract) -> str | None:
     return None
 
 
-def calibration_sample(examples: Sequence[Example], most: int, seed: int = 0) -> list[Example]:
-    """At most `most` examples, drawn evenly at random, in their own order."""
-    if len(examples) <= most:
-        return list(examples)
-    return [examples[index] for index in sorted(np.random.default_rng(seed).choice(len(examples), most, replace=False))]
-
-
 def make_int8_variant(
     traced: onnx.ModelProto,
     contract: Contract,
     settings: Int8Settings,
-    calibration: Sequence[Example],
+    images: Images,
     evaluator: QualityEvaluator | None,
     measuring: Measuring,
     progress: ProgressCallback,
 ) -> MeasuredVariant:
     """Calibrate and search, or replay a plan; then time the variant against fp32.
 
-    `evaluator`: judges variants on held-out images; None if there are none. Raises ExportError without calibration images, or if a plan was made
-    for another graph or target; ImageError for unreadable images; NoIntegerProducts.
+    `evaluator`: judges variants on held-out images with their truth; None if there are none. Raises ExportError without images to calibrate with, or
+    if a plan was made for another graph or target; ImageError for unreadable images; NoIntegerProducts.
     """
     _require_target(settings)
     graph = QuantizableGraph.of(traced, contract, settings.target)
@@ -115,7 +106,7 @@ def make_int8_variant(
         if settings.plan is not None:
             plan, audit, builder = _replayed(stack, graph, settings.plan)
         else:
-            plan, audit, builder = _searched(stack, graph, settings, calibration, evaluator, measuring, progress)
+            plan, audit, builder = _searched(stack, graph, settings, images, evaluator, measuring, progress)
         model = finalize(builder.model(frozenset(plan.integer)), contract)
         progress("timing fp32 and int8", 0, 1)
         sizes = dict.fromkeys((settings.batch, 1)) if settings.target.is_here else ()
@@ -142,42 +133,28 @@ def _searched(
     stack: ExitStack,
     graph: QuantizableGraph,
     settings: Int8Settings,
-    examples: Sequence[Example],
+    images: Images,
     evaluator: QualityEvaluator | None,
     measuring: Measuring,
     progress: ProgressCallback,
 ) -> tuple[SearchedPlan, dict[str, Any], VariantBuilder]:
-    if not examples:
+    if not images.sample:
         raise ExportError("int8 needs calibration images, and there are none: name data with --calibration, or leave int8 out with --precision fp32")
-    seen, unseen = _parts(examples, evaluator)
+    roles = roles_of(images, None if evaluator is None else evaluator.examples)
     values = observed_values(graph.model, graph.target)
-    calibration = calibrate(graph.model, values, graph.contract, seen, counter(progress, "calibrating int8", len(seen)))
-    fresh = evaluator is None and bool(unseen)
-    probed = _spread(unseen if fresh else seen, PROBES)
-    builder = closest_ranges(stack, graph, calibration, Probes(graph, pixel_arrays(graph.contract, probed)), progress)
+    calibration = calibrate(graph.model, values, graph.contract, roles.fitted, counter(progress, "calibrating int8", len(roles.fitted)))
+    probes = probes_of(graph, roles.chosen)
+    judged = roles.judged_within(probes)
+    builder = closest_ranges(stack, graph, calibration, probes, progress)
     timer = stack.enter_context(measuring.pair_timer(batch=_search_batch(builder, settings.batch, measuring))) if settings.target.is_here else None
-    budget = settings.budget
-    result = search(builder, timer, lambda names: _keeps_budget(builder, names, evaluator, budget), seconds=budget.seconds, progress=progress)
+    budget, labels = settings.budget, LabelJudge.of(graph, roles.fitted, judged) if evaluator is None and roles.unseen else None
+    keeps = partial(_keeps_budget, builder, evaluator=evaluator, labels=labels, budget=budget)
+    result = search(builder, timer, keeps, seconds=budget.seconds, progress=progress)
     ranges = {name: pair for name, pair in builder.ranges.items() if np.isfinite(pair).all()}
     progress("auditing what clips", 0, 1)
-    clipped = [asdict(each) for each in clipping(graph.model, ranges, graph.contract, unseen)] if unseen else None
-    plan = _plan(builder, result, calibration, settings.batch, probed, fresh)
-    return plan, {"clipped": clipped, "clipping_images": len(unseen), "ranges": builder.method}, builder
-
-
-def _parts(examples: Sequence[Example], evaluator: QualityEvaluator | None) -> tuple[list[Example], list[Example]]:
-    """Images to calibrate with, and images to examine afterwards: the evaluator's, or one of HELD_BACK if there are enough."""
-    if evaluator is not None:
-        return list(examples), _spread(evaluator.examples, AUDITED)
-    if len(examples) < HELD_BACK * LEAST_HELD:
-        return list(examples), []
-    kept = [each for index, each in enumerate(examples) if index % HELD_BACK]
-    return kept, _spread(examples[::HELD_BACK], AUDITED)
-
-
-def _spread(examples: Sequence[Example], most: int) -> list[Example]:
-    """At most `most`, evenly taken: folders list one class after the other."""
-    return [examples[index] for index in np.linspace(0, len(examples) - 1, min(most, len(examples))).round().astype(int)]
+    clipped = [asdict(each) for each in clipping(graph.model, ranges, graph.contract, roles.audited)] if roles.audited else None
+    plan = _plan(builder, result, calibration, settings.batch, roles, probes_of(graph, judged) if labels is None else labels.judged, labels)
+    return plan, {"clipped": clipped, "clipping_images": len(roles.audited), "ranges": builder.method}, builder
 
 
 def _search_batch(builder: VariantBuilder, batch: int, measuring: Measuring) -> int:
@@ -187,7 +164,9 @@ def _search_batch(builder: VariantBuilder, batch: int, measuring: Measuring) -> 
     return max(1, min(batch, int(SEARCH_BATCH_MS / one)))
 
 
-def _keeps_budget(builder: VariantBuilder, names: Names, evaluator: QualityEvaluator | None, budget: Budget) -> bool:
+def _keeps_budget(builder: VariantBuilder, names: Names, *, evaluator: QualityEvaluator | None, labels: LabelJudge | None, budget: Budget) -> bool:
+    if labels is not None:
+        return labels.changes(builder, names, labels.chosen).percent <= budget.max_changed
     if evaluator is None:
         return builder.sqnr_db(names) >= budget.sqnr_floor_db
     contract = builder.graph.contract
@@ -197,12 +176,15 @@ def _keeps_budget(builder: VariantBuilder, names: Names, evaluator: QualityEvalu
         return drop(evaluator.torch, evaluator.measure(engine)) <= budget.max_drop
 
 
-def _plan(builder: VariantBuilder, result: SearchResult, calibration: Calibration, batch: int, probed: Sequence[Example], unseen: bool) -> SearchedPlan:
+def _plan(
+    builder: VariantBuilder, result: SearchResult, calibration: Calibration, batch: int, roles: Roles, judged: Probes, labels: LabelJudge | None
+) -> SearchedPlan:
     graph = builder.graph
     integer = result.integer or result.fastest  # if the budget left nothing, the plan is for users who want int8 in any case
     running = _running(builder, integer) if graph.target.is_here else set(integer)  # kernels of other machines cannot be asked here
     reasons = {**graph.not_quantizable, **result.reasons}
     no_kernel = "onnxruntime has no integer kernel for it here"
+    error = builder.standard_error_db(integer, judged)
     return SearchedPlan(
         target=graph.target.name,
         formats=graph.target.formats,
@@ -215,12 +197,14 @@ def _plan(builder: VariantBuilder, result: SearchResult, calibration: Calibratio
         calibration_images=calibration.images,
         calibration_sha256=calibration.sha256,
         batch=batch,
-        sqnr_db=_rounded(builder.sqnr_db(integer)),
-        sqnr_elsewhere=_sqnr_elsewhere(builder, integer, probed),
+        sqnr_db=_rounded(builder.sqnr_db_on(integer, judged)),
+        sqnr_error_db=None if error is None else _rounded(error),
+        sqnr_elsewhere=_sqnr_elsewhere(builder, integer, roles.chosen),
         findings=result.findings(graph.macs),
         agreement={name: round(share, 6) for name, share in builder.agreement(integer).items()},
-        probes=len(probed),
-        unseen=unseen,
+        probes=judged.images,
+        unseen=roles.unseen,
+        changes=None if labels is None else labels.changes(builder, integer, judged),
     )
 
 

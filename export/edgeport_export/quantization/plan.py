@@ -12,9 +12,13 @@ from edgeport_runtime import Bundle
 from edgeport_runtime.bundle import MANIFEST
 from edgeport_runtime.manifest import FORMAT, Selection, selection_of_format_1
 
+from .label_changes import LabelChanges
+
 SEAL = "sha256"
 RENAMED = {"limits": "ranges"}  # fields of format 1; its words about the decision are those of the selection
 ADDED = {"agreement", "probes", "unseen", "sqnr_elsewhere"}  # fields that the first plans of format 1 lack; they have no seal either, but their manifest does
+
+LATER = {"sqnr_error_db", "changes"}  # fields that the first plans of format 2 lack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +43,8 @@ class SearchedPlan:
     graph that the plan was made for. `calibration_images`: number of different ones. `batch`: the batch size that the plan was made for.
     `sqnr_db`: signal over error of the outputs at the contract's own size; `sqnr_elsewhere`: at other sizes, as "heightxwidth".
     `agreement`: of outputs of integers, the share of entries that are fp32's. `probes`: number of images that errors were measured on;
-    `unseen`: whether none of them was calibrated with.
+    `unseen`: whether none of them was calibrated with. `sqnr_error_db`: the standard error of `sqnr_db`, from leaving some of these images out; None
+    if there were too few. `changes`: for a classifier without truth, the labels that int8 changes on images that nothing was fitted to or chosen on.
     """
 
     target: str
@@ -59,6 +64,8 @@ class SearchedPlan:
     agreement: Mapping[str, float] = field(default_factory=dict)
     probes: int = 0
     unseen: bool = False
+    sqnr_error_db: float | None = None
+    changes: LabelChanges | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +101,7 @@ def plan_from_dict(data: Any) -> Plan:
         raise ExportError(f"this int8 plan has format {form!r}, and this edgeport reads up to {FORMAT}: upgrade edgeport, or make a new plan")
     current = _from_format_1(body) if form == 1 else {key: value for key, value in body.items() if key != "format"}
     names = {each.name for each in fields(Plan)}
-    missing, unknown = sorted(names - set(current) - (ADDED if form == 1 else set())), sorted(set(current) - names)
+    missing, unknown = sorted(names - set(current) - LATER - (ADDED if form == 1 else set())), sorted(set(current) - names)
     if missing or unknown:
         raise ExportError(f"this is no int8 plan of edgeport: missing {', '.join(missing) or 'nothing'}, unknown {', '.join(unknown) or 'nothing'}")
     if data.get(SEAL) != _seal(body) and (SEAL in data or form > 1):
@@ -106,6 +113,7 @@ def plan_from_dict(data: Any) -> Plan:
                 "integer": tuple(current["integer"]),
                 "ranges": {name: (float(low), float(high)) for name, (low, high) in current["ranges"].items()},
                 "findings": {name: Finding(**each) for name, each in current["findings"].items()},
+                "changes": LabelChanges(**current["changes"]) if current.get("changes") is not None else None,
                 "selection": Selection(**current["selection"]),
             }
         )

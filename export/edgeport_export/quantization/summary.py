@@ -47,12 +47,18 @@ def _figures(precision: str, size: int, latencies: Latencies, quality: QualityRe
         "load_ms": None if first is None or first.load_ms is None else round(first.load_ms, 1),
         "peak_mib": None if first is None or first.peak_bytes is None else round(first.peak_bytes / 2**20, 1),
         "quality": None if quality is None else quality.qualities[precision].value,
-        "changed_labels": None if quality is None else quality.changed.get(precision),
+        "changed_labels": _changed_labels(precision, quality, plan),
         "sqnr_db": None if plan is None else plan.sqnr_db,
         "sqnr_elsewhere_db": {} if plan is None else dict(plan.sqnr_elsewhere),
         "agreement": {} if plan is None else dict(plan.agreement),
         "integer_share": None if plan is None else plan.integer_share,
     }
+
+
+def _changed_labels(precision: str, quality: QualityReport | None, plan: Plan | None) -> int | None:
+    if quality is not None:
+        return quality.changed.get(precision)
+    return None if plan is None or plan.changes is None else plan.changes.clear_changed + plan.changes.close_changed
 
 
 def split_gain(latencies: Latencies, batch: int, precision: str) -> float | None:
@@ -87,11 +93,14 @@ def _warnings(latencies: Latencies, quality: QualityReport | None, plan: Plan | 
         found.append(f"the speed of int8 was not measured, because this machine is no {plan.target}")
     if quality is None:
         seen = "" if plan.unseen or not plan.probes else ", some of those that it was calibrated with"
-        found.append(f"there were no held-out images to evaluate int8 on: its distance from fp32 was measured on {plan.probes} images{seen}")
+        what = "its distance from fp32 was measured" if plan.changes is None else "its labels were compared with fp32's"
+        found.append(f"there were no held-out images to evaluate int8 on: {what} on {plan.probes} images{seen}")
     elif too_few_examples(quality.qualities["torch"], budget.max_drop):
         found.append(f"{quality.qualities['torch'].count} held-out images cannot tell a loss of {budget.max_drop:g} points, so int8 must stay near fp32, too")
     elif quality.outputs > 1 and metric_unit(quality.qualities["torch"].metric) is not None:
         found.append("the metric looks at the first output alone, so int8 must stay near fp32 in the others, too")
+    if plan.sqnr_error_db is not None and quality is None and plan.changes is None and abs(plan.sqnr_db - budget.sqnr_floor_db) < 2 * plan.sqnr_error_db:
+        found.append(f"int8's {plan.sqnr_db:.1f} dB are known to {plan.sqnr_error_db:.1f} dB only, so other images may decide otherwise")
     far = [f"{decibels:.1f} dB at {size}" for size, decibels in plan.sqnr_elsewhere.items() if decibels < budget.sqnr_floor_db]
     if far:
         found.append(f"int8 is further from fp32 at other sizes: {', '.join(far)}")

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 from numpy.typing import NDArray
 
@@ -24,6 +25,7 @@ from .qdq import candidates, preprocess, quantize
 from .targets import Target
 
 Names = frozenset[str]
+FOLDS, LEAST_FOLDS = 10, 3  # parts of the images, of which one is left out at a time
 KEPT_VARIANTS = 4  # the last ones, as models and files
 FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16)
 
@@ -74,6 +76,11 @@ class Probes:
     def __init__(self, graph: QuantizableGraph, arrays: Iterable[Arrays]) -> None:
         self.graph = graph
         self.arrays = list(arrays)
+
+    @property
+    def images(self) -> int:
+        """How many."""
+        return sum(len(next(iter(arrays.values()))) for arrays in self.arrays)
 
     @cached_property
     def expected(self) -> list[Arrays]:
@@ -161,6 +168,23 @@ class VariantBuilder:
         got = probes.outputs(self.model(integer))
         expected, parts = probes.expected, probes.parts
         return min(worst_sqnr_db([each[name] for each in expected], [each[name] for each in got], parts.get(name)) for name in expected[0])
+
+    def standard_error_db(self, integer: Names, probes: Probes) -> float | None:
+        """How far `sqnr_db_on` would move with other images of the same kind: its standard error, by leaving out a part of them at a time (the
+        jackknife of Quenouille and Tukey). None with fewer than three parts, or if the error is none or infinite."""
+        got, expected, numbers = probes.outputs(self.model(integer)), probes.expected, probes.parts
+        count = min(FOLDS, len(expected))
+        if count < LEAST_FOLDS:
+            return None
+        found = []
+        for fold in range(count):
+            kept = [index for index in range(len(expected)) if index % count != fold]
+            apart = (
+                worst_sqnr_db([expected[i][name] for i in kept], [got[i][name] for i in kept], [numbers[name][i] for i in kept] if name in numbers else None)
+                for name in expected[0]
+            )
+            found.append(min(apart))
+        return float(np.sqrt((count - 1) * np.var(found))) if np.isfinite(found).all() else None
 
     def agreement(self, integer: Names) -> dict[str, float]:
         """For every output of integers, such as the classes of an argmax: the share of its entries, 0..1, that are the float graph's."""

@@ -9,6 +9,7 @@ from edgeport_export.errors import ExportError
 from edgeport_export.quantization.budget import Budget
 from edgeport_export.quantization.decision import Figures, decide
 from edgeport_export.quantization.int8_variant import MeasuredVariant
+from edgeport_export.quantization.label_changes import LabelChanges
 from edgeport_export.quantization.plan import Finding, Plan, SearchedPlan
 from edgeport_export.validation.quality import QualityReport
 from edgeport_runtime import Quality
@@ -106,6 +107,15 @@ def test_outputs_that_the_metric_does_not_see_are_held_to_the_floor() -> None:
     assert figures(far, quality=replace(judged(0.0, "my:own"), outputs=2), budget=budget).pays()  # which is given every output
 
 
+def changes(clear: int) -> LabelChanges:
+    return LabelChanges(images=120, clear=100, clear_changed=clear, close_changed=5)
+
+
+def test_the_reason_tells_the_labels_and_the_distance() -> None:
+    words = "it changes 0 of 100 clear labels (at most 3.7% at 95%) and 5 of 20 close ones; its outputs are 14.0 dB from fp32's"
+    assert figures(replace(PLAN, sqnr_db=14.0, changes=changes(0))).reason().endswith(words)
+
+
 def judged(drop: float, metric: str = "accuracy") -> QualityReport:
     values = {"torch": Quality(metric=metric, value=0.9, count=50), "int8": Quality(metric=metric, value=0.9 - drop, count=50)}
     return QualityReport(qualities=values, changed={"int8": 1}, non_tie_changes={"int8": 1})
@@ -151,6 +161,18 @@ def test_a_reason_is_never_longer_than_199_characters() -> None:
         (replace(PLAN, sqnr_elsewhere={"8x8": 26.5}), 2.0, None, Budget(), None),
         (PLAN, 2.0, None, Budget(sqnr_floor_db=41.0), None),
         (PLAN, 2.0, None, Budget(sqnr_floor_db=42.0), "its outputs are 41.3 dB from fp32's, and at least 42 dB are asked for"),
+        # without truth a classifier's clear labels decide, and not the floor
+        (replace(PLAN, sqnr_db=5.0, changes=changes(0)), 2.0, None, Budget(), None),
+        (replace(PLAN, changes=changes(1)), 2.0, None, Budget(max_changed=1.0), None),
+        (replace(PLAN, changes=changes(2)), 2.0, None, Budget(max_changed=2.0), None),
+        (
+            replace(PLAN, changes=changes(2)),
+            2.0,
+            None,
+            Budget(max_changed=1.9),
+            "it changes 2 of 100 clear labels (at most 7.0% at 95%) and 5 of 20 close ones, and 1.9% may change",
+        ),
+        (replace(PLAN, changes=changes(2)), 2.0, judged(0.0, "psnr_db"), Budget(), None),
         (replace(PLAN, sqnr_db=float("nan")), 2.0, None, Budget(), "its outputs are nan dB from fp32's, and at least 30 dB are asked for"),
         (PLAN, 2.0, judged(float("nan")), Budget(), "it loses nan points of accuracy on 50 held-out images, and 0.5 are allowed"),
     ],

@@ -18,11 +18,12 @@ from edgeport_export.benchmark.runner import EngineSpec, LatencyStats
 from edgeport_export.errors import NoIntegerProducts
 from edgeport_export.quantization.budget import Budget
 from edgeport_export.quantization.decision import decide
-from edgeport_export.quantization.int8_variant import Int8Settings, MeasuredVariant, Measuring, calibration_sample, int8_unsupported_reason, make_int8_variant
+from edgeport_export.quantization.image_roles import Images
+from edgeport_export.quantization.int8_variant import Int8Settings, MeasuredVariant, Measuring, int8_unsupported_reason, make_int8_variant
 from edgeport_export.quantization.plan import Plan, read_plan
 from edgeport_export.quantization.targets import TARGETS, find_target
 from edgeport_export.tracing.exporter import trace
-from edgeport_runtime import Bundle, Contract, Example, Output, load
+from edgeport_runtime import Bundle, Contract, Output, load
 from edgeport_runtime.manifest import Selection
 
 pytestmark = pytest.mark.usefixtures("fixed_latencies")
@@ -48,7 +49,7 @@ def measured(traced: onnx.ModelProto, tiny: ModuleType, class_contract: Contract
     def made(latencies: Callable[..., dict[str, LatencyStats]], threads: int = 1, plan: Plan | None = None, target: str = HERE) -> MeasuredVariant:
         settings = Int8Settings(target=TARGETS[target], budget=Budget(), batch=8, plan=plan)
         measuring = Measuring(benchmark=latencies, pair_timer=runner.PairTimer, threads=lambda: threads)
-        return make_int8_variant(traced, class_contract, settings, tiny.brightness_examples(24, seed=2), None, measuring, lambda *_: None)
+        return make_int8_variant(traced, class_contract, settings, Images(sample=tiny.brightness_examples(24, seed=2)), None, measuring, lambda *_: None)
 
     return made
 
@@ -144,7 +145,7 @@ def test_a_network_without_integer_products_says_why(class_contract: Contract, t
     settings = Int8Settings(target=TARGETS[HERE], budget=Budget(), batch=8)
     traced = trace(Means(), class_contract).model
     with pytest.raises(NoIntegerProducts, match="no product of this network can run as integers, so there is no int8 variant of it"):
-        make_int8_variant(traced, class_contract, settings, tiny.brightness_examples(8, seed=0), None, Measuring(), lambda *_: None)
+        make_int8_variant(traced, class_contract, settings, Images(sample=tiny.brightness_examples(8, seed=0)), None, Measuring(), lambda *_: None)
 
 
 def test_split_batches_are_kept_in_the_bundle_and_replayed(make_bundle: Make, promised: Promised, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,9 +239,23 @@ def test_contracts_that_int8_cannot_be_made_for(change: Callable[[Contract], Con
     assert reason in found if reason else not found
 
 
-def test_a_sample_is_even_ordered_and_repeatable() -> None:
-    examples = [Example(source=f"{i}.png", truth=0) for i in range(50)]
-    sample = calibration_sample(examples, 10)
-    assert len(sample) == 10 and sample == calibration_sample(examples, 10)
-    assert [examples.index(e) for e in sample] == sorted(examples.index(e) for e in sample)
-    assert calibration_sample(examples, 100) == examples
+def test_labels_decide_for_a_classifier_without_truth(make_bundle: Make, tiny: ModuleType, tmp_path: Path) -> None:
+    """Dark and bright are told apart surely, so no label changes, however far the logits are from fp32's by a floor that nothing reaches."""
+    images = tiny.brightness_examples(120, seed=2)
+    out = make_bundle(tmp_path / "b", calibration=images, held_out=(), options=ExportOptions(sqnr_floor_db=200.0, calibration_images=100))
+    plan, manifest, evidence = read_plan(out), Bundle(out).manifest, Bundle(out).evidence()
+    assert plan.changes is not None and (plan.calibration_images, plan.probes, plan.unseen) == (80, 32, True)  # of 20 held back and 20 spare, 8 are probes
+    fp32, int8 = (load(out, precision=each).batch([each.source for each in images]) for each in ("fp32", "int8"))
+    assert plan.changes.clear >= 30 and plan.changes.clear_changed == 0
+    assert sum(a.index != b.index for a, b in zip(fp32, int8, strict=True)) <= 2  # close ones
+    assert manifest.auto.precision == "int8" and f"it changes 0 of {plan.changes.clear} clear labels" in manifest.auto.reason
+    assert evidence["summary"]["variants"]["int8"]["changed_labels"] == plan.changes.close_changed
+    assert any("its labels were compared with fp32's on 32 images" in each for each in evidence["summary"]["warnings"])
+    again = make_bundle(tmp_path / "again", calibration=images, held_out=(), options=ExportOptions(plan=plan, sqnr_floor_db=200.0))
+    assert read_plan(again) == plan
+
+
+def test_few_images_are_held_to_the_floor(make_bundle: Make, tiny: ModuleType, tmp_path: Path) -> None:
+    out = make_bundle(tmp_path / "b", calibration=tiny.brightness_examples(60, seed=2), held_out=(), options=ExportOptions(sqnr_floor_db=200.0))
+    plan = read_plan(out) if Bundle(out).manifest.auto.precision == "int8" else None
+    assert plan is None and "dB from fp32's, and at least 200 dB are asked for" in Bundle(out).manifest.auto.reason

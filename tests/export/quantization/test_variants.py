@@ -99,6 +99,16 @@ def builder(quantizable: Quantizable, tiny: ModuleType, class_contract: Contract
         yield made
 
 
+def test_the_standard_error_is_the_jackknifes(builder: VariantBuilder, tiny: ModuleType) -> None:
+    """Held to leaving one array out at a time by hand; 16 images come in four arrays."""
+    everything, given = frozenset(builder.graph.quantizable), builder.probes.arrays
+    apart = [builder.sqnr_db_on(everything, Probes(builder.graph, [each for each in given if each is not left_out])) for left_out in given]
+    mean = sum(apart) / 4
+    assert builder.standard_error_db(everything, builder.probes) == pytest.approx((3 / 4 * sum((each - mean) ** 2 for each in apart)) ** 0.5)
+    assert builder.standard_error_db(everything, Probes(builder.graph, given[:2])) is None and builder.probes.images == 16
+    assert builder.standard_error_db(frozenset(), builder.probes) is None  # no error at all
+
+
 def test_a_variant_is_made_once(builder: VariantBuilder, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[frozenset[str]] = []
     quantize = variants.quantize

@@ -1,0 +1,73 @@
+from collections.abc import Callable
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from edgeport_export.quantization import image_roles
+from edgeport_export.quantization.image_roles import Images, LabelJudge, calibration_sample, probes_of, roles_of, spread
+from edgeport_export.quantization.variants import QuantizableGraph
+from edgeport_runtime import Contract, Example
+
+
+def examples(count: int) -> list[Example]:
+    return [Example(source=f"{index}.png", truth=0) for index in range(count)]
+
+
+def test_a_sample_is_even_ordered_and_repeatable() -> None:
+    given = examples(50)
+    images = calibration_sample(given, 10)
+    assert len(images.sample) == 10 and images == calibration_sample(given, 10)
+    assert [given.index(each) for each in images.sample] == sorted(given.index(each) for each in images.sample)
+    assert sorted([*images.sample, *images.spare], key=given.index) == given and len(images.spare) == 40
+    assert calibration_sample(given, 100) == Images(sample=given)
+
+
+@pytest.mark.parametrize(
+    ("sample", "spare", "fitted", "chosen", "judged", "unseen"),
+    [
+        (100, 0, 80, 8, 12, True),  # 20 are held back, 8 of them choose
+        (100, 50, 80, 8, 62, True),
+        (20, 0, 16, 4, 4, True),  # the same four choose and judge
+        (19, 0, 19, 8, 8, False),  # of so few none is held back
+        (19, 3, 19, 8, 8, False),
+        (19, 4, 19, 8, 4, True),
+        (3, 0, 3, 3, 3, False),
+    ],
+)
+def test_no_image_does_two_things_if_there_are_enough(sample: int, spare: int, fitted: int, chosen: int, judged: int, unseen: bool) -> None:
+    given = examples(sample + spare)
+    roles = roles_of(Images(sample=given[:sample], spare=given[sample:]), None)
+    assert [len(each) for each in (roles.fitted, roles.chosen, roles.judged)] == [fitted, chosen, judged] and roles.unseen == unseen
+    names = [{each.source for each in part} for part in (roles.fitted, roles.chosen, roles.judged)]
+    assert not unseen or not names[0] & names[2]
+    assert not names[1] & names[2] or names[1] == names[2]
+
+
+def test_with_truth_the_held_out_images_decide_and_all_others_are_fitted_to() -> None:
+    roles = roles_of(Images(sample=examples(100), spare=examples(9)), examples(40))
+    assert (len(roles.fitted), len(roles.chosen), len(roles.audited), roles.unseen) == (100, 8, 32, False) and roles.judged == roles.chosen
+
+
+def test_images_are_taken_from_the_whole_list() -> None:
+    given = examples(10)
+    assert [each.source for each in spread(given, 4)] == ["0.png", "3.png", "6.png", "9.png"] and spread(given, 99) == given
+
+
+def test_large_outputs_are_judged_by_fewer_images(
+    quantizable: Callable[..., QuantizableGraph], tiny: ModuleType, class_contract: Contract, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph, given = quantizable(tiny.trained_classifier(), class_contract), tiny.brightness_examples(60, seed=1)
+    roles = roles_of(Images(sample=given[:20], spare=given[20:]), None)
+    probes = probes_of(graph, roles.chosen)
+    assert len(roles.judged_within(probes)) == 40
+    monkeypatch.setattr(image_roles, "JUDGED_BYTES", 4 * int(np.prod(probes.expected[0]["logits"].shape[1:])) * 20)
+    assert len(roles.judged_within(probes)) == 20
+    monkeypatch.setattr(image_roles, "JUDGED_BYTES", 1)
+    assert len(roles.judged_within(probes)) == 8
+
+
+def test_labels_judge_if_there_are_enough_clear_ones(quantizable: Callable[..., QuantizableGraph], tiny: ModuleType, class_contract: Contract) -> None:
+    graph, given = quantizable(tiny.trained_classifier(), class_contract), tiny.brightness_examples(120, seed=1)
+    assert LabelJudge.of(graph, given[:60], given[60:]) is not None
+    assert LabelJudge.of(graph, given[:60], given[60:85]) is None and LabelJudge.of(graph, given[:25], given[25:]) is None
