@@ -152,7 +152,7 @@ def _int8_in_words(prepared: PreparedExport, wanted: bool, refusal: str | None) 
     if refusal is not None or not wanted:
         return refusal or "none, because no calibration images were given"
     given, used = len(prepared.calibration), min(len(prepared.calibration), prepared.options.calibration_images)
-    judge = f"{len(prepared.held_out)} others, with their truth, judge it" if prepared.held_out else "none judge it, so its distance from fp32 decides"
+    judge = f"{len(prepared.held_out)} others, with their truth, judge it" if prepared.held_out else "no truth judges it, so its nearness to fp32 decides"
     return f"calibrated with {used} of {given} images{' of ' + prepared.facts['calibration'] if 'calibration' in prepared.facts else ''}; {judge}"
 
 

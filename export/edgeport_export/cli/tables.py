@@ -66,5 +66,5 @@ def summary_lines(summary: Mapping[str, Any]) -> Iterator[str]:
 def images_line(images: Mapping[str, int]) -> Iterator[str]:
     """How many images did what; nothing if there were none."""
     if images["calibration"] or images["held_out"]:
-        judges = f"{images['held_out']} others judged it" if images["held_out"] else "none were held out to judge it, so its distance from fp32 did"
+        judges = f"{images['held_out']} others judged it" if images["held_out"] else "no truth judged it, so its nearness to fp32 did"
         yield f"images: {images['calibration']} of {images['given']} calibrated int8, {judges}"
