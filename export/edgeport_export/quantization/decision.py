@@ -93,7 +93,7 @@ class Figures:
         if (changes := self._changes) is not None:
             return f"it {changes}, and {budget.max_changed:g}% may change" if changes.percent > budget.max_changed else None
         if not self._metric_is_sufficient() and not plan.sqnr_db >= budget.sqnr_floor_db:
-            return f"its outputs are {plan.sqnr_db:.1f} dB from fp32's, and at least {budget.sqnr_floor_db:g} dB are asked for"
+            return f"{self._distance()}, and at least {budget.sqnr_floor_db:g} dB are asked for"
         return None
 
     def _metric_is_sufficient(self) -> bool:
@@ -104,6 +104,11 @@ class Figures:
     def _changes(self) -> LabelChanges | None:
         """The labels that decide because there is no truth; None if something else decides."""
         return self.plan.changes if self.quality is None else None
+
+    def _distance(self) -> str:
+        error = self.plan.sqnr_error_db
+        sure = "" if error is None else f" (± {2 * error:.1f} with other images)"
+        return f"its outputs are {self.plan.sqnr_db:.1f} dB from fp32's{sure}"
 
     def _slower_alone(self) -> bool:
         alone = self.latencies.get(1)
@@ -118,9 +123,9 @@ class Figures:
 
     def _loss(self) -> str:
         if self._changes is not None:
-            return f"it {self._changes}; its outputs are {self.plan.sqnr_db:.1f} dB from fp32's"
+            return f"it {self._changes}; {self._distance()}"
         if self.quality is None:
-            return f"its outputs are {self.plan.sqnr_db:.1f} dB from fp32's"
+            return self._distance()
         before = self.quality.qualities["torch"]
         units = {"accuracy": "points of accuracy", "psnr_db": "dB of PSNR", "mean_iou": "points of mean IoU"}
         lost, name = self.quality.drop("int8"), units.get(before.metric, f"of {before.metric}")

@@ -21,6 +21,7 @@ JUDGED, JUDGED_BYTES = 256, 2**27  # images at most that judge, and memory for t
 AUDITED = 32  # held-out images whose activations are examined for clipping
 HELD_BACK = 5  # without truth, one of so many calibration images is held back
 LEAST_HELD = 4  # of which there must be so many
+LEAST_JUDGED = 16  # images that judge and do nothing else: of four that happened to look alike nothing could be told
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +70,7 @@ def roles_of(images: Images, held_out: Sequence[Example] | None) -> Roles:
     fitted = [each for index, each in enumerate(sample) if index % HELD_BACK] if held else sample
     probed = spread(held or sample, PROBES)
     left = [each for each in [*held, *images.spare] if all(each is not other for other in probed)]
-    judged = left if len(left) >= LEAST_HELD else probed
+    judged = left if len(left) >= LEAST_JUDGED else probed
     return Roles(fitted=fitted, chosen=probed, judged=judged, audited=spread(held, AUDITED), unseen=bool(held) or judged is left)
 
 

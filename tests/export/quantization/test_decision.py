@@ -159,6 +159,13 @@ def test_a_reason_is_never_longer_than_199_characters() -> None:
         (replace(PLAN, sqnr_db=29.9), 2.0, judged(0.0), Budget(max_drop=2.0), None),
         (replace(PLAN, sqnr_db=29.9), 2.0, judged(0.0, "psnr_db"), Budget(), None),
         (replace(PLAN, sqnr_elsewhere={"8x8": 26.5}), 2.0, None, Budget(), None),
+        (
+            replace(PLAN, sqnr_db=29.9, sqnr_error_db=0.42),
+            2.0,
+            None,
+            Budget(),
+            "its outputs are 29.9 dB from fp32's (± 0.8 with other images), and at least 30 dB are asked for",
+        ),
         (PLAN, 2.0, None, Budget(sqnr_floor_db=41.0), None),
         (PLAN, 2.0, None, Budget(sqnr_floor_db=42.0), "its outputs are 41.3 dB from fp32's, and at least 42 dB are asked for"),
         # without truth a classifier's clear labels decide, and not the floor

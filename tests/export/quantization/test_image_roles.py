@@ -26,12 +26,13 @@ def test_a_sample_is_even_ordered_and_repeatable() -> None:
 @pytest.mark.parametrize(
     ("sample", "spare", "fitted", "chosen", "judged", "unseen"),
     [
-        (100, 0, 80, 8, 12, True),  # 20 are held back, 8 of them choose
+        (128, 0, 102, 8, 18, True),  # 26 are held back, 8 of them choose
         (100, 50, 80, 8, 62, True),
-        (20, 0, 16, 4, 4, True),  # the same four choose and judge
+        (100, 0, 80, 8, 8, True),  # 12 are too few to judge: the same eight choose and judge
+        (20, 0, 16, 4, 4, True),
         (19, 0, 19, 8, 8, False),  # of so few none is held back
-        (19, 3, 19, 8, 8, False),
-        (19, 4, 19, 8, 4, True),
+        (19, 15, 19, 8, 8, False),
+        (19, 16, 19, 8, 16, True),
         (3, 0, 3, 3, 3, False),
     ],
 )

@@ -1,5 +1,6 @@
 """The int8 variant, with latencies that are made up, so that what follows from them is known."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -257,5 +258,11 @@ def test_labels_decide_for_a_classifier_without_truth(make_bundle: Make, tiny: M
 
 def test_few_images_are_held_to_the_floor(make_bundle: Make, tiny: ModuleType, tmp_path: Path) -> None:
     out = make_bundle(tmp_path / "b", calibration=tiny.brightness_examples(60, seed=2), held_out=(), options=ExportOptions(sqnr_floor_db=200.0))
-    plan = read_plan(out) if Bundle(out).manifest.auto.precision == "int8" else None
-    assert plan is None and "dB from fp32's, and at least 200 dB are asked for" in Bundle(out).manifest.auto.reason
+    assert "dB from fp32's, and at least 200 dB are asked for" in Bundle(out).manifest.auto.reason
+
+
+def test_a_distance_is_told_with_its_uncertainty(make_bundle: Make, tiny: ModuleType, tmp_path: Path) -> None:
+    images = tiny.brightness_examples(60, seed=2)
+    out = make_bundle(tmp_path / "b", calibration=images, held_out=(), options=ExportOptions(sqnr_floor_db=200.0, calibration_images=30))
+    reason = Bundle(out).manifest.auto.reason
+    assert re.search(r"its outputs are [3-6]\d\.\d dB from fp32's .± \d\.\d with other images., and at least 200 dB are asked for", reason), reason
