@@ -123,7 +123,7 @@ class Figures:
 
     def _loss(self) -> str:
         if self._changes is not None:
-            return f"it {self._changes}; {self._distance()}"
+            return f"it {self._changes}; its outputs are {self.plan.sqnr_db:.1f} dB from fp32's"
         if self.quality is None:
             return self._distance()
         before = self.quality.qualities["torch"]

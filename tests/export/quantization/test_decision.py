@@ -113,7 +113,7 @@ def changes(clear: int) -> LabelChanges:
 
 def test_the_reason_tells_the_labels_and_the_distance() -> None:
     words = "it changes 0 of 100 clear labels (at most 3.7% at 95%) and 5 of 20 close ones; its outputs are 14.0 dB from fp32's"
-    assert figures(replace(PLAN, sqnr_db=14.0, changes=changes(0))).reason().endswith(words)
+    assert figures(replace(PLAN, sqnr_db=14.0, sqnr_error_db=0.4, changes=changes(0))).reason().endswith(words)
 
 
 def judged(drop: float, metric: str = "accuracy") -> QualityReport:
