@@ -3,9 +3,13 @@
 import difflib
 import importlib
 import math
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import torch
 import torchvision
@@ -18,6 +22,8 @@ from edgeport_runtime.errors import first_line
 from .network.contracts import ImageTask, pixels_of_weights
 
 LIBRARIES = ("timm", "torchvision")
+CONNECTING_SECONDS = 3.0
+PORTS = {"http": 80, "https": 443}
 SEED = 0  # of random weights, so that `verify` finds the same
 REFUSED = {
     "detection": "detectors end in a suppression of boxes, which edgeport does not export",
@@ -53,6 +59,25 @@ def _downloaded(name: str, make: Callable[[], nn.Module], download: bool) -> nn.
         ) from error
 
 
+@contextmanager
+def _hub_asked_once() -> Iterator[None]:
+    """Keep timm's hub from asking again and again for 50 seconds if it cannot be reached: what it has stored is taken, or nothing.
+
+    Behind a proxy the hub is left to find out by itself.
+    """
+    hub: Any = importlib.import_module("huggingface_hub.constants")
+    before, host = hub.HF_HUB_OFFLINE, urlsplit(hub.ENDPOINT)
+    try:
+        if not getproxies():
+            socket.create_connection((host.hostname or "", host.port or PORTS.get(host.scheme, 443)), timeout=CONNECTING_SECONDS).close()
+    except OSError:
+        hub.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        hub.HF_HUB_OFFLINE = before
+
+
 def _such_as(model: str, names: list[str]) -> str:
     near = difflib.get_close_matches(model, names)
     return f"; it has {', '.join(near)}" if near else ""
@@ -66,7 +91,8 @@ def _timm(name: str, model: str, classes: int | None, download: bool) -> tuple[n
     if not timm.is_model(model):
         raise NetworkError(f"{name}: timm {timm.__version__} has no such network{_such_as(model, timm.list_models())}")
     size = {} if classes is None else {"num_classes": classes}
-    network = _downloaded(name, lambda: timm.create_model(model, pretrained=download, **size), download)
+    with _hub_asked_once() if download else nullcontext():
+        network = _downloaded(name, lambda: timm.create_model(model, pretrained=download, **size), download)
     return network.eval(), ImageTask(task="classification", pixels=_timm_pixels(name, timm.data.resolve_model_data_config(network)))
 
 

@@ -1,4 +1,6 @@
+import importlib
 import re
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import torchvision
 from PIL import Image
 from torch import nn
 
-from edgeport_export import load_factory
+from edgeport_export import load_factory, model_libraries
 from edgeport_export.model_libraries import _timm_pixels, is_library_name, library_model
 from edgeport_models import NetworkError
 from edgeport_runtime.images import prepare
@@ -66,6 +68,24 @@ def test_weights_that_cannot_be_downloaded(library: str, module: Any, monkeypatc
     words = r"resnet18: its weights could not be downloaded \(OSError: .*\); give a file with --checkpoint, or try the export with --random-weights"
     with pytest.raises(NetworkError, match=words):
         load_factory(f"{library}:resnet18", None, None)
+
+
+@pytest.mark.parametrize("reached", [True, False])
+def test_a_hub_that_cannot_be_reached_is_asked_once(reached: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    constants, asked = importlib.import_module("huggingface_hub.constants"), []
+
+    def connect(address: tuple[str, int], timeout: float) -> socket.socket:
+        asked.append((address[1], timeout))
+        if not reached:
+            raise OSError("[Errno -2] Name or service not known")
+        return socket.socket()
+
+    monkeypatch.setattr(socket, "create_connection", connect)
+    monkeypatch.setattr(model_libraries, "getproxies", dict)
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: pytest.fail(f"offline: {constants.HF_HUB_OFFLINE}"))
+    with pytest.raises(pytest.fail.Exception, match=f"offline: {not reached}"):
+        load_factory("timm:resnet18", None, None)
+    assert asked == [(443, 3.0)] and constants.HF_HUB_OFFLINE is False
 
 
 @pytest.mark.parametrize(
