@@ -43,19 +43,20 @@ def calibration_sample(examples: Sequence[Example], most: int, seed: int = 0) ->
 
 @dataclass(frozen=True, kw_only=True)
 class Roles:
-    """`fitted`: calibrated with. `chosen`: variants are compared on these. `judged`: the last word. `audited`: looked at for clipping.
+    """`fitted`: calibrated with. `chosen`: variants are compared on these. `judged`: the last word; None if that is left to those that chose.
 
-    `unseen`: whether nothing was fitted to those that judge.
+    `audited`: looked at for clipping. `unseen`: whether nothing was fitted to those that judge.
     """
 
     fitted: Sequence[Example]
     chosen: Sequence[Example]
-    judged: Sequence[Example]
+    judged: Sequence[Example] | None
     audited: Sequence[Example]
     unseen: bool
 
     def judged_within(self, probes: Probes) -> list[Example]:
         """As many of `judged` as their outputs fit into JUDGED_BYTES. `probes`: those of `chosen`, which tell how large an output is."""
+        assert self.judged is not None
         largest = max(sum(each.nbytes for each in outputs.values()) / len(next(iter(outputs.values()))) for outputs in probes.expected)
         return spread(self.judged, max(PROBES, min(JUDGED, int(JUDGED_BYTES / max(1.0, largest)))))
 
@@ -65,13 +66,13 @@ def roles_of(images: Images, held_out: Sequence[Example] | None) -> Roles:
     sample = list(images.sample)
     if held_out is not None:
         probed = spread(sample, PROBES)
-        return Roles(fitted=sample, chosen=probed, judged=probed, audited=spread(held_out, AUDITED), unseen=False)
+        return Roles(fitted=sample, chosen=probed, judged=None, audited=spread(held_out, AUDITED), unseen=False)
     held = sample[::HELD_BACK] if len(sample) >= HELD_BACK * LEAST_HELD else []
     fitted = [each for index, each in enumerate(sample) if index % HELD_BACK] if held else sample
     probed = spread(held or sample, PROBES)
     left = [each for each in [*held, *images.spare] if all(each is not other for other in probed)]
-    judged = left if len(left) >= LEAST_JUDGED else probed
-    return Roles(fitted=fitted, chosen=probed, judged=judged, audited=spread(held, AUDITED), unseen=bool(held) or judged is left)
+    judged = left if len(left) >= LEAST_JUDGED else None
+    return Roles(fitted=fitted, chosen=probed, judged=judged, audited=spread(held, AUDITED), unseen=bool(held) or judged is not None)
 
 
 def spread(examples: Sequence[Example], most: int) -> list[Example]:
@@ -93,12 +94,12 @@ class LabelJudge:
     judged: Probes
 
     @classmethod
-    def of(cls, graph: QuantizableGraph, fitted: Sequence[Example], judged: Sequence[Example]) -> "LabelJudge | None":
+    def of(cls, graph: QuantizableGraph, fitted: Sequence[Example], judged: Probes) -> "LabelJudge | None":
         """None if there are no labels, other outputs beside them, or too few clear ones on either side."""
         contract = graph.contract
         if not find_task(contract.task).answers_are_labels or len(contract.outputs) > 1:
             return None
-        found = cls(output=contract.outputs[0].name, chosen=probes_of(graph, fitted), judged=probes_of(graph, judged))
+        found = cls(output=contract.outputs[0].name, chosen=probes_of(graph, fitted), judged=judged)
         enough = all(clear_labels([each[found.output] for each in probes.expected]).sum() >= LEAST_CLEAR for probes in (found.chosen, found.judged))
         return found if enough else None
 

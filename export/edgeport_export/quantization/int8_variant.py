@@ -144,7 +144,7 @@ def _searched(
     values = observed_values(graph.model, graph.target)
     calibration = calibrate(graph.model, values, graph.contract, roles.fitted, counter(progress, "calibrating int8", len(roles.fitted)))
     probes = probes_of(graph, roles.chosen)
-    judged = roles.judged_within(probes)
+    judged = probes if roles.judged is None else probes_of(graph, roles.judged_within(probes))
     builder = closest_ranges(stack, graph, calibration, probes, progress)
     timer = stack.enter_context(measuring.pair_timer(batch=_search_batch(builder, settings.batch, measuring))) if settings.target.is_here else None
     budget, labels = settings.budget, LabelJudge.of(graph, roles.fitted, judged) if evaluator is None and roles.unseen else None
@@ -153,7 +153,7 @@ def _searched(
     ranges = {name: pair for name, pair in builder.ranges.items() if np.isfinite(pair).all()}
     progress("auditing what clips", 0, 1)
     clipped = [asdict(each) for each in clipping(graph.model, ranges, graph.contract, roles.audited)] if roles.audited else None
-    plan = _plan(builder, result, calibration, settings.batch, roles, probes_of(graph, judged) if labels is None else labels.judged, labels)
+    plan = _plan(builder, result, calibration, settings.batch, roles, judged, labels)
     return plan, {"clipped": clipped, "clipping_images": len(roles.audited), "ranges": builder.method}, builder
 
 
@@ -184,7 +184,7 @@ def _plan(
     running = _running(builder, integer) if graph.target.is_here else set(integer)  # kernels of other machines cannot be asked here
     reasons = {**graph.not_quantizable, **result.reasons}
     no_kernel = "onnxruntime has no integer kernel for it here"
-    error = builder.standard_error_db(integer, judged)
+    decibels, error = builder.sqnr_and_error_db(integer, judged)
     return SearchedPlan(
         target=graph.target.name,
         formats=graph.target.formats,
@@ -197,7 +197,7 @@ def _plan(
         calibration_images=calibration.images,
         calibration_sha256=calibration.sha256,
         batch=batch,
-        sqnr_db=_rounded(builder.sqnr_db_on(integer, judged)),
+        sqnr_db=_rounded(decibels),
         sqnr_error_db=None if error is None else _rounded(error),
         sqnr_elsewhere=_sqnr_elsewhere(builder, integer, roles.chosen),
         findings=result.findings(graph.macs),

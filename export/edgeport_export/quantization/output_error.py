@@ -25,17 +25,13 @@ def agreement(expected: Sequence[NDArray[Any]], got: Sequence[NDArray[Any]]) -> 
     return same / max(1, sum(each.size for each in expected))
 
 
-def sqnr_db(expected: Sequence[NDArray[Any]], got: Sequence[NDArray[Any]]) -> float:
-    """Signal over error, in dB. Each list: (N, …), images along the first axis.
+def sqnr_db(expected: Sequence[NDArray[Any]], got: Sequence[NDArray[Any]], parts: Sequence[NDArray[Any]] | None = None) -> float:
+    """Signal over error, in dB. Each list: (N, …), images along the first axis. `parts`: for each array the number of each value's part, if there are
+    several; the worst group of parts of like scale counts.
 
     The signal is what differs from image to image: a constant part, such as the bias of a depth in meters, would hide any error. If a size
     occurs once, the signal is what differs from the output's mean. An error that is no number counts as infinite; so does another size.
     """
-    return worst_sqnr_db(expected, got, None)
-
-
-def worst_sqnr_db(expected: Sequence[NDArray[Any]], got: Sequence[NDArray[Any]], parts: Sequence[NDArray[Any]] | None) -> float:
-    """`sqnr_db` of the worst group of parts of like scale. `parts`: for each array the number of each value's part; None if all are one."""
     if any(a.shape != b.shape for a, b in zip(expected, got, strict=True)):
         return float("-inf")
     signals = [np.square(each).ravel() for each in _varying(expected)]

@@ -66,13 +66,12 @@ def preprocess(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def candidates(editor: GraphEditor, target: Target) -> tuple[list[str], dict[str, str]]:
     """Names of the products that can be quantized, in the graph's order; and of those that never are, with the reason. Rule 1."""
-    types = {each.name: each.type.tensor_type.elem_type for each in editor.graph.value_info}
     branching = any(each.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for node in editor.nodes for each in node.attribute)
     quantizable, not_quantizable = [], {}
     for node in [each for each in editor.nodes if each.op_type in PRODUCTS]:
         if branching:
             not_quantizable[node.name] = "the graph branches or loops while it runs, and the quantizer does not look inside"
-        elif types.get(node.output[0], onnx.TensorProto.FLOAT) != onnx.TensorProto.FLOAT:
+        elif editor.types.get(node.output[0], onnx.TensorProto.FLOAT) != onnx.TensorProto.FLOAT:
             not_quantizable[node.name] = "computed in another type than float32"
         elif reason := _refusal(editor, node, target):
             not_quantizable[node.name] = reason

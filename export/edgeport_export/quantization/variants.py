@@ -20,7 +20,7 @@ from edgeport_runtime.engine import Arrays
 from edgeport_runtime.timing import example_inputs
 
 from .macs import count_macs
-from .output_error import agreement, with_parts, worst_sqnr_db
+from .output_error import agreement, sqnr_db, with_parts
 from .qdq import candidates, preprocess, quantize
 from .targets import Target
 
@@ -94,6 +94,14 @@ class Probes:
         found = self.outputs(model, names) if names else []
         return {name: [each[name] for each in found] for name in names}
 
+    def sqnr_db(self, got: Sequence[Arrays], kept: Sequence[int] | None = None) -> float:
+        """Signal over error of another graph's outputs. `kept`: indices of the runs that count, all if left out."""
+        runs = range(len(got)) if kept is None else kept
+        numbers = {name: [values[index] for index in runs] for name, values in self.parts.items()}
+        return min(
+            sqnr_db([self.expected[index][name] for index in runs], [got[index][name] for index in runs], numbers.get(name)) for name in self.expected[0]
+        )
+
     def outputs(self, model: onnx.ModelProto, names: Sequence[str] = ()) -> list[Arrays]:
         """A model's outputs of these names for each probe; without names, all that are floats."""
         session: Any = open_session(model.SerializeToString(), self.graph.target.session)
@@ -164,27 +172,16 @@ class VariantBuilder:
 
     def sqnr_db_on(self, integer: Names, probes: Probes) -> float:
         """The same on other probes."""
-        got = probes.outputs(self.model(integer))
-        got = probes.outputs(self.model(integer))
-        expected, parts = probes.expected, probes.parts
-        return min(worst_sqnr_db([each[name] for each in expected], [each[name] for each in got], parts.get(name)) for name in expected[0])
+        return probes.sqnr_db(probes.outputs(self.model(integer)))
 
-    def standard_error_db(self, integer: Names, probes: Probes) -> float | None:
-        """How far `sqnr_db_on` would move with other images of the same kind: its standard error, by leaving out a part of them at a time (the
-        jackknife of Quenouille and Tukey). None with fewer than three parts, or if the error is none or infinite."""
-        got, expected, numbers = probes.outputs(self.model(integer)), probes.expected, probes.parts
-        count = min(FOLDS, len(expected))
-        if count < LEAST_FOLDS:
-            return None
-        found = []
-        for fold in range(count):
-            kept = [index for index in range(len(expected)) if index % count != fold]
-            apart = (
-                worst_sqnr_db([expected[i][name] for i in kept], [got[i][name] for i in kept], [numbers[name][i] for i in kept] if name in numbers else None)
-                for name in expected[0]
-            )
-            found.append(min(apart))
-        return float(np.sqrt((count - 1) * np.var(found))) if np.isfinite(found).all() else None
+    def sqnr_and_error_db(self, integer: Names, probes: Probes) -> tuple[float, float | None]:
+        """The same, and its standard error: how far it would move with other images of the same kind, by leaving out a part of them at a time (the
+        jackknife of Quenouille and Tukey). None with fewer than LEAST_FOLDS parts, or if a part alone has no error or an infinite one."""
+        got = probes.outputs(self.model(integer))
+        count = min(FOLDS, len(got))
+        folds = [[index for index in range(len(got)) if index % count != fold] for fold in range(count)]
+        found = [probes.sqnr_db(got, kept) for kept in folds] if count >= LEAST_FOLDS else [np.inf]
+        return probes.sqnr_db(got), float(np.sqrt((count - 1) * np.var(found))) if np.isfinite(found).all() else None
 
     def agreement(self, integer: Names) -> dict[str, float]:
         """For every output of integers, such as the classes of an argmax: the share of its entries, 0..1, that are the float graph's."""

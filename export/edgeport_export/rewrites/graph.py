@@ -81,6 +81,11 @@ class GraphEditor:
         return {each.name: each for each in self.graph.initializer}
 
     @cached_property
+    def types(self) -> dict[str, int]:
+        """Value -> its element type, as onnx.TensorProto numbers them, if the graph says it."""
+        return {each.name: each.type.tensor_type.elem_type for each in (*self.graph.value_info, *self.graph.input)}
+
+    @cached_property
     def dims(self) -> dict[str, Dims]:
         """Value -> its sizes, as numbers, names or "" for an unknown one, if the graph says how many axes it has."""
         values = (*self.graph.value_info, *self.graph.input, *self.graph.output)

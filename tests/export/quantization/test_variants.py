@@ -104,9 +104,10 @@ def test_the_standard_error_is_the_jackknifes(builder: VariantBuilder, tiny: Mod
     everything, given = frozenset(builder.graph.quantizable), builder.probes.arrays
     apart = [builder.sqnr_db_on(everything, Probes(builder.graph, [each for each in given if each is not left_out])) for left_out in given]
     mean = sum(apart) / 4
-    assert builder.standard_error_db(everything, builder.probes) == pytest.approx((3 / 4 * sum((each - mean) ** 2 for each in apart)) ** 0.5)
-    assert builder.standard_error_db(everything, Probes(builder.graph, given[:2])) is None and builder.probes.images == 16
-    assert builder.standard_error_db(frozenset(), builder.probes) is None  # no error at all
+    whole, error = builder.sqnr_and_error_db(everything, builder.probes)
+    assert whole == builder.sqnr_db(everything) and error == pytest.approx((3 / 4 * sum((each - mean) ** 2 for each in apart)) ** 0.5)
+    assert builder.sqnr_and_error_db(everything, Probes(builder.graph, given[:2]))[1] is None and builder.probes.images == 16
+    assert builder.sqnr_and_error_db(frozenset(), builder.probes) == (np.inf, None)
 
 
 def test_a_variant_is_made_once(builder: VariantBuilder, monkeypatch: pytest.MonkeyPatch) -> None:

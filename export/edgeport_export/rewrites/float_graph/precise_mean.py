@@ -38,8 +38,7 @@ def precise_mean(editor: GraphEditor, contract: Contract) -> PassResult:
 
 def _is_large(editor: GraphEditor, node: onnx.NodeProto, contract: Contract) -> bool:
     """Rule 1."""
-    types = {each.name: each.type.tensor_type.elem_type for each in (*editor.graph.value_info, *editor.graph.input)}
-    if len(node.input) < 2 or node.input[1] not in editor.constants or types.get(node.input[0]) != TensorProto.FLOAT:
+    if len(node.input) < 2 or node.input[1] not in editor.constants or editor.types.get(node.input[0]) != TensorProto.FLOAT:
         return False
     dims = [largest_size(dim, contract) for dim in editor.dims.get(node.input[0], ())]
     axes = sorted(int(axis) % len(dims) for axis in editor.array(node.input[1])) if dims else []

@@ -10,13 +10,14 @@ ReLU made, its answers were 280 times as far from float64 as PyTorch's, and netw
 3. Group normalization arrives as one long row for each group, made by a Reshape. It is cut at the width of the map that it was made of.
 """
 
+import math
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto
 
-from edgeport_export.rewrites.graph import Dims, GraphEditor, PassResult
+from edgeport_export.rewrites.graph import GraphEditor, PassResult
 from edgeport_export.rewrites.nodes import attributes
 from edgeport_runtime import Contract
 
@@ -48,21 +49,13 @@ def _map_of(editor: GraphEditor, node: onnx.NodeProto) -> str | None:
 
 def _is_large(editor: GraphEditor, node: onnx.NodeProto, source: str, contract: Contract) -> bool:
     """Rule 1."""
-    types = {each.name: each.type.tensor_type.elem_type for each in (*editor.graph.value_info, *editor.graph.input)}
-    if types.get(source) != TensorProto.FLOAT or not editor.are_constants(node.input[1:]):
+    if editor.types.get(source) != TensorProto.FLOAT or not editor.are_constants(node.input[1:]):
         return False
-    positions = _product(editor.dims[source][2:], contract)
+    channels, *sides = (largest_size(dim, contract) for dim in editor.dims[source][1:])
+    positions = math.prod(sides)  # 0 if a size is not known
     if source != node.input[0]:  # a group has several channels
-        positions *= _product(editor.dims[source][1:2], contract) // editor.array(node.input[1]).size
+        positions *= channels // editor.array(node.input[1]).size
     return positions == 0 or positions > LARGE
-
-
-def _product(dims: Dims, contract: Contract) -> int:
-    """0 if a size is not known."""
-    product = 1
-    for dim in dims:
-        product *= largest_size(dim, contract)
-    return product
 
 
 def _normalized(editor: GraphEditor, node: onnx.NodeProto, source: str) -> list[onnx.NodeProto]:
