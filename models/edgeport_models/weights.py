@@ -236,9 +236,9 @@ def _known_reason(state: Mapping[str, Any]) -> str:
     computed = [key for key in state if key.endswith("_orig")]
     if computed:
         return f"they hold what weights are computed from, such as {computed[0]}: bake them in (prune.remove, remove_spectral_norm) and save the state_dict"
-    if quantized or any(isinstance(value, Tensor) and value.dtype in (torch.int8, torch.uint8) for value in state.values()):
-        example = quantized[0] if quantized else next(iter(state))
-        return f"they are of a quantized network, such as {example}: give the float weights, since edgeport makes int8 itself"
+    quantized += [key for key, value in state.items() if isinstance(value, Tensor) and value.dtype in (torch.int8, torch.uint8)]
+    if quantized:
+        return f"they are of a quantized network, such as {quantized[0]}: give the float weights, since edgeport makes int8 itself"
     return "give the checkpoint of this network, or other arguments"
 
 

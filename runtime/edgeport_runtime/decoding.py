@@ -63,9 +63,8 @@ def size_px(source: ImageSource) -> tuple[int, int]:
     """Height and width, upright; of a file without decoding its pixels. Raises ImageError."""
     if isinstance(source, np.ndarray) and source.ndim == 2:  # a mask may have any dtype
         return source.shape[0], source.shape[1]
-    if isinstance(source, str | Path | bytes):
-        file = io.BytesIO(source) if isinstance(source, bytes) else source
-        with suppress(OSError, ValueError, SyntaxError, Image.DecompressionBombError), Image.open(file) as image:
+    if not isinstance(source, Image.Image) and not _is_array(source):
+        with suppress(OSError, ValueError, SyntaxError, Image.DecompressionBombError), Image.open(_file_of(source), formats=FORMATS) as image:
             turned = _orientation(image)
             return (image.width, image.height) if turned in TURNS and turned >= FIRST_TURNED else (image.height, image.width)
     whole = decode(source)
@@ -156,8 +155,10 @@ def convert(image: Image.Image, mode: str) -> Image.Image:
         raise ImageError(f"an image of mode {image.mode} cannot be converted to {mode}; convert it to RGB first") from error
 
 
-def from_bgr(source: ImageSource) -> ImageSource:
-    """An array whose channels are blue, green, red (as OpenCV gives them) in the order red, green, blue. Nothing else has such an order."""
+def in_rgb(source: ImageSource, channels: str) -> ImageSource:
+    """`channels`: "rgb", or "bgr" for an array (H, W, 3) or (H, W, 4) as OpenCV gives it, which is turned around. Nothing else has such an order."""
+    if channels == "rgb":
+        return source
     array = _array_of(source) if _is_array(source) and hasattr(source, "shape") else None
     if array is None or array.ndim != 3 or array.shape[2] not in (3, 4):
         raise ImageError(f"channels='bgr' is for arrays (H, W, 3) or (H, W, 4), got {describe(source)}")

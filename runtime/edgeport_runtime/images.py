@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .contract import Contract, Pixels
-from .decoding import ImageSource, convert, decode, describe
+from .decoding import ImageSource, convert, decode, describe, in_rgb
 from .errors import ImageError, InputError
 
 Pixel = NDArray[np.uint8]
@@ -156,20 +156,20 @@ def pixel_batches(
     prepared_at_once: int | None = None,
     most: Callable[[int, int], int] | None = None,
     faults: dict[int, ImageError] | None = None,
-    reordered: Callable[[ImageSource], ImageSource] = lambda source: source,
+    channels: str = "rgb",
 ) -> Iterator[tuple[list[int], Pixel]]:
     """Images prepared for a contract, in batches of one size: the indices of the images, and their pixels, uint8 (N, H, W, C).
 
     `size_px`: (height, width) instead of the contract's. `prepared_at_once`: how many images are in memory; all of them if left out.
     A batch is at most as large as the contract allows, and as `most` says for (height, width). An image that cannot be read raises ImageError
-    naming it, or is left out and its error put into `faults` by its index. `reordered`: what brings channels of another order into RGB.
+    naming it, or is left out and its error put into `faults` by its index. `channels`: see `in_rgb`.
     """
     at_once = prepared_at_once or max(1, len(sources))
     for start in range(0, len(sources), at_once):
         arrays: dict[int, Pixel] = {}
         for index, source in enumerate(sources[start : start + at_once], start):
             try:
-                arrays[index] = prepare(reordered(source), contract.pixels, size_px)
+                arrays[index] = prepare(in_rgb(source, channels), contract.pixels, size_px)
                 require_size(arrays[index].shape, contract, describe(source))
             except ImageError as error:
                 if faults is None:

@@ -3,7 +3,7 @@
 import math
 import os
 import platform
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from .bundle import Bundle
 from .check import CheckReport, check
 from .contract import METADATA_KEY, NARROW_KEY, Contract, is_whole
-from .decoding import ImageSource, from_bgr
+from .decoding import ImageSource, in_rgb
 from .device import SessionOptions, require_onnxruntime
 from .engine import Arrays, Engine
 from .errors import BundleError, FormatError, ImageError, InputError
@@ -115,27 +115,27 @@ class Model:
             require_size(size_px, self.contract, "size_px")  # before an image of that size is made
         if channels not in ("rgb", "bgr") or errors not in ("raise", "return"):
             raise InputError(f"channels is 'rgb' or 'bgr', and errors 'raise' or 'return', got {channels!r} and {errors!r}")
-        images, reordered = list(sources), from_bgr if channels == "bgr" else _as_it_is
+        images = list(sources)
         if tile_px is not None:
             if size_px is not None:
                 raise InputError("tiles are cut from an image at its own size: leave size_px out, or tile_px")
-            return self._in_tiles(images, tile_px, errors, reordered)
+            return self._in_tiles(images, tile_px, errors, channels)
         faults: dict[int, ImageError] | None = {} if errors == "return" else None
         answers: dict[int, Answer | ImageError] = {}
         sizes: dict[str, Any] = {"size_px": size_px, "prepared_at_once": PREPARED, "most": self.bounds.images}
-        for indices, pixels in pixel_batches(images, self.contract, **sizes, faults=faults, reordered=reordered):
+        for indices, pixels in pixel_batches(images, self.contract, **sizes, faults=faults, channels=channels):
             outputs = self.raw(pixels)[self.contract.outputs[0].name]  # if there are several, the first one answers
             answers |= zip(indices, interpret(outputs, self.contract.labels, top), strict=True)
         answers |= faults or {}
         return [answers[index] for index in range(len(images))]
 
-    def _in_tiles(self, images: list[ImageSource], tile_px: int, errors: str, reordered: Callable[[ImageSource], ImageSource]) -> list[Answer | ImageError]:
+    def _in_tiles(self, images: list[ImageSource], tile_px: int, errors: str, channels: str) -> list[Answer | ImageError]:
         if tile_px not in self._tiled:
             self._tiled[tile_px] = TiledModel(self, tile_px)
         answers: list[Answer | ImageError] = []
         for image in images:
             try:
-                answers.append(self._tiled[tile_px](reordered(image)))
+                answers.append(self._tiled[tile_px](in_rgb(image, channels)))
             except ImageError as error:
                 if errors == "raise":
                     raise
@@ -215,10 +215,6 @@ def load(
         model = _checked(model, bundle, options)
     model.bounds = _bounds(model, max_batch, max_memory_mb)
     return model
-
-
-def _as_it_is(source: ImageSource) -> ImageSource:
-    return source
 
 
 def _require_bounds(max_batch: Any, max_memory_mb: Any) -> None:

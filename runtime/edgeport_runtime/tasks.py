@@ -54,11 +54,13 @@ def metric_unit(metric: str) -> str | None:
     return "points" if metric in SHARES else "dB" if metric == "psnr_db" else None
 
 
-def _is_class(truth: Any, classes: int) -> bool:
+def _class_of(truth: Any, classes: int) -> int | None:
+    """The truth as an index; None if it is none."""
     try:
-        return 0 <= operator.index(truth) < classes  # numpy's and torch's whole numbers, too
+        index = operator.index(truth)  # numpy's and torch's whole numbers, too
     except TypeError:
-        return False
+        return None
+    return index if 0 <= index < classes else None
 
 
 class AccuracyScorer:
@@ -71,10 +73,11 @@ class AccuracyScorer:
 
     def add(self, index: int, output: NDArray[Any], truth: Any, name: str) -> None:
         """`index`: of the example. `output`: logits (classes,). `name`: of the image. Raises InputError for a truth that is no class."""
-        if not _is_class(truth, output.size):
+        true = _class_of(truth, output.size)
+        if true is None:
             raise InputError(f"{name}: its truth must be the index of its class, 0 to {output.size - 1}, got {truth!r}")
         self.answers[index], self.margins[index] = int(output.argmax()), margin(output)
-        self.right += self.answers[index] == truth
+        self.right += self.answers[index] == true
 
     def quality(self) -> Quality:
         count = len(self.answers)

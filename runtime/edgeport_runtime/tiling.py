@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -70,17 +71,18 @@ class Tiling:
 def measured_tiling(contract: Contract, run: Run, tile_px: int) -> Tiling:
     """Run the model on tiles of every brightness and see how far a change reaches. Raises InputError if tiles would show seams."""
     step = _step(contract, tile_px)
-    images = _images(2 * tile_px, contract.pixels.channels)
-    tiles = images[:, :tile_px, :tile_px]
-    answers = _each(run, tiles)
-    scale = _scale(answers, tile_px)
-    reach = max(_reach(run, tiles, answers, scale, axis, back) for axis in (1, 2) for back in (False, True))
+    images = partial(_images, 2 * tile_px, contract.pixels.channels)
+    scale, reach = _scale(run(next(images())[:, :tile_px, :tile_px]), tile_px), 0
+    for index, image in enumerate(images()):
+        tile = image[:, :tile_px, :tile_px]
+        answer = run(tile)
+        reach = max(reach, *(_reach(run, tile, answer, scale, axis, back, index) for axis in (1, 2) for back in (False, True)))
     if reach >= tile_px // 2:
         raise InputError(
             f"this model cannot run in tiles of {tile_px} px: an answer depends on pixels {reach} px away and more (measured), so tiles would show seams; "
             "resize the image, or export the model for larger images"
         )
-    alignment = _alignment(run, images, answers, scale, reach, step)
+    alignment = _alignment(run, images, tile_px, scale, reach, step)
     tiling = Tiling(tile_px=tile_px, reach_px=reach, alignment_px=alignment, scale=scale)
     if tiling.stride_px < max(1, SMALLEST_CORE * tile_px):
         raise InputError(
@@ -90,13 +92,20 @@ def measured_tiling(contract: Contract, run: Run, tile_px: int) -> Tiling:
     return tiling
 
 
-def _images(side: int, channels: int) -> Pixel:
-    """Images in which a change may act: a threshold on the brightness of a whole image is met by dark and bright ones alone."""
-    noise = np.random.default_rng(0).integers(0, 256, (side, side, channels)).astype(np.uint8)
-    patches = noise[::8, ::8].repeat(8, 0).repeat(8, 1)[:side, :side]
-    ramp = np.broadcast_to(np.linspace(0, 255, side)[:, None, None], noise.shape).astype(np.uint8)
-    plain = [np.full_like(noise, level) for level in (0, 255)]
-    return np.stack([noise, noise // 4 + 96, patches, ramp, noise // 8, 255 - noise // 8, *plain])
+def _images(side: int, channels: int) -> Iterator[Pixel]:
+    """Images in which a change may act, (1, side, side, channels), one after another, since they may be large.
+
+    A threshold on the brightness of a whole image is met by dark and bright ones alone.
+    """
+    noise = np.random.default_rng(0).integers(0, 256, (1, side, side, channels), dtype=np.uint8)
+    yield noise
+    yield noise // 4 + 96
+    yield noise[:, ::8, ::8].repeat(8, 1).repeat(8, 2)[:, :side, :side]
+    yield np.broadcast_to(np.linspace(0, 255, side)[:, None, None], noise.shape).astype(np.uint8)
+    yield noise // 8
+    yield 255 - noise // 8
+    yield np.full_like(noise, 0)
+    yield np.full_like(noise, 255)
 
 
 def _step(contract: Contract, tile_px: Any) -> int:
@@ -110,55 +119,49 @@ def _step(contract: Contract, tile_px: Any) -> int:
     return math.lcm(*(side.step for side in sides))
 
 
-def _each(run: Run, images: Pixel) -> NDArray[Any]:
-    """One by one, so that no run holds several tiles."""
-    return np.concatenate([run(np.ascontiguousarray(image[None])) for image in images])
-
-
-def _scale(answers: NDArray[Any], tile_px: int) -> Fraction:
-    scales = {Fraction(side, tile_px) for side in answers.shape[1:3]}
+def _scale(answer: NDArray[Any], tile_px: int) -> Fraction:
+    scales = {Fraction(side, tile_px) for side in answer.shape[1:3]}
     if len(scales) > 1 or max(scales).denominator > LARGEST_SCALE:
-        raise InputError(f"this model cannot run in tiles: its answer for {tile_px}x{tile_px} px is {answers.shape[1]}x{answers.shape[2]} positions")
+        raise InputError(f"this model cannot run in tiles: its answer for {tile_px}x{tile_px} px is {answer.shape[1]}x{answer.shape[2]} positions")
     return scales.pop()
 
 
-def _reach(run: Run, tiles: Pixel, answers: NDArray[Any], scale: Fraction, axis: int, back: bool) -> int:
-    """How far beyond the middle of a tile a change of everything on one side of it is seen, in pixels of the input."""
-    changed, middle = tiles.copy(), tiles.shape[axis] // 2
+def _reach(run: Run, tile: Pixel, answer: NDArray[Any], scale: Fraction, axis: int, back: bool, index: int) -> int:
+    """How far beyond the middle of a tile a change of everything on one side of it is seen, in pixels of the input. `index`: of the image."""
+    changed, middle = tile.copy(), tile.shape[axis] // 2
     half = [slice(None)] * 4
     half[axis] = slice(middle, None) if back else slice(0, middle)
-    for index, image in enumerate(changed):
-        part = image[tuple(half[1:])]
-        image[tuple(half[1:])] = (0, 255)[index] if index < 2 else 255 - part  # noise turned around has the mean that it had
-    seen = np.flatnonzero(_levels_apart(_each(run, changed), answers).max(axis=tuple(each for each in range(4) if each != axis)) >= 1)
+    changed[tuple(half)] = (0, 255)[index] if index < 2 else 255 - tile[tuple(half)]  # noise turned around has the mean that it had
+    seen = np.flatnonzero(_levels_apart(run(changed), answer).max(axis=tuple(each for each in range(4) if each != axis)) >= 1)
     if not seen.size:
         return 0
     edge = int(middle * scale)
     return max(0, math.ceil((edge - int(seen.min()) if back else int(seen.max()) + 1 - edge) / scale))
 
 
-def _alignment(run: Run, images: Pixel, answers: NDArray[Any], scale: Fraction, reach: int, step: int) -> int:
+def _alignment(run: Run, images: Callable[[], Iterator[Pixel]], tile_px: int, scale: Fraction, reach: int, step: int) -> int:
     """The smallest offset of ALIGNMENTS at which the same pixels get the same answer, there and as far away as the next tile begins."""
-    tile_px = round(answers.shape[1] / scale)
     for offset in (step * times for times in ALIGNMENTS):
         far = (tile_px - 2 * reach - 1) // offset * offset  # so that a row is left to be compared
-        if (offset * scale).denominator == 1 and far >= offset:
-            near = _moved(run, images, answers, scale, reach, offset)
-            alike = near.max(initial=0) <= 1 and (near >= 1).mean(axis=(1, 2, 3)).max() <= DIFFERENT
-            if alike and _moved(run, images, answers, scale, reach, far).max(initial=0) <= 1:
-                return offset
+        if (offset * scale).denominator == 1 and far >= offset and all(_repeats(run, image, tile_px, scale, reach, offset, far) for image in images()):
+            return offset
     raise InputError(
         f"this model cannot run in tiles of {tile_px} px: the same pixels get another answer at another place of the image (measured), "
         f"at offsets of {', '.join(str(step * times) for times in ALIGNMENTS)} px; resize the image instead"
     )
 
 
-def _moved(run: Run, images: Pixel, answers: NDArray[Any], scale: Fraction, reach: int, offset: int) -> NDArray[Any]:
-    """Levels between the answers for the same pixels in a tile that begins `offset` later on both sides, without what its borders reach."""
-    tile_px, moved, kept = round(answers.shape[1] / scale), int(offset * scale), math.ceil(reach * scale)
-    there = _each(run, images[:, offset : offset + tile_px, offset : offset + tile_px])
-    inner, here = slice(kept, answers.shape[1] - kept - moved), slice(kept + moved, answers.shape[1] - kept)
-    return _levels_apart(there[:, inner, inner], answers[:, here, here])
+def _repeats(run: Run, image: Pixel, tile_px: int, scale: Fraction, reach: int, offset: int, far: int) -> bool:
+    """Whether tiles that begin `offset` and `far` later on both sides give the same pixels the same answer, without what their borders reach."""
+    answer, kept = run(image[:, :tile_px, :tile_px]), math.ceil(reach * scale)
+
+    def apart(later: int) -> NDArray[Any]:
+        there, moved = run(image[:, later : later + tile_px, later : later + tile_px]), int(later * scale)
+        inner, here = slice(kept, answer.shape[1] - kept - moved), slice(kept + moved, answer.shape[1] - kept)
+        return _levels_apart(there[:, inner, inner], answer[:, here, here])
+
+    near = apart(offset)
+    return bool(near.max(initial=0) <= 1 and (near >= 1).mean() <= DIFFERENT and apart(far).max(initial=0) <= 1)
 
 
 def _levels_apart(got: NDArray[Any], other: NDArray[Any]) -> NDArray[Any]:
@@ -180,7 +183,7 @@ class TiledModel:
         if task.positions is None:
             raise InputError(f"tiles are for models that answer each position of an image, and this one's task is {task.name!r}: leave tile_px out")
         self.positions: Positions = task.positions
-        self.tiling = measured_tiling(self.contract, self._maps, tile_px)
+        self.tiling = measured_tiling(self.contract, lambda tile: self._maps(np.ascontiguousarray(tile)), tile_px)
 
     def __call__(self, source: ImageSource) -> Answer:
         """The answer for one image at its own size, without resizing. Raises ImageError.

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from edgeport_runtime import ImageError, Pixels
-from edgeport_runtime.decoding import decode, from_bgr, size_px
+from edgeport_runtime.decoding import decode, in_rgb, size_px
 from edgeport_runtime.images import prepare
 
 KEEP = Pixels(height=8, width=8, resize="keep")
@@ -62,12 +62,12 @@ def test_a_view_with_gaps_is_read() -> None:
 
 
 def test_blue_green_red_is_turned_around() -> None:
-    np.testing.assert_array_equal(from_bgr(RAMP), RAMP[:, :, ::-1])
+    np.testing.assert_array_equal(in_rgb(RAMP, "bgr"), RAMP[:, :, ::-1])
     four = np.arange(16, dtype=np.uint8).reshape(2, 2, 4)
-    np.testing.assert_array_equal(from_bgr(four), four[:, :, [2, 1, 0, 3]])
+    np.testing.assert_array_equal(in_rgb(four, "bgr"), four[:, :, [2, 1, 0, 3]])
     for source in (b"x", RAMP[:, :, 0]):
         with pytest.raises(ImageError, match="channels='bgr' is for arrays"):
-            from_bgr(source)
+            in_rgb(source, "bgr")
 
 
 class Foreign:

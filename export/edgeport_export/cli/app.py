@@ -74,7 +74,7 @@ def train(
     batch: Annotated[int | None, typer.Option(help="As the recipe says if left out.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="As the recipe says if left out.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random in the training; the recipe's if left out.")] = None,
-    size: Annotated[int | None, typer.Option(help="Side in pixels that images are brought to; the network's own if left out.")] = None,
+    size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH in pixels that images are brought to, a square; the network's own if left out.")] = None,
     weights: Annotated[str | None, typer.Option(help="resnet18 only: imagenet, none, or a file.")] = None,
     frozen: Annotated[bool, typer.Option(help="resnet18 only: train the last layer alone.")] = False,
     force: Annotated[bool, typer.Option(help="Replace the file if it exists.")] = False,
@@ -85,7 +85,7 @@ def train(
     given = {"epochs": epochs, "batch": batch, "learning_rate": learning_rate, "seed": seed}
     changes = {key: value for key, value in given.items() if value is not None}
     arguments: dict[str, Any] = ({} if weights is None else {"weights": weights}) | ({"frozen": True} if frozen else {})
-    job = TrainingJob(name=name, out=out, data=data, changes=changes, side_px=size, arguments=arguments, force=force)
+    job = TrainingJob(name=name, out=out, data=data, changes=changes, size_px=_size(size), arguments=arguments, force=force)
     with console.progress_display(f"training {name}") as progress:
         quality = run_training(job, progress)
     console.say(f"{out}: {quality} on {quality.count} held-out images" if quality else f"{out}: written; there are no held-out images to evaluate it on")

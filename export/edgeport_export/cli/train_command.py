@@ -20,7 +20,7 @@ from edgeport_runtime.images import prepare
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingJob:
-    """A network, and the place for its checkpoint. `data`, `side_px`: the network's own if None. `changes`: to the recipe.
+    """A network, and the place for its checkpoint. `data`, `size_px` (height and width, which are equal): the network's own if None. `changes`: to the recipe.
 
     `arguments`: for the network's constructor.
     """
@@ -29,7 +29,7 @@ class TrainingJob:
     out: Path
     data: str | None = None
     changes: Mapping[str, Any] = field(default_factory=dict)
-    side_px: int | None = None
+    size_px: tuple[int, int] | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
     force: bool = False
 
@@ -44,8 +44,10 @@ def run_training(job: TrainingJob, progress: ProgressCallback) -> Quality | None
     unknown = sorted(set(job.arguments) - entry.parameters)
     if unknown:
         raise InputError(f"{job.name} takes no {' or '.join('--' + name for name in unknown)}; leave it out")
-    if recipe.epochs < 1 or recipe.batch < 2 or not recipe.learning_rate > 0 or (job.side_px is not None and job.side_px < 1):
-        raise InputError("expected at least 1 epoch, a batch of at least 2, a learning rate above 0 and a size of at least 1")
+    if recipe.epochs < 1 or recipe.batch < 2 or not recipe.learning_rate > 0:
+        raise InputError("expected at least 1 epoch, a batch of at least 2 and a learning rate above 0")
+    if job.size_px is not None and job.size_px[0] != job.size_px[1]:
+        raise InputError(f"{job.name} is trained on squares, got --size {job.size_px[0]}x{job.size_px[1]}; dynamic sides come with the export (--dynamic)")
     if not 0 <= recipe.seed < 2**63:
         raise InputError(f"expected a seed from 0 to 2^63, got {recipe.seed}")
     if job.out.suffix != ".safetensors":
@@ -53,7 +55,7 @@ def run_training(job: TrainingJob, progress: ProgressCallback) -> Quality | None
     if job.out.exists() and not job.force:
         raise OutputError(f"{job.out} exists already; give another file with --out, or replace it with --force")
     data = load_data(recipe.data if job.data is None else job.data, pairs=entry.generates)
-    contract = entry.contract(data.labels, entry.side_px if job.side_px is None else job.side_px)
+    contract = entry.contract(data.labels, entry.side_px if job.size_px is None else job.size_px[0])
     for example in data.test:  # a broken image should be reported now, not after the training
         prepare(example.source, contract.pixels)
     torch.manual_seed(recipe.seed)

@@ -122,7 +122,7 @@ def measure_parity(
     for index, run in enumerate(runs):
         progress("parity with PyTorch", index, len(runs))
         rows += _rows(index, run, reference, session, names)
-    if _selects(model) and contract.inputs[0].pixels is not None:
+    if contract.inputs[0].pixels is not None and _selects(model):
         rows += _plain_rows(len(runs), runs[0], reference, session, names)
 
     def looked_at(indices: Sequence[int]) -> dict[int, dict[str, Envelope]]:

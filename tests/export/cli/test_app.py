@@ -75,7 +75,7 @@ def truncated(path: Path, folder: Path) -> Path:
         (["train", "cnn", "--weights", "none", "--out", "{new}.safetensors"], "cnn takes no --weights"),
         (["train", "cnn", "--data", "photos", "--out", "{new}.safetensors"], "learns from labeled images"),
         (["train", "cnn", "--epochs", "-1", "--out", "{new}.safetensors"], "at least 1 epoch"),
-        (["train", "cnn", "--size", "2", "--out", "{new}.safetensors"], "the height of 'pixels' is 2 px, which is not within its own range 4..1024"),
+        (["train", "cnn", "--size", "2x2", "--out", "{new}.safetensors"], "the height of 'pixels' is 2 px, which is not within its own range 4..1024"),
         (["bench", "{folder}"], "there is no manifest.json"),
         (["bench", "{folder}", "--size", "big"], "expected a size as HEIGHTxWIDTH"),
         (["bench", "{folder}", "--against", "caffe"], "expected --against torch"),
@@ -153,7 +153,7 @@ def test_paths_may_hold_brackets(checkpoint: Path, tmp_path: Path, capsys: pytes
 
 def test_bench_against_another_network_is_refused(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = tmp_path / "other.safetensors"
-    assert main(["train", "cnn", "--epochs", "1", "--size", "16", "--out", str(other)]) == 0
+    assert main(["train", "cnn", "--epochs", "1", "--size", "16x16", "--out", str(other)]) == 0
     capsys.readouterr()
     assert main(["bench", str(bundle), "--against", "torch", "--checkpoint", str(other), "--rounds", "1"]) == 2
     assert "made for another contract" in capsys.readouterr().err

@@ -25,7 +25,7 @@ def test_train_on_a_folder_of_your_own(tmp_path: Path, capsys: pytest.CaptureFix
         for index in range(40):
             Image.fromarray(np.clip(generator.normal(level, 25, (24, 30, 3)), 0, 255).astype(np.uint8)).save(tmp_path / "data" / label / f"{index}.png")
     out = tmp_path / "mine.safetensors"
-    assert main(["train", "cnn", "--data", f"folder:{tmp_path / 'data'}", "--epochs", "5", "--size", "16", "--out", str(out)]) == 0
+    assert main(["train", "cnn", "--data", f"folder:{tmp_path / 'data'}", "--epochs", "5", "--size", "16x16", "--out", str(out)]) == 0
     assert "100.00% accuracy" in capsys.readouterr().out
     assert main(["export", "cnn", "--checkpoint", str(out), "--out", str(tmp_path / "b"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["quality"]["values"]["fp32"] == 1.0
@@ -59,6 +59,7 @@ def test_the_same_seed_gives_the_same_weights(checkpoint: Path, tmp_path: Path) 
         ({"changes": {"batch": 1}}, InputError, "a batch of at least 2"),
         ({"changes": {"learning_rate": float("nan")}}, InputError, "a learning rate above 0"),
         ({"changes": {"seed": -1}}, InputError, "a seed from 0 to 2\\^63, got -1"),
+        ({"size_px": (32, 48)}, InputError, "cnn is trained on squares, got --size 32x48; dynamic sides come with the export"),
         ({"out": Path("c.pt")}, OutputError, "checkpoints are written as .safetensors"),
         ({"data": "mnist"}, DataError, "got 'mnist'"),
     ],

@@ -6,9 +6,9 @@ neighbors, with weights of their own. One convolution with `stride` times as man
 arXiv:1609.07009). Exact: the same products in another order, with zeros if the kernel is no multiple of the stride. In float it gains nothing.
 Measured on onnxruntime 1.31.1, two threads, batch 16, with a 1x1 convolution before and after, against the float ConvTranspose:
 
-    128 -> 64 channels from 32x32, kernel 4x4, stride 2     8.7 ms against 39.2
-    64 -> 64, kernel 2x2, stride 2                          4.2 ms against 8.8
-    512 -> 256 from 4x4, kernel 4x4, stride 2               2.7 ms against 7.0
+    128 -> 64 channels from 32x32, kernel 4x4, stride 2     8.7 ms against 39.2.
+    64 -> 64, kernel 2x2, stride 2                          4.2 ms against 8.8.
+    512 -> 256 from 4x4, kernel 4x4, stride 2               2.7 ms against 7.0.
 
 1. Applies to ConvTranspose over height and width, of one group, with constant weights (and bias, if it has one) and no dilation. Its output
    size follows from its padding. Its result is no output of the graph, because phases would round and clip it, while the result of other

@@ -1,7 +1,7 @@
 """Average pooling that divides by another number than the window's positions.
 
-The exporter's own translation drops `divisor_override` without a word: a window of 2x2 divided by 3 came out a quarter too small (onnxscript 0.7.2,
-a TODO in its aten_avg_pool2d). The rule here: the mean over the whole window, padding counted, times its positions over the divisor. Windows
+The exporter's own translation (aten_avg_pool2d of onnxscript 0.7.2) drops `divisor_override` without a word: a window of 2x2 divided by 3 came out
+a quarter too small. The rule here: the mean over the whole window, padding counted, times its positions over the divisor. Windows
 that reach past the padding (ceil_mode) count fewer positions, so those two together are refused.
 """
 

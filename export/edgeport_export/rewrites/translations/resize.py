@@ -10,8 +10,8 @@ the graph is given the sizes, not the factor. Here:
    PyTorch computes them. The columns are a product with a matrix of zeros and ones, which is exact. The rows are a Gather (0.84 ms at that
    size, two Gathers take 4.2).
 3. Antialiased: two matrix products with the filter's weights. Cell i of the output looks from max(0, trunc(c - s + 1/2)) up to
-   min(length, trunc(c + s + 1/2)), with c = step * (i + 1/2) and s = radius * max(step, 1). The weights are normalized to sum to 1,
-   as Pillow does at the borders too (UpSampleKernel.cpp, HelperInterpLinear and HelperInterpCubic).
+   min(length, trunc(c + s + 1/2)). Its center is c = step * (i + 1/2), its support s = radius * max(step, 1). The weights are normalized to
+   sum to 1, as Pillow does at the borders too (UpSampleKernel.cpp, HelperInterpLinear and HelperInterpCubic).
 
 4. Nearest along a line or through a volume: the same positions, by a Gather for each axis. Through a volume by a factor that is no whole number it
    is refused if it interpolates (trilinear): Resize rounds the output's size from float32, 1.3 * 90 to 116.
