@@ -73,10 +73,10 @@ def measured_tiling(contract: Contract, run: Run, tile_px: int) -> Tiling:
     step = _step(contract, tile_px)
     images = partial(_images, 2 * tile_px, contract.pixels.channels)
     scale, reach = _scale(run(next(images())[:, :tile_px, :tile_px]), tile_px), 0
-    for index, image in enumerate(images()):
+    for image in images():
         tile = image[:, :tile_px, :tile_px]
         answer = run(tile)
-        reach = max(reach, *(_reach(run, tile, answer, scale, axis, back, index) for axis in (1, 2) for back in (False, True)))
+        reach = max(reach, *(_reach(run, tile, answer, scale, axis, back) for axis in (1, 2) for back in (False, True)))
     if reach >= tile_px // 2:
         raise InputError(
             f"this model cannot run in tiles of {tile_px} px: an answer depends on pixels {reach} px away and more (measured), so tiles would show seams; "
@@ -126,12 +126,12 @@ def _scale(answer: NDArray[Any], tile_px: int) -> Fraction:
     return scales.pop()
 
 
-def _reach(run: Run, tile: Pixel, answer: NDArray[Any], scale: Fraction, axis: int, back: bool, index: int) -> int:
-    """How far beyond the middle of a tile a change of everything on one side of it is seen, in pixels of the input. `index`: of the image."""
+def _reach(run: Run, tile: Pixel, answer: NDArray[Any], scale: Fraction, axis: int, back: bool) -> int:
+    """How far beyond the middle of a tile a change of everything on one side of it is seen, in pixels of the input."""
     changed, middle = tile.copy(), tile.shape[axis] // 2
     half = [slice(None)] * 4
     half[axis] = slice(middle, None) if back else slice(0, middle)
-    changed[tuple(half)] = (0, 255)[index] if index < 2 else 255 - tile[tuple(half)]  # noise turned around has the mean that it had
+    changed[tuple(half)] = 255 - tile[tuple(half)]
     seen = np.flatnonzero(_levels_apart(run(changed), answer).max(axis=tuple(each for each in range(4) if each != axis)) >= 1)
     if not seen.size:
         return 0

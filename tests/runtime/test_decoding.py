@@ -110,13 +110,24 @@ def test_cmyk_jpeg_from_a_file() -> None:
 
 
 @pytest.mark.parametrize(
-    ("orientation", "turn"), [(1, lambda a: a), (3, lambda a: a[::-1, ::-1]), (6, lambda a: np.rot90(a, -1)), (8, np.rot90), (2, lambda a: a[:, ::-1])]
+    ("orientation", "turn"),
+    [
+        (1, lambda a: a),
+        (2, lambda a: a[:, ::-1]),
+        (3, lambda a: a[::-1, ::-1]),
+        (4, lambda a: a[::-1]),
+        (5, lambda a: a.transpose(1, 0, 2)),
+        (6, lambda a: np.rot90(a, -1)),
+        (7, lambda a: a[::-1, ::-1].transpose(1, 0, 2)),
+        (8, np.rot90),
+    ],
 )
 def test_exif_orientation_is_applied(orientation: int, turn) -> None:  # type: ignore[no-untyped-def]
     exif = Image.Exif()
     exif[0x0112] = orientation
-    got = prepare(encoded(Image.fromarray(RAMP), exif=exif.tobytes()), KEEP)
-    np.testing.assert_array_equal(got, turn(RAMP))
+    data = encoded(Image.fromarray(RAMP), exif=exif.tobytes())
+    np.testing.assert_array_equal(prepare(data, KEEP), turn(RAMP))
+    assert size_px(data) == size_px(io.BytesIO(data)) == turn(RAMP).shape[:2]
 
 
 TRUNCATED = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)))[:2000]

@@ -155,6 +155,8 @@ def test_a_class_that_never_comes_hides_nothing() -> None:
         (brightness(lambda mean: np.minimum(mean - 20, 0)), 32, "depends on pixels 16 px away and more"),
         (brightness(lambda mean: -9 * (mean == 255)), 32, "depends on pixels 16 px away and more"),
         (brightness(lambda mean: 9 * (mean == 0)), 32, "depends on pixels 16 px away and more"),
+        (lambda x: levels(x + x.std((1, 2, 3), keepdims=True) / 8), 32, "depends on pixels 16 px away and more"),
+        (brightness(lambda mean: 9 * ((mean > 120) & (mean < 135))), 32, "depends on pixels 16 px away and more"),
         (lambda x: levels(blur(14)(x)), 32, "tiles of 32 px are too small for this model: an answer depends on pixels up to 14 px away"),
         (lambda x: levels(x + 60 * np.sin(np.arange(x.shape[1]) / 7)[:, None, None]), 32, "another answer at another place"),
         (lambda x: levels(x / 2 + np.arange(x.shape[2])[:, None] / 8), 32, "another answer at another place"),  # 0.1 levels a pixel

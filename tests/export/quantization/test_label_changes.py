@@ -16,10 +16,10 @@ def test_a_label_is_clear_if_the_two_best_probabilities_are_a_tenth_apart() -> N
 
 
 def test_changes_are_counted_apart() -> None:
-    before = [logits((0.6, 0.4), (0.6, 0.4), (0.52, 0.48)), logits((0.48, 0.52))]
-    after = [logits((0.9, 0.1), (0.4, 0.6), (0.4, 0.6)), logits((0.1, 0.9))]
+    before = [logits((0.6, 0.4), (0.6, 0.4), (0.7, 0.3), (0.52, 0.48)), logits((0.48, 0.52))]
+    after = [logits((0.9, 0.1), (0.4, 0.6), (0.2, 0.8), (0.4, 0.6)), logits((0.1, 0.9))]
     found = label_changes(before, after)
-    assert found == LabelChanges(images=4, clear=2, clear_changed=1, close_changed=1) and found.percent == 50.0
+    assert found == LabelChanges(images=5, clear=3, clear_changed=2, close_changed=1) and round(found.percent, 1) == 66.7
 
 
 @pytest.mark.parametrize(
