@@ -54,6 +54,24 @@ def scripted(folder: Path, lines: list[str], monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(runner, "WORKER", script)
 
 
+def test_a_process_that_runs_everything_slowly_harms_neither_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "worker.py"
+    script.write_text(
+        "import json, pathlib, sys\n"
+        "try:\n    pathlib.Path(__file__).with_name('taken').touch(exist_ok=False); slowness = 3.0\n"  # whichever process comes first
+        "except FileExistsError:\n    slowness = 1.0\n"
+        "file = json.loads(sys.argv[1])['path']\n"
+        "print('{}', flush=True)\n"
+        "for line in sys.stdin:\n"
+        "    if line.startswith('{'): file = json.loads(line)['path']; print('{}', flush=True); continue\n"
+        "    print(json.dumps({'ms': slowness * {'fp32.onnx': 2.0, 'int8.onnx': 1.5}[file], 'waited': None}), flush=True)\n"
+    )
+    monkeypatch.setattr(runner, "WORKER", script)
+    with PairTimer(batch=1, rounds=1) as timer:
+        assert timer.compare(Path("fp32.onnx"), Path("int8.onnx")) == (2.0, 1.5)
+        assert timer.compare(Path("int8.onnx"), Path("fp32.onnx")) == (1.5, 2.0)
+
+
 def test_the_median_of_the_rounds_is_reported_with_the_time_that_threads_waited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     turns = [{"ms": ms, "waited": waited} for ms, waited in ((3.0, 0.5), (9.0, 0.4), (2.0, 0.1))]
     scripted(tmp_path, [json.dumps({"ready": True, "load_ms": 7.5, "peak_bytes": 8}), *map(json.dumps, turns)], monkeypatch)
