@@ -13,7 +13,9 @@ from .errors import ExportError
 from .quantization.budget import Budget
 from .quantization.int8_variant import Int8Settings
 from .quantization.plan import Plan
+from .quantization.recovery_choice import OFF
 from .quantization.targets import Target, find_target
+from .quantization.weight_recovery import EFFORTS
 from .rewrites.graph import GraphEditor, PassResult
 from .tracing.exporter import Extensions
 from .validation.quality import Metric
@@ -32,6 +34,7 @@ class ExportOptions:
     `sqnr_floor_db`: how near int8 must stay to fp32 if neither can tell.
     `target`: the kind of CPU that int8 is made for, or its name; None takes the plan's, or this machine's. `benchmark_batch`: batch size at which speed is
     measured. `plan`: an int8 plan to replay instead of searching for one. `search_seconds`: time for that search.
+    `recover`: how hard int8 tries to give back what rounding weights costs: "quick", "thorough" (minutes) or "off". It costs nothing at run time.
     `translations`, `passes`: additions of your own, see `Extensions`; the parity sweep tests their result, and the manifest names them.
     """
 
@@ -46,6 +49,7 @@ class ExportOptions:
     benchmark_batch: int = 8
     plan: Plan | None = None
     search_seconds: float = 120.0
+    recover: str = "quick"
     translations: Mapping[Any, Callable[..., Any]] = field(default_factory=dict)
     passes: Sequence[Callable[[GraphEditor, Contract], PassResult]] = ()
 
@@ -56,6 +60,8 @@ class ExportOptions:
         self._require_numbers()
         if not isinstance(self.always_keep_int8, bool):
             raise ExportError(f"always_keep_int8 must be True or False, got {self.always_keep_int8!r}")
+        if self.recover not in (OFF, *EFFORTS):
+            raise ExportError(f"recover must be one of {', '.join((OFF, *EFFORTS))}, got {self.recover!r}")
         if not isinstance(self.metric, str | None) and not callable(self.metric):
             raise ExportError(f"metric must be a function, its name as my.module:function, or None, got {self.metric!r}")
         if not isinstance(self.target, str | Target | None):
@@ -103,7 +109,7 @@ class ExportOptions:
     def int8(self, contract: Contract) -> Int8Settings:
         """What is asked of the int8 variant. The target is the one asked for, else the plan's, else this machine's."""
         target = find_target(self.target or (self.plan.target if self.plan is not None else None))
-        return Int8Settings(target=target, budget=self.budget, batch=self.batch(contract), plan=self.plan)
+        return Int8Settings(target=target, budget=self.budget, batch=self.batch(contract), plan=self.plan, recover=self.recover)
 
 
 def _number(given: Any) -> float:

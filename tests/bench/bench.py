@@ -52,7 +52,7 @@ def prepare(name: str, folder: Path) -> None:
     from subjects import images as random_images
 
     from edgeport_export import ExportOptions, export_bundle
-    from edgeport_export.quantization.int8_variant import HELD_BACK, PROBES
+    from edgeport_export.quantization.image_roles import HELD_BACK, PROBES
 
     folder.mkdir(parents=True, exist_ok=True)
     subject = SUBJECTS[name]()

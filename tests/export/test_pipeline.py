@@ -290,7 +290,7 @@ def test_without_images_int8_is_left_out(make_bundle: Make, tmp_path: Path) -> N
 
 def test_without_labels_the_outputs_must_stay_near(make_bundle: Make, tmp_path: Path) -> None:
     kept = load(make_bundle(tmp_path / "b", held_out=()))
-    assert kept.precision == "int8" and "its outputs are 49.1 dB from fp32's" in kept.reason
+    assert kept.precision == "int8" and re.search(r"its outputs are [4-5]\d\.\d dB from fp32's", kept.reason)
     model = load(make_bundle(tmp_path / "c", held_out=(), options=ExportOptions(sqnr_floor_db=200.0)))
     assert model.precision == "fp32" and "at least 200 dB are asked for" in model.reason
 

@@ -101,8 +101,8 @@ def disturbance(measured: Iterable[LatencyStats]) -> str | None:
 class PairTimer:
     """Times one model file against another, again and again, in two processes that stay: importing takes longer than most models run.
 
-    Each file runs in both processes, and its shortest time counts. A process may run everything slowly for all its life (one in three took 0.25 ms
-    for what took the others 0.16): a search whose challengers all ran in such a one found no product that pays.
+    Each file runs in both processes, and its shortest time counts. A process may run everything slowly for all its life: one in three took
+    0.25 ms for what took the others 0.16. A search whose challengers all ran in such a one found no product that pays.
 
     Use it as a context. `batch`: of every call. `rounds`: in which the two take turns, before and after they change places.
     """

@@ -130,6 +130,7 @@ def export(
     plan: Annotated[Path | None, typer.Option(help="A bundle, or a JSON file, whose int8 plan is replayed instead of searching for one.")] = None,
     calibration_images: Annotated[int, typer.Option(help="At most that many are used.")] = 128,
     search_seconds: Annotated[float, typer.Option(help="Time for the search for the int8 plan.")] = 120.0,
+    recover: Annotated[str, typer.Option(help="How hard int8 tries to give back what rounding weights costs: quick, thorough or off.")] = "quick",
     batch: Annotated[int, typer.Option(min=1, help="Typical number of images per call: speed is measured at that many, and at one.")] = 8,
     force: Annotated[bool, typer.Option(help="Replace the bundle if it exists.")] = False,
     as_json: Json = False,
@@ -141,15 +142,14 @@ def export(
 
     pixels = {"mean": mean, "std": std, "resize": resize, "interpolation": interpolation, "transforms": transforms}
     described = NetworkArguments(contract=contract, task=task, size_px=_size(size), gray=gray, labels=labels, output_range=output_range, **pixels)
+    budget = {"max_drop": max_drop, "max_changed": max_changed, "metric": metric, "sqnr_floor_db": sqnr_floor}
     options = ExportOptions(
-        max_drop=max_drop,
-        max_changed=max_changed,
-        metric=metric,
-        sqnr_floor_db=sqnr_floor,
+        **budget,  # type: ignore[arg-type]
         target=target,
         calibration_images=calibration_images,
         search_seconds=search_seconds,
         benchmark_batch=batch,
+        recover=recover,
     )
     job = ExportJob(
         name=name,

@@ -43,12 +43,14 @@ def calibration_sample(examples: Sequence[Example], most: int, seed: int = 0) ->
 
 @dataclass(frozen=True, kw_only=True)
 class Roles:
-    """`fitted`: calibrated with. `chosen`: variants are compared on these. `judged`: the last word; None if that is left to those that chose.
+    """`fitted`: calibrated with. `rounded_with`: weights are rounded for these; none if there are too few. `chosen`: variants are compared on these.
+    `judged`: the last word; None if that is left to those that chose.
 
     `audited`: looked at for clipping. `unseen`: whether nothing was fitted to those that judge.
     """
 
     fitted: Sequence[Example]
+    rounded_with: Sequence[Example]
     chosen: Sequence[Example]
     judged: Sequence[Example] | None
     audited: Sequence[Example]
@@ -64,15 +66,15 @@ class Roles:
 def roles_of(images: Images, held_out: Sequence[Example] | None) -> Roles:
     """`held_out`: images with their truth, which then decides; None if there are none."""
     sample = list(images.sample)
-    if held_out is not None:
-        probed = spread(sample, PROBES)
-        return Roles(fitted=sample, chosen=probed, judged=None, audited=spread(held_out, AUDITED), unseen=False)
     held = sample[::HELD_BACK] if len(sample) >= HELD_BACK * LEAST_HELD else []
-    fitted = [each for index, each in enumerate(sample) if index % HELD_BACK] if held else sample
+    others = [each for index, each in enumerate(sample) if index % HELD_BACK] if held else []
     probed = spread(held or sample, PROBES)
+    if held_out is not None:
+        return Roles(fitted=sample, rounded_with=others, chosen=probed, judged=None, audited=spread(held_out, AUDITED), unseen=False)
+    fitted = others or sample
     left = [each for each in [*held, *images.spare] if all(each is not other for other in probed)]
     judged = left if len(left) >= LEAST_JUDGED else None
-    return Roles(fitted=fitted, chosen=probed, judged=judged, audited=spread(held, AUDITED), unseen=bool(held) or judged is not None)
+    return Roles(fitted=fitted, rounded_with=others, chosen=probed, judged=judged, audited=spread(held, AUDITED), unseen=bool(held) or judged is not None)
 
 
 def spread(examples: Sequence[Example], most: int) -> list[Example]:

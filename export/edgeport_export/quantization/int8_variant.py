@@ -27,7 +27,8 @@ from .image_roles import Images, LabelJudge, Roles, probes_of, roles_of
 from .macs import integer_nodes, share_of_macs
 from .plan import Plan, SearchedPlan
 from .qdq import observed_values
-from .search import SearchResult, closest_ranges, search
+from .recovery_choice import RecoveryChoice, replayed_builder
+from .search import SearchResult, closest_ranges, search, within_budget
 from .targets import Target
 from .variants import Names, Probes, QuantizableGraph, VariantBuilder
 
@@ -49,12 +50,16 @@ class Measuring:
 
 @dataclass(frozen=True, kw_only=True)
 class Int8Settings:
-    """What is asked of an int8 variant. `batch`: the batch size at which speed is measured. `plan`: replayed instead of a search."""
+    """What is asked of an int8 variant. `batch`: the batch size at which speed is measured. `plan`: replayed instead of a search.
+
+    `recover`: the effort of rounding weights for each other, a key of EFFORTS, or OFF.
+    """
 
     target: Target
     budget: Budget
     batch: int
     plan: Plan | None = None
+    recover: str = "quick"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +109,7 @@ def make_int8_variant(
     plan: SearchedPlan
     with ExitStack() as stack:
         if settings.plan is not None:
-            plan, audit, builder = _replayed(stack, graph, settings.plan)
+            plan, audit, builder = _replayed(stack, graph, settings.plan, images, progress)
         else:
             plan, audit, builder = _searched(stack, graph, settings, images, evaluator, measuring, progress)
         model = finalize(builder.model(frozenset(plan.integer)), contract)
@@ -120,13 +125,13 @@ def _require_target(settings: Int8Settings) -> None:
         raise ExportError(f"the int8 plan was made for the target {plan.target}, not {asked}: ask for that one, or make a new plan")
 
 
-def _replayed(stack: ExitStack, graph: QuantizableGraph, plan: Plan) -> tuple[Plan, dict[str, Any], VariantBuilder]:
+def _replayed(stack: ExitStack, graph: QuantizableGraph, plan: Plan, images: Images, progress: ProgressCallback) -> tuple[Plan, dict[str, Any], VariantBuilder]:
     if plan.graph_sha256 != graph.sha256:
         raise ExportError(
             "the int8 plan was made for another graph (other weights, another contract, or other versions of PyTorch and onnxscript): "
             "leave --plan out to make a new one"
         )
-    return plan, {}, stack.enter_context(VariantBuilder(graph, plan.ranges, Probes(graph, []), plan.method))
+    return plan, {}, replayed_builder(stack, graph, plan, roles_of(images, None).rounded_with, progress)
 
 
 def _searched(
@@ -148,13 +153,16 @@ def _searched(
     builder = closest_ranges(stack, graph, calibration, probes, progress)
     timer = stack.enter_context(measuring.pair_timer(batch=_search_batch(builder, settings.batch, measuring))) if settings.target.is_here else None
     budget, labels = settings.budget, LabelJudge.of(graph, roles.fitted, judged) if evaluator is None and roles.unseen else None
-    keeps = partial(_keeps_budget, builder, evaluator=evaluator, labels=labels, budget=budget)
-    result = search(builder, timer, keeps, seconds=budget.seconds, progress=progress)
+    result = search(builder, timer, seconds=budget.seconds, progress=progress)
+    recovery = RecoveryChoice(stack, builder, roles.rounded_with, settings.recover, progress)
+    builder, _ = recovery.builder(result.integer)
+    result = within_budget(result, partial(_keeps_budget, builder, evaluator=evaluator, labels=labels, budget=budget), progress)
+    builder, facts = recovery.builder(result.integer or result.fastest)
     ranges = {name: pair for name, pair in builder.ranges.items() if np.isfinite(pair).all()}
     progress("auditing what clips", 0, 1)
     clipped = [asdict(each) for each in clipping(graph.model, ranges, graph.contract, roles.audited)] if roles.audited else None
-    plan = _plan(builder, result, calibration, settings.batch, roles, judged, labels)
-    return plan, {"clipped": clipped, "clipping_images": len(roles.audited), "ranges": builder.method}, builder
+    plan = replace(_plan(builder, result, calibration, settings.batch, roles, judged, labels), recovery=facts)
+    return plan, {"clipped": clipped, "clipping_images": len(roles.audited), "ranges": builder.method, "recovery": recovery.told}, builder
 
 
 def _search_batch(builder: VariantBuilder, batch: int, measuring: Measuring) -> int:

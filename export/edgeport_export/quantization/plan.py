@@ -18,7 +18,7 @@ SEAL = "sha256"
 RENAMED = {"limits": "ranges"}  # fields of format 1; its words about the decision are those of the selection
 ADDED = {"agreement", "probes", "unseen", "sqnr_elsewhere"}  # fields that the first plans of format 1 lack; they have no seal either, but their manifest does
 
-LATER = {"sqnr_error_db", "changes"}  # fields that the first plans of format 2 lack
+LATER = {"sqnr_error_db", "changes", "recovery"}  # fields that the first plans of format 2 lack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +35,22 @@ class Finding:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WeightRecovery:
+    """How the weights were rounded for each other (see `weight_recovery`); with the same images they come out the same.
+
+    `effort`: a key of EFFORTS. `images`: number of those that were at hand; `images_sha256`: over their pixels. `weights_sha256`: over what came out.
+    `nearest_db`, `sqnr_db`: signal over error of the outputs on other images, with weights rounded to the nearest step and so.
+    """
+
+    effort: str
+    images: int
+    images_sha256: str
+    weights_sha256: str
+    nearest_db: float
+    sqnr_db: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class SearchedPlan:
     """The result of a search: everything that decides the bytes of an int8 variant, and what was measured about its error.
 
@@ -45,6 +61,7 @@ class SearchedPlan:
     `agreement`: of outputs of integers, the share of entries that are fp32's. `probes`: number of images that errors were measured on;
     `unseen`: whether none of them was calibrated with. `sqnr_error_db`: the standard error of `sqnr_db`, from leaving some of these images out; None
     if there were too few. `changes`: for a classifier without truth, the labels that int8 changes on images that nothing was fitted to or chosen on.
+    `recovery`: how weights were rounded; None if each went to its nearest step.
     """
 
     target: str
@@ -66,6 +83,7 @@ class SearchedPlan:
     unseen: bool = False
     sqnr_error_db: float | None = None
     changes: LabelChanges | None = None
+    recovery: WeightRecovery | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +132,7 @@ def plan_from_dict(data: Any) -> Plan:
                 "ranges": {name: (float(low), float(high)) for name, (low, high) in current["ranges"].items()},
                 "findings": {name: Finding(**each) for name, each in current["findings"].items()},
                 "changes": LabelChanges(**current["changes"]) if current.get("changes") is not None else None,
+                "recovery": WeightRecovery(**current["recovery"]) if current.get("recovery") is not None else None,
                 "selection": Selection(**current["selection"]),
             }
         )

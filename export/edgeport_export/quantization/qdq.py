@@ -40,6 +40,7 @@ from edgeport_runtime.contract import NARROW_KEY
 
 from .joined_scales import joining_followers
 from .macs import PRODUCTS, RECURRENT
+from .recovered_weights import NOTHING, Recovered, put_in_place
 from .targets import Target
 
 # Elementwise and pooling operators that fuse with a quantized neighbor; see rule 2.
@@ -156,26 +157,36 @@ def observed_values(model: onnx.ModelProto, target: Target) -> list[str]:
     return list(dict.fromkeys(values))
 
 
-def quantize(model: onnx.ModelProto, contract: Contract, integer: frozenset[str], ranges: Ranges, target: Target) -> onnx.ModelProto:
-    """The graph in which the products named in `integer` run as integers. `model`: preprocessed, and left as it is."""
+def quantize(
+    model: onnx.ModelProto, contract: Contract, integer: frozenset[str], ranges: Ranges, target: Target, recovered: Recovered = NOTHING
+) -> onnx.ModelProto:
+    """The graph in which the products named in `integer` run as integers. `model`: preprocessed, and left as it is.
+
+    `recovered`: weights that are rounded already; the others are rounded to the nearest step.
+    """
+    editor, context = shaped(model, contract, integer, ranges, target)
+    put_in_place(editor, recovered, integer)
+    editor = GraphEditor(with_pairs(editor.model, context, target))
+    run_passes((*QDQ_PASSES, *(X86_PASSES if target.activations == QuantType.QUInt8 else ())), editor, context)
+    return editor.model
+
+
+def shaped(model: onnx.ModelProto, contract: Contract, integer: frozenset[str], ranges: Ranges, target: Target) -> tuple[GraphEditor, Int8Context]:
+    """The float graph in the shapes that integer kernels want, and what is quantized in it. `model`: preprocessed, and left as it is."""
     editor, context = GraphEditor.of_copy(model), Int8Context(contract=contract, products=integer, ranges=ranges)
-    unsigned = target.activations == QuantType.QUInt8
-    if unsigned:
+    if target.activations == QuantType.QUInt8:
         context = run_passes(SHAPING_PASSES, editor, context)
     followers = frozenset(name for name, products in follower_products(GraphEditor(model)).items() if products <= integer)
     context = replace(context, followers=followers)
     context = replace(context, followers=followers - float_followers(editor, context) - joining_followers(editor, context))
-    context = run_passes(FOLLOWER_PASSES, editor, context)
-    editor = GraphEditor(_quantized(editor.model, context, target))
-    run_passes((*QDQ_PASSES, *(X86_PASSES if unsigned else ())), editor, context)
-    return editor.model
+    return editor, run_passes(FOLLOWER_PASSES, editor, context)
 
 
-def _quantized(model: onnx.ModelProto, context: Int8Context, target: Target) -> onnx.ModelProto:
-    """The graph with the Q/DQ pairs that onnxruntime's quantizer puts around the nodes of the context."""
+def with_pairs(model: onnx.ModelProto, context: Int8Context, target: Target) -> onnx.ModelProto:
+    """A copy of the graph with the Q/DQ pairs that onnxruntime's quantizer puts around the nodes of the context."""
     left = {node.name for node in model.graph.node}
     quantizer = QDQQuantizer(
-        model,
+        GraphEditor.of_copy(model).model,
         per_channel=True,
         reduce_range=target.narrow_weights,
         weight_qType=QuantType.QInt8,

@@ -7,7 +7,8 @@
    change of format in the middle costs. What looks faster is measured twice before it is believed.
 4. If that is no faster than the float graph, the search starts from there, and tries single products as integers, the largest first.
    If none pays, the fastest of all these is kept for a user who wants int8 in any case.
-5. If the quality budget is not kept, the products with the largest errors go back to float until it is.
+5. If the quality budget is not kept, the products with the largest errors go back to float until it is. Before that, weights are rounded for each
+   other in the set that is left (`weight_recovery`), and after it once more, if it became smaller.
 """
 
 import json
@@ -80,12 +81,10 @@ def closest_ranges(
     return max(builders, key=lambda builder: builder.sqnr_db(everything))
 
 
-def search(
-    builder: VariantBuilder, timer: Timer | None, keeps_budget: Callable[[Names], bool], *, seconds: float, progress: ProgressCallback = no_progress
-) -> SearchResult:
-    """Steps 2 to 5. `timer`: None if the target is another kind of machine, and then speed decides nothing.
+def search(builder: VariantBuilder, timer: Timer | None, *, seconds: float, progress: ProgressCallback = no_progress) -> SearchResult:
+    """Steps 2 to 4. `timer`: None if the target is another kind of machine, and then speed decides nothing.
 
-    `keeps_budget`: whether a variant is good enough. `seconds`: for steps 2 and 3, half for each at most.
+    `seconds`: for steps 2 and 3, half for each at most.
     """
     errors_db = _errors_alone(builder, time.monotonic() + seconds / 2, progress)
     result = SearchResult(integer=frozenset(builder.graph.quantizable), fastest=NONE, sqnr_db=errors_db)
@@ -93,7 +92,8 @@ def search(
         result = _slow_ones_float(builder, timer, result, time.monotonic() + seconds / 2, progress)
         result = _grown_from_float(builder, timer, result, progress)
     chosen = result.integer or result.fastest
-    return _within_budget(_changed(result, integer=chosen, fastest=chosen), keeps_budget, progress)
+    reasons = {name: reason for name, reason in result.reasons.items() if name not in chosen}
+    return _changed(result, integer=chosen, fastest=chosen, reasons=reasons)
 
 
 def _changed(result: SearchResult, **changes: object) -> SearchResult:
@@ -219,8 +219,11 @@ def profile(path: Path, graph: QuantizableGraph) -> dict[str, float]:
     return {name: float(np.median(times)) for name, times in spent_us.items()}
 
 
-def _within_budget(result: SearchResult, keeps_budget: Callable[[Names], bool], progress: ProgressCallback) -> SearchResult:
-    """Step 5: as few of the worst as possible, found by doubling their number and halving the last step."""
+def within_budget(result: SearchResult, keeps_budget: Callable[[Names], bool], progress: ProgressCallback = no_progress) -> SearchResult:
+    """Step 5: as few of the worst as possible, found by doubling their number and halving the last step.
+
+    `keeps_budget`: whether a variant is good enough.
+    """
     worst = sorted(result.integer, key=lambda name: result.sqnr_db.get(name, float("inf")))
 
     def keeps(without: int) -> bool:

@@ -29,6 +29,11 @@ class Target:
     machines: tuple[str, ...]
 
     @property
+    def largest_weight(self) -> int:
+        """The largest integer that a weight becomes, as onnxruntime's quantizer chooses steps for signed weights."""
+        return 64 if self.narrow_weights else 127
+
+    @property
     def formats(self) -> str:
         """The number formats in words."""
         kind = "U8" if self.activations == QuantType.QUInt8 else "S8"

@@ -22,6 +22,7 @@ from edgeport_runtime.timing import example_inputs
 from .macs import count_macs
 from .output_error import agreement, sqnr_db, with_parts
 from .qdq import candidates, preprocess, quantize
+from .recovered_weights import NOTHING, Recovered
 from .targets import Target
 
 Names = frozenset[str]
@@ -121,14 +122,15 @@ class _Variant:
 class VariantBuilder:
     """Makes int8 variants of one graph with given ranges, each once. Use it as a context: it keeps files.
 
-    `method`: how the ranges were chosen. `probes`: inputs for `sqnr_db` and `agreement`.
+    `method`: how the ranges were chosen. `probes`: inputs for `sqnr_db` and `agreement`. `recovered`: weights that are rounded already.
     """
 
-    def __init__(self, graph: QuantizableGraph, ranges: Ranges, probes: Probes, method: str) -> None:
+    def __init__(self, graph: QuantizableGraph, ranges: Ranges, probes: Probes, method: str, recovered: Recovered = NOTHING) -> None:
         self.graph = graph
         self.ranges = ranges
         self.method = method
         self.probes = probes
+        self.recovered = recovered
         self._folder = tempfile.TemporaryDirectory()
         self._variants: dict[Names, _Variant] = {}  # the one that was used last comes last
         self._written = 0
@@ -155,8 +157,8 @@ class VariantBuilder:
     def _made(self, integer: Names) -> tuple[_Variant, onnx.ModelProto]:
         variant = self._variants[integer] = self._variants.pop(integer, _Variant())
         if variant.model is None:
-            made = quantize(self.graph.model, self.graph.contract, integer, self.ranges, self.graph.target) if integer else self.graph.model
-            variant.model = made
+            settings = (self.graph.contract, integer, self.ranges, self.graph.target, self.recovered)
+            variant.model = quantize(self.graph.model, *settings) if integer else self.graph.model
             for oldest in [each for each in self._variants.values() if each.model is not None][:-KEPT_VARIANTS]:
                 if oldest.path is not None:
                     oldest.path.unlink()

@@ -252,7 +252,7 @@ def test_labels_decide_for_a_classifier_without_truth(make_bundle: Make, tiny: M
     assert manifest.auto.precision == "int8" and f"it changes 0 of {plan.changes.clear} clear labels" in manifest.auto.reason
     assert evidence["summary"]["variants"]["int8"]["changed_labels"] == plan.changes.close_changed
     assert any("its labels were compared with fp32's on 32 images" in each for each in evidence["summary"]["warnings"])
-    again = make_bundle(tmp_path / "again", calibration=images, held_out=(), options=ExportOptions(plan=plan, sqnr_floor_db=200.0))
+    again = make_bundle(tmp_path / "again", calibration=images, held_out=(), options=ExportOptions(plan=plan, sqnr_floor_db=200.0, calibration_images=100))
     assert read_plan(again) == plan
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from edgeport_export.quantization.calibration import Calibration, calibrate, pixel_arrays
 from edgeport_export.quantization.qdq import observed_values
-from edgeport_export.quantization.search import SearchResult, _within_budget, closest_ranges, profile, search
+from edgeport_export.quantization.search import SearchResult, closest_ranges, profile, search, within_budget
 from edgeport_export.quantization.targets import TARGETS
 from edgeport_export.quantization.variants import Names, Probes, QuantizableGraph, VariantBuilder
 from edgeport_export.tracing.exporter import trace
@@ -69,7 +69,7 @@ def builder(graph: QuantizableGraph, probes: Probes, calibration: Calibration) -
 )
 def test_what_is_slower_as_integers_stays_float(builder: VariantBuilder, gain: dict[str, float], expected: Names) -> None:
     timer = MadeUpTimer(builder, gain)
-    found = search(builder, timer, lambda names: True, seconds=60)
+    found = search(builder, timer, seconds=60)
     assert found.integer == expected and timer.calls > 1
     assert set(found.reasons) == set(gain) - set(expected) and all(reason.startswith("time: ") for reason in found.reasons.values())
     findings = found.findings(builder.graph.macs)
@@ -78,7 +78,7 @@ def test_what_is_slower_as_integers_stays_float(builder: VariantBuilder, gain: d
 
 def test_if_none_pays_one_is_left_for_a_user_who_wants_int8_in_any_case(builder: VariantBuilder) -> None:
     timer = MadeUpTimer(builder, {FIRST: -3.0, SECOND: -1.0, HEAD: -0.5})
-    found = search(builder, timer, lambda names: True, seconds=60)
+    found = search(builder, timer, seconds=60)
     assert found.integer == {HEAD} and set(found.reasons) == {FIRST, SECOND}  # the one that loses least
 
 
@@ -87,16 +87,16 @@ def test_one_product_alone_may_lose_less_than_what_was_left(builder: VariantBuil
         def _time(self, path: Path) -> float:
             return 10.0 + {frozenset[str](): 0.0, frozenset([FIRST]): 0.1}.get(self.names(path), 5.0)
 
-    assert search(builder, Together(builder, {}), lambda names: True, seconds=60).integer == {FIRST}
+    assert search(builder, Together(builder, {}), seconds=60).integer == {FIRST}
 
 
 def test_the_worst_products_go_first_until_the_budget_is_kept(builder: VariantBuilder) -> None:
     alone = {name: builder.sqnr_db(frozenset([name])) for name in (FIRST, SECOND, HEAD)}
     worst = min(alone, key=lambda name: alone[name])
-    found = search(builder, None, lambda names: worst not in names, seconds=60)
+    found = within_budget(search(builder, None, seconds=60), lambda names: worst not in names)
     assert found.integer == set(alone) - {worst}
     assert found.reasons[worst].startswith(f"error: alone it brings the outputs to {alone[worst]:.1f} dB")
-    assert search(builder, None, lambda names: False, seconds=60).integer == frozenset()
+    assert within_budget(search(builder, None, seconds=60), lambda names: False).integer == frozenset()
 
 
 @pytest.mark.parametrize("needed", range(16))
@@ -108,7 +108,7 @@ def test_no_more_products_go_than_it_takes(needed: int) -> None:
         asked.append(names)
         return len(names) <= 15 - needed
 
-    found = _within_budget(SearchResult(integer=frozenset(errors), fastest=frozenset(errors), sqnr_db=errors), keeps, lambda *_: None)
+    found = within_budget(SearchResult(integer=frozenset(errors), fastest=frozenset(errors), sqnr_db=errors), keeps)
     assert found.integer == frozenset(list(errors)[needed:]) and set(found.reasons) == set(list(errors)[:needed])
     assert len(asked) <= 9
 
@@ -123,13 +123,13 @@ def test_the_kind_of_ranges_with_the_smallest_error_is_taken(graph: QuantizableG
 
 
 def test_without_time_nothing_is_measured_and_everything_stays(builder: VariantBuilder) -> None:
-    found = search(builder, None, lambda names: True, seconds=0)
+    found = search(builder, None, seconds=0)
     assert found.integer == {FIRST, SECOND, HEAD} and not found.speedups and not found.sqnr_db
 
 
 def test_if_the_budget_leaves_nothing_the_fastest_variant_is_kept_for_the_plan(builder: VariantBuilder) -> None:
     timer = MadeUpTimer(builder, {FIRST: -1.0, SECOND: 4.0, HEAD: 0.5})
-    found = search(builder, timer, lambda names: False, seconds=60)
+    found = within_budget(search(builder, timer, seconds=60), lambda names: False)
     assert found.integer == frozenset() and found.fastest == {SECOND, HEAD}
 
 

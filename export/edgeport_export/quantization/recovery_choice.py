@@ -1,0 +1,96 @@
+"""Whether weights are rounded for each other in a variant: if it comes nearer to the float network on images that they were not rounded with."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+
+from edgeport_export.errors import ExportError
+from edgeport_export.progress import ProgressCallback
+from edgeport_runtime import Example
+
+from .plan import Plan, WeightRecovery
+from .recovered_weights import NOTHING, Recovered, recovered_sha256
+from .variants import Names, Probes, QuantizableGraph, VariantBuilder
+from .weight_recovery import EFFORTS, images_sha256, images_to_round_with, recover
+
+OFF = "off"
+LEAST_GAIN_DB = 0.5  # on eight images; less is luck
+
+
+class RecoveryChoice:
+    """The choice for one search. `examples`: what weights are rounded with; none if there are too few. `effort`: a key of EFFORTS, or OFF.
+
+    Raises ImageError.
+    """
+
+    def __init__(self, stack: ExitStack, nearest: VariantBuilder, examples: Sequence[Example], effort: str, progress: ProgressCallback) -> None:
+        self.nearest = nearest
+        self.effort = effort
+        self.progress = progress
+        self._stack = stack
+        self._images = images_to_round_with(nearest.graph, examples) if effort != OFF and examples else []
+        self._last: tuple[Names, VariantBuilder, WeightRecovery | None] | None = None
+        self.told: dict[str, Any] = {"effort": effort, "taken": False}
+
+    def builder(self, integer: Names) -> tuple[VariantBuilder, WeightRecovery | None]:
+        """A builder whose weights are rounded for each other in this set, with its facts; the one that rounds to the nearest step if that is no worse."""
+        if not self._images or not integer:
+            return self.nearest, None
+        if self._last is None or self._last[0] != integer:
+            self._last = (integer, *self._chosen(integer))
+        return self._last[1:]
+
+    def _chosen(self, integer: Names) -> tuple[VariantBuilder, WeightRecovery | None]:
+        graph, nearest = self.nearest.graph, self.nearest
+        found = _recovered(graph, integer, nearest, self._images, self.effort, self.progress)
+        builder = self._stack.enter_context(VariantBuilder(graph, nearest.ranges, nearest.probes, nearest.method, found))
+        before, after = nearest.sqnr_db(integer), builder.sqnr_db(integer)
+        taken = bool(after > before + LEAST_GAIN_DB)
+        self.told = {"effort": self.effort, "taken": taken, "nearest_db": _finite(before), "sqnr_db": _finite(after)}
+        if not taken:
+            return nearest, None
+        facts = WeightRecovery(
+            effort=self.effort,
+            images=sum(len(next(iter(each.values()))) for each in self._images),
+            images_sha256=images_sha256(self._images),
+            weights_sha256=recovered_sha256(found),
+            nearest_db=_finite(before),
+            sqnr_db=_finite(after),
+        )
+        return builder, facts
+
+
+def replayed_builder(stack: ExitStack, graph: QuantizableGraph, plan: Plan, examples: Sequence[Example], progress: ProgressCallback) -> VariantBuilder:
+    """The builder of a plan. Raises ExportError if its weights were rounded with images that are not given, or come out otherwise here; ImageError."""
+    found, facts = NOTHING, plan.recovery
+    nearest = stack.enter_context(VariantBuilder(graph, plan.ranges, Probes(graph, []), plan.method))
+    if facts is None:
+        return nearest
+    if facts.effort not in EFFORTS:
+        raise ExportError(f"the weights of this int8 plan were rounded with the effort {facts.effort!r}, which this edgeport does not know: make a new plan")
+    images = images_to_round_with(graph, examples) if examples else []
+    if images_sha256(images) != facts.images_sha256:
+        raise ExportError(
+            f"the weights of this int8 plan were rounded with {facts.images} images, and they are not {'those given' if images else 'given'}: "
+            "name the same calibration data and --calibration-images, or leave --plan out to make a new one"
+        )
+    found = _recovered(graph, frozenset(plan.integer), nearest, images, facts.effort, progress)
+    if recovered_sha256(found) != facts.weights_sha256:
+        raise ExportError(
+            "the weights of this int8 plan round otherwise on this machine (another kind of processor, or other versions of onnxruntime and PyTorch): "
+            "leave --plan out to make a new one"
+        )
+    return stack.enter_context(VariantBuilder(graph, plan.ranges, nearest.probes, plan.method, found))
+
+
+def _recovered(graph: QuantizableGraph, integer: Names, builder: VariantBuilder, images: Sequence[Any], effort: str, progress: ProgressCallback) -> Recovered:
+    def advance(done: int, total: int) -> None:
+        progress("rounding weights for each other", done, total)
+
+    return recover(graph, integer, builder.ranges, images, EFFORTS[effort], advance)
+
+
+def _finite(decibels: float) -> float:
+    return round(float(np.clip(decibels, -999.0, 999.0)), 2)
