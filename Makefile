@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-long test-lowest lint docs zoo kernels bench clean
+.PHONY: demo test test-long test-lowest lint docs zoo kernels bench bench-accuracy clean
 
 # Rebuilt when a dependency list changes; pip is upgraded first because Python 3.11's own has no --group.
 $(VENV)/installed: pyproject.toml runtime/pyproject.toml
@@ -60,6 +60,9 @@ kernels: $(VENV)/installed
 
 bench: $(VENV)/installed .venv-peers/installed
 	$(BIN)/python tests/bench/bench.py --peers .venv-peers/bin/python --folder bench --results bench/results.jsonl --table docs/bench.md
+
+bench-accuracy: $(VENV)/installed .venv-peers/installed
+	$(BIN)/python tests/bench/accuracy.py --peers .venv-peers/bin/python
 
 clean:
 	rm -rf $(VENV) .venv-peers .venv-lowest site bench demo dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

