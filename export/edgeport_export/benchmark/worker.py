@@ -1,7 +1,7 @@
 """The process of one engine: reads its request, warms up, then times one round for every line it is sent.
 
 A line that is a request itself makes it change over to that engine. It answers "ready" with its loading time and the memory it holds; a round
-with its time and with the share of it that the engine's threads waited for a processor.
+with its time, with the share of it that the engine's threads waited for a processor, and with the time that all threads ran for one call.
 
 Run as a file, not as a module, so that an onnxruntime process never imports torch.
 """
@@ -28,10 +28,11 @@ def main(request: dict[str, Any]) -> None:
             call = _ready(request)
         else:
             before = processor_seconds()
-            median_ms = measure_calls(call, seconds=request["seconds"], warm_up=1).median_ms
+            timing = measure_calls(call, seconds=request["seconds"], warm_up=1)
             ran, waited = (after - first for after, first in zip(processor_seconds(), before, strict=True))
             crowded = (request["threads"] or 1) > usable_threads()  # they wait for one another
-            print(json.dumps({"ms": median_ms, "waited": None if crowded or not ran + waited else waited / (ran + waited)}), flush=True)
+            share = None if crowded or not ran + waited else waited / (ran + waited)
+            print(json.dumps({"ms": timing.median_ms, "waited": share, "processor_ms": 1e3 * ran / (timing.calls + 1)}), flush=True)
 
 
 def processor_seconds(tasks: Path = Path("/proc/self/task")) -> tuple[float, float]:
@@ -60,7 +61,7 @@ def _peak_bytes(status: Path = Path("/proc/self/status")) -> int:
 def _onnx_call(request: dict[str, Any]) -> tuple[Callable[[], Any], float]:
     onnxruntime()  # importing it is no part of loading a model
     start = time.perf_counter()
-    model = load(request["path"], threads=request["threads"], split_batch=request["split_batch"])
+    model = load(request["path"], threads=request["threads"], split_batch=request["split_batch"], spinning=request["spinning"])
     load_ms = (time.perf_counter() - start) * 1e3
     inputs = example_inputs(model.contract, batch=request["batch"], size_px=request["size_px"])
     return lambda: model.raw(**inputs), load_ms

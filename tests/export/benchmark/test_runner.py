@@ -72,6 +72,28 @@ def test_a_process_that_runs_everything_slowly_harms_neither_file(tmp_path: Path
         assert timer.compare(Path("int8.onnx"), Path("fp32.onnx")) == (1.5, 2.0)
 
 
+def test_beside_other_programs_the_time_that_threads_ran_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the clock on the wall, the second file would win. From the first comparison in which threads waited on, their own time counts, without spinning."""
+    script = tmp_path / "worker.py"
+    script.write_text(
+        "import json, sys\n"
+        "waits = {'quiet': 0.1, 'busy': 0.6}\n"
+        "request = json.loads(sys.argv[1])\n"
+        "print('{}', flush=True)\n"
+        "for line in sys.stdin:\n"
+        "    if line.startswith('{'): request = json.loads(line); print('{}', flush=True); continue\n"
+        "    place, name = request['path'].split('.')\n"
+        "    ms, processor_ms = {'first': (2.0, 3.0), 'second': (1.0, 4.0)}[name]\n"
+        "    spun = 100.0 if request['spinning'] else 0.0\n"
+        "    print(json.dumps({'ms': ms, 'waited': waits[place], 'processor_ms': processor_ms + spun}), flush=True)\n"
+    )
+    monkeypatch.setattr(runner, "WORKER", script)
+    with PairTimer(batch=1, rounds=1) as timer:
+        assert timer.compare(Path("quiet.first"), Path("quiet.second")) == (2.0, 1.0) and not timer.crowded
+        assert timer.compare(Path("busy.first"), Path("busy.second")) == (3.0, 4.0) and timer.crowded
+        assert timer.compare(Path("quiet.first"), Path("quiet.second")) == (3.0, 4.0)  # one measure for the rest of a search
+
+
 def test_the_median_of_the_rounds_is_reported_with_the_time_that_threads_waited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     turns = [{"ms": ms, "waited": waited} for ms, waited in ((3.0, 0.5), (9.0, 0.4), (2.0, 0.1))]
     scripted(tmp_path, [json.dumps({"ready": True, "load_ms": 7.5, "peak_bytes": 8}), *map(json.dumps, turns)], monkeypatch)
