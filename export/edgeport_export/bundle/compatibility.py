@@ -2,9 +2,10 @@
 
 from edgeport_export.errors import ExportError
 
-# Checked by loading such files in onnxruntime 1.17.0, 1.18.0, 1.20.0, 1.21.0, 1.22.0 and 1.23.0.
+# Checked by loading such files in onnxruntime 1.17.0, 1.18.1, 1.19.2, 1.20.1, 1.21.0, 1.22.0 and 1.23.0.
 # First onnxruntime release -> newest opset and IR version it loads; each release implements one onnx release (onnx.helper.VERSION_TABLE).
-RELEASES = (("1.17", 20, 9), ("1.18", 21, 10), ("1.21", 22, 10), ("1.23", 23, 11))
+# 1.18 implements opset 21 without blocks in QuantizeLinear, which is what we take that opset for.
+RELEASES = (("1.17", 20, 9), ("1.18", 20, 10), ("1.19", 21, 10), ("1.21", 22, 10), ("1.23", 23, 11))
 
 
 def lowest_onnxruntime(opset: int, ir_version: int) -> str:

@@ -194,6 +194,12 @@ class GraphEditor:
         self.graph.output.extend(onnx.ValueInfoProto(name=name) for name in values)
         self._forget()
 
+    def require_opset(self, version: int) -> None:
+        """Let the graph have at least this opset. The caller knows that its operators mean the same there."""
+        for each in self.model.opset_import:
+            if each.domain in ("", "ai.onnx"):
+                each.version = max(each.version, version)
+
     def remove_output(self, value: str) -> None:
         """Remove an output of the graph, and the nodes that only it needed."""
         self.graph.output.remove(next(each for each in self.graph.output if each.name == value))

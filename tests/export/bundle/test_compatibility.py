@@ -10,7 +10,7 @@ from edgeport_export.bundle.compatibility import lowest_onnxruntime
         (20, 9, "1.17"),
         (18, 8, "1.17"),
         (20, 10, "1.18"),
-        (21, 9, "1.18"),
+        (21, 9, "1.19"),  # 1.18.1 says of blocks: scale must be 1D tensor
         (22, 10, "1.21"),
         (23, 11, "1.23"),
         (20, 11, "1.23"),

@@ -143,6 +143,14 @@ def test_constants_and_attributes_change(editor: GraphEditor) -> None:
     assert [(each.name, list(each.ints)) for each in node.attribute] == [("perm", [1, 0])]
 
 
+def test_an_opset_is_raised_and_never_lowered(editor: GraphEditor) -> None:
+    del editor.model.opset_import[:]
+    editor.model.opset_import.extend([helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)])
+    for asked, version in ((19, 20), (21, 21), (20, 21)):
+        editor.require_opset(asked)
+        assert [(each.domain, each.version) for each in editor.model.opset_import] == [("", version), ("com.microsoft", 1)]
+
+
 def test_sizes_that_changed_are_forgotten(editor: GraphEditor) -> None:
     editor.forget_dims(["s", "nothing"])
     assert "s" not in editor.dims and "x" in editor.dims

@@ -14,6 +14,7 @@ from edgeport_export.quantization.qdq import TWO_ACTIVATIONS, candidates, observ
 from edgeport_export.quantization.targets import TARGETS
 from edgeport_export.rewrites.graph import GraphEditor, PassResult
 from edgeport_export.rewrites.int8_graph.attention_product import TOP, ScaledRows, attention_parts, attention_product, keep_value_scales
+from edgeport_export.rewrites.nodes import attributes
 from edgeport_export.tracing.exporter import trace
 from edgeport_models import AttentionNet, network
 from edgeport_runtime import Contract, SessionOptions
@@ -189,6 +190,9 @@ def test_the_product_reads_the_bytes_of_its_convolution(prepared: onnx.ModelProt
     made = quantize(prepared, CONTRACT, frozenset(candidates(GraphEditor(prepared), target)[0]), ranges, target)
     producers = {out: node for node in made.graph.node for out in node.output}
     value = next(node for node in made.graph.node if node.op_type == "MatMulInteger").input[1]
+    assert next(each.version for each in made.opset_import if not each.domain) == 21
+    rows = next(node for node in made.graph.node if node.op_type == "QuantizeLinear" and producers[node.input[0]].op_type == "Softmax")
+    assert attributes(rows)["axis"] == -1 and producers[rows.input[1]].op_type == "Mul"  # one step for each row
     way = []
     while producers[value].op_type != "Conv":
         way.append(producers[value].op_type)
