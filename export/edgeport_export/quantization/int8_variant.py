@@ -154,7 +154,7 @@ def _searched(
     timer = stack.enter_context(measuring.pair_timer(batch=_search_batch(builder, settings.batch, measuring))) if settings.target.is_here else None
     budget, labels = settings.budget, LabelJudge.of(graph, roles.fitted, judged) if evaluator is None and roles.unseen else None
     result = search(builder, timer, seconds=budget.seconds, progress=progress)
-    recovery = RecoveryChoice(stack, builder, roles.rounded_with, settings.recover, progress)
+    recovery = RecoveryChoice(stack, builder, roles.rounded_with, settings.recover, budget.seconds / 2, progress)
     builder, _ = recovery.builder(result.integer)
     result = within_budget(result, partial(_keeps_budget, builder, evaluator=evaluator, labels=labels, budget=budget), progress)
     builder, facts = recovery.builder(result.integer or result.fastest)

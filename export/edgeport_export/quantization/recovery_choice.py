@@ -1,6 +1,8 @@
 """Whether weights are rounded for each other in a variant: if it comes nearer to the float network on images that they were not rounded with."""
 
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -21,13 +23,15 @@ LEAST_GAIN_DB = 0.5  # on eight images; less is luck
 
 class RecoveryChoice:
     """The choice for one search. `examples`: what weights are rounded with; none if there are too few. `effort`: a key of EFFORTS, or OFF.
+    `seconds`: after which "quick" leaves what is left; "thorough" has no end.
 
     Raises ImageError.
     """
 
-    def __init__(self, stack: ExitStack, nearest: VariantBuilder, examples: Sequence[Example], effort: str, progress: ProgressCallback) -> None:
+    def __init__(self, stack: ExitStack, nearest: VariantBuilder, examples: Sequence[Example], effort: str, seconds: float, progress: ProgressCallback) -> None:
         self.nearest = nearest
         self.effort = effort
+        self.seconds = seconds if effort == "quick" else math.inf
         self.progress = progress
         self._stack = stack
         self._images = images_to_round_with(nearest.graph, examples) if effort != OFF and examples else []
@@ -44,7 +48,8 @@ class RecoveryChoice:
 
     def _chosen(self, integer: Names) -> tuple[VariantBuilder, WeightRecovery | None]:
         graph, nearest = self.nearest.graph, self.nearest
-        found = _recovered(graph, integer, nearest, self._images, self.effort, self.progress)
+        until = time.monotonic() + self.seconds
+        found = _recovered(graph, integer, nearest, self._images, self.effort, self.progress, lambda done: time.monotonic() < until)
         builder = self._stack.enter_context(VariantBuilder(graph, nearest.ranges, nearest.probes, nearest.method, found))
         before, after = nearest.sqnr_db(integer), builder.sqnr_db(integer)
         taken = bool(after > before + LEAST_GAIN_DB)
@@ -53,6 +58,7 @@ class RecoveryChoice:
             return nearest, None
         facts = WeightRecovery(
             effort=self.effort,
+            products=len(found),
             images=sum(len(next(iter(each.values()))) for each in self._images),
             images_sha256=images_sha256(self._images),
             weights_sha256=recovered_sha256(found),
@@ -76,7 +82,7 @@ def replayed_builder(stack: ExitStack, graph: QuantizableGraph, plan: Plan, exam
             f"the weights of this int8 plan were rounded with {facts.images} images, and they are not {'those given' if images else 'given'}: "
             "name the same calibration data and --calibration-images, or leave --plan out to make a new one"
         )
-    found = _recovered(graph, frozenset(plan.integer), nearest, images, facts.effort, progress)
+    found = _recovered(graph, frozenset(plan.integer), nearest, images, facts.effort, progress, lambda done: done < facts.products)
     if recovered_sha256(found) != facts.weights_sha256:
         raise ExportError(
             "the weights of this int8 plan round otherwise on this machine (another kind of processor, or other versions of onnxruntime and PyTorch): "
@@ -85,11 +91,20 @@ def replayed_builder(stack: ExitStack, graph: QuantizableGraph, plan: Plan, exam
     return stack.enter_context(VariantBuilder(graph, plan.ranges, nearest.probes, plan.method, found))
 
 
-def _recovered(graph: QuantizableGraph, integer: Names, builder: VariantBuilder, images: Sequence[Any], effort: str, progress: ProgressCallback) -> Recovered:
-    def advance(done: int, total: int) -> None:
+def _recovered(
+    graph: QuantizableGraph,
+    integer: Names,
+    builder: VariantBuilder,
+    images: Sequence[Any],
+    effort: str,
+    progress: ProgressCallback,
+    has_time: Callable[[int], bool],
+) -> Recovered:
+    def goes_on(done: int, total: int) -> bool:
         progress("rounding weights for each other", done, total)
+        return has_time(done)
 
-    return recover(graph, integer, builder.ranges, images, EFFORTS[effort], advance)
+    return recover(graph, integer, builder.ranges, images, EFFORTS[effort], goes_on)
 
 
 def _finite(decibels: float) -> float:

@@ -107,18 +107,19 @@ def recover(
     ranges: Ranges,
     images: Sequence[Arrays],
     effort: Effort = EFFORTS["quick"],
-    advance: Callable[[int, int], None] = lambda done, total: None,
+    goes_on: Callable[[int, int], bool] = lambda done, total: True,
 ) -> Recovered:
     """Round the weights of the products in `integer` for each other.
 
-    `images`: what the network reads meanwhile, in batches, as `images_to_round_with` gives them. `advance`: called with the number of products that
-    are done, and of all.
+    `images`: what the network reads meanwhile, in batches, as `images_to_round_with` gives them. `goes_on`: asked with the number of products that are
+    done, and of all, whether to go on; those that are left keep their own weights.
     """
     editor, context = shaped(graph.model, graph.contract, integer, ranges, graph.target)
     network = RoundedNetwork(editor.model, with_pairs(editor.model, context, graph.target), context.products)
     generator, found = np.random.default_rng(SEED), dict[str, RecoveredWeights]()
     for names in _together(network):
-        advance(len(found), len(network.products))
+        if not goes_on(len(found), len(network.products)):
+            break
         for name, moments in _observed(network, names, images, effort, generator).items():
             sums = network.products[name]
             found[name] = _recovered(network.exact, sums, moments, _window(network.exact, sums, context.ranges), graph.target.largest_weight)

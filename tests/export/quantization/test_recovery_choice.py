@@ -1,3 +1,4 @@
+import itertools
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -36,8 +37,8 @@ def nearest(tiny: ModuleType, class_contract: Contract) -> Iterator[VariantBuild
         yield made
 
 
-def choice(stack: ExitStack, nearest: VariantBuilder, tiny: ModuleType, effort: str = "quick", count: int = 24) -> RecoveryChoice:
-    return RecoveryChoice(stack, nearest, tiny.brightness_examples(count, seed=0), effort, no_progress)
+def choice(stack: ExitStack, nearest: VariantBuilder, tiny: ModuleType, effort: str = "quick", count: int = 24, seconds: float = 60.0) -> RecoveryChoice:
+    return RecoveryChoice(stack, nearest, tiny.brightness_examples(count, seed=0), effort, seconds, no_progress)
 
 
 def test_it_is_taken_where_it_comes_nearer_on_other_images(stack: ExitStack, nearest: VariantBuilder, tiny: ModuleType) -> None:
@@ -67,6 +68,20 @@ def test_it_stays_out_where_it_is_no_better(stack: ExitStack, nearest: VariantBu
     made = choice(stack, nearest, tiny)
     assert made.builder(frozenset(nearest.graph.quantizable)) == (nearest, None)
     assert made.told["taken"] is False and made.told["sqnr_db"] > 0
+
+
+def test_when_time_is_up_the_last_products_keep_their_weights(
+    stack: ExitStack, nearest: VariantBuilder, tiny: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everything, clock = frozenset(nearest.graph.quantizable), itertools.count()
+    monkeypatch.setattr(recovery_choice.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(recovery_choice, "LEAST_GAIN_DB", -99.0)
+    builder, facts = choice(stack, nearest, tiny, seconds=1.5).builder(everything)
+    assert facts is not None and facts.products == len(builder.recovered) == 1  # asked at 1 and at 2 seconds
+    again = replayed_builder(stack, nearest.graph, planned(nearest, facts), tiny.brightness_examples(24, seed=0), no_progress)
+    assert recovered_sha256(again.recovered) == facts.weights_sha256
+    builder, facts = choice(stack, nearest, tiny, "thorough", seconds=0.0).builder(everything)
+    assert facts is not None and facts.products == len(everything)
 
 
 def planned(builder: VariantBuilder, facts: WeightRecovery | None) -> Plan:
