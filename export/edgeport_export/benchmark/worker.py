@@ -1,7 +1,7 @@
 """The process of one engine: reads its request, warms up, then times one round for every line it is sent.
 
-A line that is a request itself makes it change over to that engine. It answers "ready" with its loading time and the memory it holds; a round
-with its time, with the share of it that the engine's threads waited for a processor, and with the time that all threads ran for one call.
+A line that is a request itself makes it change over to that engine. It answers "ready" with its loading time and the memory it holds. To a round it
+answers with three figures: its time, the share of it that the engine's threads waited for a processor, and how long all threads ran for one call.
 
 Run as a file, not as a module, so that an onnxruntime process never imports torch.
 """
