@@ -4,15 +4,13 @@ Compensated rounding needs what a product reads in the rounded network while onl
 here, so that they can be replaced one after another; those that stand on their steps give what integers give.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
 from edgeport_export.rewrites.graph import GraphEditor
-from edgeport_runtime.device import onnxruntime
 
 from .product_sums import ProductSums
 
@@ -49,20 +47,3 @@ class RoundedNetwork:
     def reads(self, name: str) -> str:
         """The value that a product reads in the rounded network."""
         return next(str(node.input[0]) for node in self.rounded.nodes if node.name == name)
-
-    def session(self, editor: GraphEditor, values: Sequence[str]) -> Any:
-        """A session of all that `values` are made by."""
-        made, model = {node.output[0] for value in values for node in editor.ancestors(value)}, editor.model
-        nodes = [node for node in model.graph.node if node.output[0] in made]
-        read = {name for node in nodes for name in node.input}
-        part = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
-        part.graph.name = "part"
-        part.graph.node.extend(nodes)
-        part.graph.initializer.extend(each for each in model.graph.initializer if each.name in read)
-        part.graph.input.extend(model.graph.input)
-        part.graph.output.extend(onnx.ValueInfoProto(name=value) for value in values)
-        ort = onnxruntime()
-        settings = ort.SessionOptions()
-        settings.log_severity_level = 3
-        settings.add_session_config_entry("session.disable_quant_qdq", "1")  # or onnxruntime rounds float weights between pairs, with one step for all rows
-        return ort.InferenceSession(part.SerializeToString(), settings, providers=["CPUExecutionProvider"])

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from edgeport_export.quantization.frontier import run_from
 from edgeport_export.quantization.qdq import shaped, with_pairs
 from edgeport_export.quantization.rounded_network import RoundedNetwork
 from edgeport_export.quantization.variants import QuantizableGraph
@@ -41,11 +42,11 @@ def test_a_product_reads_what_those_before_it_give_rounded(network: tuple[Rounde
     rounded, module = network
     assert list(rounded.products) == ["first/Conv", "second/Conv"]
     pixels = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
-    read = rounded.session(rounded.rounded, [rounded.reads("second/Conv")]).run(None, {"pixels": pixels})[0]
+    read = run_from(rounded.rounded, [{"pixels": pixels}], [rounded.reads("second/Conv")])[0][0]
     exact = exact_first(module, pixels)
     np.testing.assert_allclose(read / 0.02, np.round(read / 0.02), atol=1e-3)  # on the steps of the range
     assert np.abs(read - np.clip(exact, 0, 5.1)).max() < 0.012
-    whole = rounded.session(rounded.exact, [rounded.products["second/Conv"].given]).run(None, {"pixels": pixels})[0]
+    whole = run_from(rounded.exact, [{"pixels": pixels}], [rounded.products["second/Conv"].given])[0][0]
     np.testing.assert_allclose(whole, exact, atol=1e-5)
 
 
@@ -55,18 +56,8 @@ def test_weights_and_what_is_added_can_be_replaced(network: tuple[RoundedNetwork
     pixels = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
     rows = sums.rows.shape[0] * sums.rows.shape[1]
     rounded.replace("first/Conv", np.zeros_like(sums.weights), np.linspace(0, 1.5, rows, dtype=np.float32))
-    read = rounded.session(rounded.rounded, [rounded.reads("second/Conv")]).run(None, {"pixels": pixels})[0]
+    read = run_from(rounded.rounded, [{"pixels": pixels}], [rounded.reads("second/Conv")])[0][0]
     assert read.max() == pytest.approx(1.5, abs=0.011) and read.min() == 0
     rounded.replace("first/Conv", np.zeros_like(sums.weights), None)
-    again = rounded.session(rounded.rounded, [rounded.reads("second/Conv")]).run(None, {"pixels": pixels})[0]
+    again = run_from(rounded.rounded, [{"pixels": pixels}], [rounded.reads("second/Conv")])[0][0]
     assert np.array_equal(read, again)
-
-
-def test_a_session_holds_no_more_than_it_needs(network: tuple[RoundedNetwork, nn.Module]) -> None:
-    rounded, _ = network
-    name = "edgeport.rounded.second/Conv.weights"
-    assert name in rounded.rounded.constants
-    rounded.rounded.constants[name].ClearField("raw_data")  # whoever reads this tensor fails
-    rounded.session(rounded.rounded, [rounded.reads("second/Conv")])
-    with pytest.raises(Exception, match="second/Conv"):
-        rounded.session(rounded.rounded, [node.output[0] for node in rounded.rounded.nodes if node.name == "second/Conv"])

@@ -8,7 +8,7 @@ import torch
 from sklearn.datasets import load_sample_images
 from torch import nn
 
-from edgeport_export.quantization import weight_recovery
+from edgeport_export.quantization import frontier, weight_recovery
 from edgeport_export.quantization.calibration import calibrate
 from edgeport_export.quantization.qdq import observed_values, quantize
 from edgeport_export.quantization.recovered_weights import NOTHING, Recovered, recovered_sha256
@@ -176,11 +176,16 @@ def test_products_that_read_the_same_share_a_pass_and_no_more_images_are_read_th
         return found
 
     monkeypatch.setattr(weight_recovery, "_observed", counted)
+    monkeypatch.setattr(weight_recovery, "TOGETHER", 1)
     recovered(quantizable(Branches(), class_contract), Effort(images=8, per_input=1))
     assert passes == [(["first/Conv"], 8), (["second/Conv", "third/Conv"], 8), (["head/Gemm"], 16)]  # 16 inputs, one position an image
     passes.clear()
     recovered(quantizable(Branches(), class_contract), Effort(images=8, per_input=9), count=40)
     assert [images for _, images in passes] == [24, 24, 40]  # 72 inputs, in fours of pixels, at 32 positions an image; 144 at 64; the head takes all there are
+    passes.clear()
+    monkeypatch.setattr(frontier, "MOST_BYTES", 1)  # nothing is kept beyond one batch, and the others are run from the pixels on
+    recovered(quantizable(Branches(), class_contract), Effort(images=8, per_input=1))
+    assert [images for _, images in passes] == [8, 8, 16]
 
 
 @pytest.mark.parametrize("why", ["too many inputs", "no numbers"])
