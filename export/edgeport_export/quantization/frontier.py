@@ -64,13 +64,13 @@ def _session_between(editor: GraphEditor, known: Mapping[str, NDArray[Any]], val
     wanted, nodes = set(values), list[onnx.NodeProto]()
     for node in reversed(editor.nodes):
         if wanted & set(node.output):
-            nodes.insert(0, node)
+            nodes.append(node)
             wanted |= set(node.input) - set(known)
     names = {name for node in nodes for name in node.input}
     read = [name for name in known if name in names]
     part = onnx.ModelProto(ir_version=editor.model.ir_version, opset_import=editor.model.opset_import)
     part.graph.name = "part"
-    part.graph.node.extend(nodes)
+    part.graph.node.extend(nodes[::-1])
     part.graph.initializer.extend(each for each in editor.graph.initializer if each.name in names)
     for name in read:
         kind = helper.np_dtype_to_tensor_dtype(known[name].dtype)
