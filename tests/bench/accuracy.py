@@ -115,7 +115,15 @@ def about(folder: Path, step: str) -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    lines = ["# int8 on real weights", "", (__doc__ or "").split("\n\n")[1], "", "`python tests/bench/accuracy.py` repeats it (`make bench-accuracy`)."]
+    from edgeport_export.bundle.environment import processor, versions
+
+    packages = ", ".join(f"{name} {version}" for name, version in {**versions(), **rows[0]["peers"]}.items())
+    lines = ["# int8 on real weights", "", f"Written by `make bench-accuracy`. {processor()}, {rows[0]['threads']} threads; {packages}.", ""]
+    lines += [
+        (__doc__ or "").split("\n\n")[1],
+        "",
+        "`nearest` rounds each weight to its nearest step and has everything in integers; `thorough` is `--recover thorough`.",
+    ]
     for row in rows:
         fp32 = statistics.median(row["times"]["edgeport fp32"])
         lines += ["", f"## {row['name']}, {row['side']} px", ""]

@@ -38,12 +38,13 @@ class Finding:
 class WeightRecovery:
     """How the weights were rounded for each other (see `weight_recovery`); with the same images they come out the same.
 
-    `effort`: a key of EFFORTS. `products`: how many were done, in the graph's order, before time was up. `images`: number of those that
-    were at hand; `images_sha256`: over their pixels. `weights_sha256`: over what came out.
+    `effort`: a key of EFFORTS. `seed`: for the order of the images and the positions in them. `products`: how many were done, in the graph's
+    order, before time was up. `images`: number of those that were at hand; `images_sha256`: over their pixels. `weights_sha256`: over what came out.
     `nearest_db`, `sqnr_db`: signal over error of the outputs on other images, with weights rounded to the nearest step and so.
     """
 
     effort: str
+    seed: int
     products: int
     images: int
     images_sha256: str

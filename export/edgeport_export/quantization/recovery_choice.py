@@ -15,7 +15,7 @@ from edgeport_runtime import Example
 from .plan import Plan, WeightRecovery
 from .recovered_weights import NOTHING, Recovered, recovered_sha256
 from .variants import Names, Probes, QuantizableGraph, VariantBuilder
-from .weight_recovery import EFFORTS, images_sha256, images_to_round_with, recover
+from .weight_recovery import EFFORTS, SEED, images_sha256, images_to_round_with, recover
 
 OFF = "off"
 LEAST_GAIN_DB = 0.5  # on eight images; less is luck
@@ -49,7 +49,7 @@ class RecoveryChoice:
     def _chosen(self, integer: Names) -> tuple[VariantBuilder, WeightRecovery | None]:
         graph, nearest = self.nearest.graph, self.nearest
         until = time.monotonic() + self.seconds
-        found = _recovered(graph, integer, nearest, self._images, self.effort, self.progress, lambda done: time.monotonic() < until)
+        found = _recovered(graph, integer, nearest, self._images, self.effort, SEED, self.progress, lambda done: time.monotonic() < until)
         builder = self._stack.enter_context(VariantBuilder(graph, nearest.ranges, nearest.probes, nearest.method, found))
         before, after = nearest.sqnr_db(integer), builder.sqnr_db(integer)
         taken = bool(after > before + LEAST_GAIN_DB)
@@ -58,6 +58,7 @@ class RecoveryChoice:
             return nearest, None
         facts = WeightRecovery(
             effort=self.effort,
+            seed=SEED,
             products=len(found),
             images=sum(len(next(iter(each.values()))) for each in self._images),
             images_sha256=images_sha256(self._images),
@@ -76,13 +77,13 @@ def replayed_builder(stack: ExitStack, graph: QuantizableGraph, plan: Plan, exam
         return nearest
     if facts.effort not in EFFORTS:
         raise ExportError(f"the weights of this int8 plan were rounded with the effort {facts.effort!r}, which this edgeport does not know: make a new plan")
-    images = images_to_round_with(graph, examples) if examples else []
+    images = images_to_round_with(graph, examples, facts.seed) if examples else []
     if images_sha256(images) != facts.images_sha256:
         raise ExportError(
             f"the weights of this int8 plan were rounded with {facts.images} images, and they are not {'those given' if images else 'given'}: "
             "name the same calibration data and --calibration-images, or leave --plan out to make a new one"
         )
-    found = _recovered(graph, frozenset(plan.integer), nearest, images, facts.effort, progress, lambda done: done < facts.products)
+    found = _recovered(graph, frozenset(plan.integer), nearest, images, facts.effort, facts.seed, progress, lambda done: done < facts.products)
     if recovered_sha256(found) != facts.weights_sha256:
         raise ExportError(
             "the weights of this int8 plan round otherwise on this machine (another kind of processor, or other versions of onnxruntime and PyTorch): "
@@ -97,6 +98,7 @@ def _recovered(
     builder: VariantBuilder,
     images: Sequence[Any],
     effort: str,
+    seed: int,
     progress: ProgressCallback,
     has_time: Callable[[int], bool],
 ) -> Recovered:
@@ -104,7 +106,7 @@ def _recovered(
         progress("rounding weights for each other", done, total)
         return has_time(done)
 
-    return recover(graph, integer, builder.ranges, images, EFFORTS[effort], goes_on)
+    return recover(graph, integer, builder.ranges, images, EFFORTS[effort], goes_on, seed)
 
 
 def _finite(decibels: float) -> float:

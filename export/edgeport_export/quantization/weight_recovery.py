@@ -1,7 +1,7 @@
 """Integer weights that give back what rounding costs, at no cost when the network runs.
 
-Most of what int8 loses on a trained network is the rounding of its weights: rounded to the nearest step, EfficientNet-Lite0 gives 72 % of PyTorch's
-answers, with float weights and rounded activations 94 %. So the products are rounded in the graph's order, each for what it reads in the network in
+Most of what int8 loses on a trained network is the rounding of its weights: with float weights and rounded activations, EfficientNet-Lite0 is 21 dB
+from float, and 14 dB with weights rounded to the nearest step. So the products are rounded in the graph's order, each for what it reads in the network in
 which all before it are rounded already.
 
 1. Weights: compensated rounding (`compensated_rounding`) with the second moments of what the product reads. If an offset follows, without their mean,
@@ -111,15 +111,16 @@ def recover(
     images: Sequence[Arrays],
     effort: Effort = EFFORTS["quick"],
     goes_on: Callable[[int, int], bool] = lambda done, total: True,
+    seed: int = SEED,
 ) -> Recovered:
     """Round the weights of the products in `integer` for each other.
 
     `images`: what the network reads meanwhile, in batches, as `images_to_round_with` gives them. `goes_on`: asked with the number of products that are
-    done, and of all, whether to go on; those that are left keep their own weights.
+    done, and of all, whether to go on; those that are left keep their own weights. `seed`: for the positions that are drawn.
     """
     editor, context = shaped(graph.model, graph.contract, integer, ranges, graph.target)
     network = RoundedNetwork(editor.model, with_pairs(editor.model, context, graph.target), context.products)
-    generator, found = np.random.default_rng(SEED), dict[str, RecoveredWeights]()
+    generator, found = np.random.default_rng(seed), dict[str, RecoveredWeights]()
     first = images[: -(-effort.images // CALIBRATION_BATCH)]
     rounded, exact = Frontier(network.rounded, first), Frontier(network.exact, first)
     for names in _together(network):
@@ -256,13 +257,13 @@ def fitted(
     return best
 
 
-def images_to_round_with(graph: QuantizableGraph, examples: Sequence[Example]) -> list[Arrays]:
+def images_to_round_with(graph: QuantizableGraph, examples: Sequence[Example], seed: int = SEED) -> list[Arrays]:
     """The examples' pixels in batches, in an order of chance, because folders list one class after the other. As many as fit into MOST_BYTES.
 
     Raises ImageError.
     """
     name, found, left = graph.contract.inputs[0].name, list[Arrays](), MOST_BYTES
-    order = np.random.default_rng(SEED).permutation(len(examples))
+    order = np.random.default_rng(seed).permutation(len(examples))
     for arrays in pixel_arrays(graph.contract, [examples[index] for index in order]):
         left -= arrays[name].nbytes
         if found and left < 0:

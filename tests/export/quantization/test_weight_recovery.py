@@ -5,15 +5,17 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import TensorProto, helper, numpy_helper
 from sklearn.datasets import load_sample_images
 from torch import nn
 
 from edgeport_export.quantization import frontier, weight_recovery
 from edgeport_export.quantization.calibration import calibrate
+from edgeport_export.quantization.product_sums import ProductSums
 from edgeport_export.quantization.qdq import observed_values, quantize
 from edgeport_export.quantization.recovered_weights import NOTHING, Recovered, recovered_sha256
 from edgeport_export.quantization.variants import QuantizableGraph
-from edgeport_export.quantization.weight_recovery import EFFORTS, Effort, best_steps, fitted, images_sha256, images_to_round_with, recover
+from edgeport_export.quantization.weight_recovery import EFFORTS, Effort, _window, best_steps, fitted, images_sha256, images_to_round_with, recover
 from edgeport_export.rewrites.graph import GraphEditor
 from edgeport_runtime import Contract, Example
 from edgeport_runtime.engine import Arrays
@@ -226,6 +228,35 @@ def test_the_step_of_a_row_is_the_one_with_the_least_squared_error(row: np.ndarr
     """`row` is in steps of 1 with which nothing is cut off; `share`: of that."""
     steps = best_steps(row[None, None], squares[None], 127)
     assert steps[0, 0] == pytest.approx(share)
+
+
+def clip(value: str, made: str, low: str = "zero", high: str = "six") -> onnx.NodeProto:
+    return helper.make_node("Clip", [value, low, high], [made])
+
+
+@pytest.mark.parametrize(
+    ("nodes", "ranges", "expected"),
+    [
+        ([], {}, (-np.inf, np.inf)),
+        ([], {"y": (-9.0, 8.0)}, (-9.0, 8.0)),
+        ([helper.make_node("Relu", ["y"], ["a"])], {"y": (-9.0, 8.0)}, (0.0, 8.0)),
+        ([clip("y", "a")], {"y": (-90.0, 80.0), "a": (0.0, 5.9)}, (0.0, 5.9)),
+        ([clip("y", "a", low="")], {"y": (-90.0, 80.0)}, (-90.0, 6.0)),
+        ([helper.make_node("Clip", ["y", "zero"], ["a"])], {}, (0.0, np.inf)),
+        ([helper.make_node("Transpose", ["y"], ["a"]), helper.make_node("Reshape", ["a", "shape"], ["b"]), clip("b", "c")], {}, (0.0, 6.0)),
+        ([helper.make_node("Relu", ["y"], ["a"]), helper.make_node("Sigmoid", ["a"], ["b"]), clip("b", "c")], {}, (0.0, np.inf)),
+        ([helper.make_node("Relu", ["y"], ["a"]), helper.make_node("Neg", ["y"], ["b"])], {"y": (-9.0, 8.0)}, (-9.0, 8.0)),  # Neg sees all of it
+        ([clip("y", "a", high="x")], {}, (-np.inf, np.inf)),  # a limit that is computed
+    ],
+)
+def test_the_window_is_what_the_next_operator_sees(nodes: list[onnx.NodeProto], ranges: dict[str, tuple[float, float]], expected: tuple[float, float]) -> None:
+    constants = {"w": np.zeros((1, 1, 1, 1), np.float32), "zero": np.float32(0), "six": np.float32(6), "shape": np.array([-1])}
+    initializers = [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()]
+    product = helper.make_node("Conv", ["x", "w"], ["y"], name="product")
+    given, made = (helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("x", "end"))
+    editor = GraphEditor(helper.make_model(helper.make_graph([product, *nodes], "graph", [given], [made], initializer=initializers)))
+    sums = ProductSums.of(editor, product)
+    assert sums is not None and _window(editor, sums, ranges) == expected
 
 
 LINE = np.linspace(-10, 10, 201)[:, None]
