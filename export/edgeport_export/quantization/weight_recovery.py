@@ -1,7 +1,7 @@
 """Integer weights that give back what rounding costs, at no cost when the network runs.
 
-Most of what int8 loses on a trained network is the rounding of its weights: with float weights and rounded activations, EfficientNet-Lite0 is 21 dB
-from float, and 14 dB with weights rounded to the nearest step. So the products are rounded in the graph's order, each for what it reads in the network in
+Most of what int8 loses on a trained network is the rounding of its weights. With float weights and rounded activations, EfficientNet-Lite0 is 21 dB
+from float; with weights rounded to the nearest step as well, 14 dB. So the products are rounded in the graph's order, each for what it reads in the network in
 which all before it are rounded already.
 
 1. Weights: compensated rounding (`compensated_rounding`) with the second moments of what the product reads. If an offset follows, without their mean,
@@ -116,7 +116,7 @@ def recover(
     """Round the weights of the products in `integer` for each other.
 
     `images`: what the network reads meanwhile, in batches, as `images_to_round_with` gives them. `goes_on`: asked with the number of products that are
-    done, and of all, whether to go on; those that are left keep their own weights. `seed`: for the positions that are drawn.
+    done, and of all, whether to go on. Those that are left keep their own weights. `seed`: for the positions that are drawn.
     """
     editor, context = shaped(graph.model, graph.contract, integer, ranges, graph.target)
     network = RoundedNetwork(editor.model, with_pairs(editor.model, context, graph.target), context.products)
