@@ -4,8 +4,8 @@ Most of what int8 loses on a trained network is the rounding of its weights. Wit
 from float; with weights rounded to the nearest step as well, 14 dB. So the products are rounded in the graph's order, each for what it reads in the network in
 which all before it are rounded already.
 
-1. Weights: compensated rounding (`compensated_rounding`) with the second moments of what the product reads. If an offset follows, without their mean,
-   because the offset makes up for that.
+1. Weights: compensated rounding (`compensated_rounding`) with the second moments of what the product reads. If an offset will be fitted, without their
+   mean, because the offset makes up for that.
 2. One gain and one offset for each row, by least squares against the float network. The gain goes into the row's step, the offset into the bias.
    What is compared is what the next operator sees: ReLU6 cuts off most of a sum's range, and a line through all of it fits the part that counts badly.
    A row keeps gain 1 and its own bias if the line is no better on the positions that were looked at.
@@ -194,7 +194,7 @@ def _recovered(editor: GraphEditor, sums: ProductSums, moments: Moments, window:
         steps = best_steps(sums.rows, np.ones(sums.rows.shape[::2]), largest)
         integers = np.clip(np.round(sums.rows / steps[:, :, None]), -largest, largest)
     else:
-        second = moments.second(about_mean=sums.added_by is not None)
+        second = moments.second(about_mean=sums.added_by is not None and moments.count >= LEAST_INSIDE)
         steps = best_steps(sums.rows, np.diagonal(second, axis1=1, axis2=2), largest)
         integers = compensated(sums.rows, second, steps, largest)
     rows = integers * steps[:, :, None]

@@ -128,6 +128,30 @@ def test_weights_rounded_for_each_other_come_nearer_to_pytorch(
     assert after > before + gain_db, f"{before:.1f} -> {after:.1f} dB"
 
 
+class Head(nn.Module):
+    """A linear layer whose inputs have a mean: the error of their sum would stay if nothing made up for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Conv2d(3, 64, 3, 2, 1), nn.Linear(64, 3)
+        self.head.weight.data *= torch.exp(1.5 * torch.randn_like(self.head.weight))
+        self.first.bias.data += 2
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.relu(self.first(x)).mean((2, 3)))
+
+
+def test_with_too_few_positions_for_an_offset_the_mean_counts(
+    quantizable: Quantizable, class_contract: Contract, run_first: Callable[[bytes, np.ndarray], np.ndarray]
+) -> None:
+    module = Head()
+    graph = quantizable(module, class_contract)
+    head = {"head/Gemm": recovered(graph, count=40)["head/Gemm"]}
+    assert np.allclose(head["head/Gemm"].added, module.head.bias.detach().numpy())
+    before, after = (distance_db(int8(graph, weights), module, run_first) for weights in (NOTHING, head))
+    assert after > before + 6, f"{before:.1f} -> {after:.1f} dB"
+
+
 def integers_of(model: onnx.ModelProto) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Each product's integers and their steps. A first convolution for widths of two kinds stands in the branches of an If, and is left out."""
     editor = GraphEditor(model)
