@@ -136,7 +136,7 @@ def table(rows: list[dict[str, Any]]) -> str:
             step = label.removeprefix("edgeport ")
             share = f"{row['plans'][step]['integer_share']:.0%}" if step in row["plans"] else ""
             lines.append(f"| {label} | {agreement} | {found['sqnr_db']:.1f} | {ms:.2f} | {fp32 / ms:.2f} | {share} |")
-        lines += ["", f"What a bundle made without options says: “{row['plans']['int8']['reason']}”"]
+        lines += ["", "What a bundle made without options says:", "", "```", row["plans"]["int8"]["reason"], "```"]
     return "\n".join(lines) + "\n"
 
 

@@ -19,6 +19,7 @@ from edgeport_runtime.manifest import TargetCpu
         ({"precisions": ("fp32", "int4")}, r"among fp32, int8, fp16, got \('fp32', 'int4'\)"),
         ({"precisions": "fp32"}, "got 'fp32'"),
         ({"max_drop": -1}, "max_drop must be a number of at least 0, got -1"),
+        ({"recover": "hard"}, "recover must be one of off, quick, thorough, got 'hard'"),
         ({"max_changed": -1}, "max_changed must be a number of at least 0, got -1"),
         ({"max_drop": "1"}, "max_drop must be a number of at least 0, got '1'"),
         ({"max_drop": math.nan}, "got nan"),

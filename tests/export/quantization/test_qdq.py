@@ -160,7 +160,9 @@ def test_the_softmax_itself_and_its_scores_stay_float(quantizable: Quantizable, 
     softmax = next(node for node in graph.node if node.op_type == "Softmax")
     producers = {out: node.op_type for node in graph.node for out in node.output}
     assert producers[softmax.input[0]] == "MatMul"
-    assert {node.op_type for node in graph.node if softmax.output[0] in node.input} == {"Mul", "ReduceMax"}
+    readers = {node.op_type: node for node in graph.node if softmax.output[0] in node.input}
+    assert set(readers) == {"QuantizeLinear", "ReduceMax"}
+    assert producers[readers["QuantizeLinear"].input[1]] == "Mul"  # a step for each row, by its largest weight, and none for all
 
 
 def test_followers_are_integers_only_if_all_their_products_are(quantizable: Quantizable, tiny: ModuleType, class_contract: Contract) -> None:
