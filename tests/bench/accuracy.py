@@ -10,7 +10,6 @@ correction, and with its preset for mixed ranges. edgeport's rows are the steps 
 
 import argparse
 import json
-import math
 import os
 import statistics
 import subprocess
@@ -27,7 +26,6 @@ from reference_workload import ReferenceWorkload
 
 BATCH, PEERS_IMAGES = 10, 128
 CALIBRATION_CROPS, JUDGED_CROPS = 20, 10  # of each photograph
-SURE = 1.96  # standard deviations: 95 %
 ALL_INTEGER = {"max_changed": 100.0, "sqnr_floor_db": -900.0}
 STEPS: Mapping[str, Mapping[str, Any]] = {
     "nearest": {"recover": "off", **ALL_INTEGER},
@@ -89,22 +87,11 @@ def engines(folder: Path, batch: int, threads: int, peers: str) -> dict[str, tup
 
 def compared(expected: list[np.ndarray], got: list[np.ndarray], classifies: bool) -> dict[str, Any]:
     """Signal over error of the worst output, and how many of the labels agree."""
-    worst = min(_decibels(*pair) for pair in zip(expected, got, strict=True))
+    from edgeport_export.quantization.output_error import sqnr_db
+
+    worst = min(sqnr_db([exact], [found]) for exact, found in zip(expected, got, strict=True))
     same = int(np.sum(expected[0].argmax(1) == got[0].argmax(1))) if classifies else None
     return {"sqnr_db": worst, "same": same, "images": len(expected[0])}
-
-
-def _decibels(expected: np.ndarray, got: np.ndarray) -> float:
-    exact = expected.astype(np.float64)
-    error = float(np.sum(np.square(exact - got)))
-    return 10 * math.log10(float(np.sum(np.square(exact - exact.mean(axis=0)))) / error) if error else math.inf
-
-
-def interval(same: int, images: int) -> tuple[float, float]:
-    """The 95 % interval of a share, after Wilson (1927)."""
-    share, square = same / images, SURE**2
-    middle, spread = share + square / (2 * images), SURE * math.sqrt(share * (1 - share) / images + square / (4 * images**2))
-    return (middle - spread) / (1 + square / images), (middle + spread) / (1 + square / images)
 
 
 def about(folder: Path, step: str) -> dict[str, Any]:
@@ -116,6 +103,7 @@ def about(folder: Path, step: str) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     from edgeport_export.bundle.environment import processor, versions
+    from edgeport_export.quantization.label_changes import share_interval
 
     packages = ", ".join(f"{name} {version}" for name, version in {**versions(), **rows[0]["peers"]}.items())
     lines = ["# int8 on real weights", "", f"Written by `make bench-accuracy`. {processor()}, {rows[0]['threads']} threads; {packages}.", ""]
@@ -131,7 +119,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         lines += ["| | agreement of top-1 (95 %) | SQNR dB | ms per batch | times fp32 | integer share |", "|---|---:|---:|---:|---:|---:|"]
         for label, found in row["found"].items():
             ms = statistics.median(row["times"][label])
-            low, high = interval(found["same"], found["images"]) if found["same"] is not None else (0.0, 0.0)
+            low, high = share_interval(found["same"], found["images"]) if found["same"] is not None else (0.0, 0.0)
             agreement = "" if found["same"] is None else f"{found['same'] / found['images']:.2f} ({low:.2f}..{high:.2f})"
             step = label.removeprefix("edgeport ")
             share = f"{row['plans'][step]['integer_share']:.0%}" if step in row["plans"] else ""

@@ -130,6 +130,11 @@ def pixel_arrays(contract: Contract, examples: Sequence[Example], size_px: tuple
         yield {contract.inputs[0].name: pixels}
 
 
+def shape_and_bytes(pixels: NDArray[Any]) -> bytes:
+    """What a hash over images takes of a batch."""
+    return repr(pixels.shape).encode() + pixels.tobytes()
+
+
 def calibrate(
     model: onnx.ModelProto, values: Sequence[str], contract: Contract, examples: Sequence[Example], advance: Callable[[int], None] = lambda done: None
 ) -> Calibration:
@@ -142,7 +147,7 @@ def calibrate(
     digest, different = hashlib.sha256(), set[bytes]()
     for arrays in pixel_arrays(contract, examples):
         pixels = arrays[contract.inputs[0].name]
-        digest.update(repr(pixels.shape).encode() + pixels.tobytes())
+        digest.update(shape_and_bytes(pixels))
         for name, value in zip(values, session.run(list(values), arrays), strict=True):
             histograms[name].add(value)
         different |= {hashlib.sha256(image.tobytes()).digest()[:8] for image in pixels}  # a copy teaches nothing

@@ -32,7 +32,7 @@ class Frontier:
 
     def move_to(self, values: Iterable[str]) -> None:
         """Go on until these values, and all that they are made by, are computed. The last batches are dropped if they do not fit into MOST_BYTES."""
-        self._passed |= {node.output[0] for value in values for node in self.editor.ancestors(value)}
+        self._passed |= {node.output[0] for node in self.editor.ancestors(*values)}
         nodes = self.editor.nodes
         behind = {name for node in nodes if node.output[0] not in self._passed for name in node.input}
         crossing = [name for node in nodes if node.output[0] in self._passed for name in node.output if name in behind]
@@ -61,16 +61,12 @@ def run_from(editor: GraphEditor, batches: Sequence[Mapping[str, NDArray[Any]]],
 
 def _session_between(editor: GraphEditor, known: Mapping[str, NDArray[Any]], values: Sequence[str]) -> tuple[Any, list[str]]:
     """A session of the nodes between what is known and `values`, and the names of what it reads."""
-    wanted, nodes = set(values), list[onnx.NodeProto]()
-    for node in reversed(editor.nodes):
-        if wanted & set(node.output):
-            nodes.append(node)
-            wanted |= set(node.input) - set(known)
+    nodes = editor.ancestors(*values, known=known)
     names = {name for node in nodes for name in node.input}
     read = [name for name in known if name in names]
     part = onnx.ModelProto(ir_version=editor.model.ir_version, opset_import=editor.model.opset_import)
     part.graph.name = "part"
-    part.graph.node.extend(nodes[::-1])
+    part.graph.node.extend(nodes)
     part.graph.initializer.extend(each for each in editor.graph.initializer if each.name in names)
     for name in read:
         kind = helper.np_dtype_to_tensor_dtype(known[name].dtype)

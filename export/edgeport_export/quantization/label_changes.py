@@ -34,17 +34,22 @@ class LabelChanges:
 
     @property
     def most_percent(self) -> float:
-        """The upper end of the 95 % interval of `percent`, after Wilson (1927)."""
-        if not self.clear:
-            return 100.0
-        count, share, square = self.clear, self.clear_changed / self.clear, SURE**2
-        middle, spread = share + square / (2 * count), SURE * math.sqrt(share * (1 - share) / count + square / (4 * count**2))
-        return 100 * (middle + spread) / (1 + square / count)
+        """The upper end of the 95 % interval of `percent`."""
+        return 100 * share_interval(self.clear_changed, self.clear)[1]
 
     def __str__(self) -> str:
         close = self.images - self.clear
         beside = f" and {self.close_changed} of {close} close ones" if close else ""
         return f"changes {self.clear_changed} of {self.clear} clear labels (at most {self.most_percent:.1f}% at 95%){beside}"
+
+
+def share_interval(count: int, total: int) -> tuple[float, float]:
+    """The 95 % interval of a share of which `count` of `total` were seen, after Wilson (1927). Of nothing, all of 0..1."""
+    if not total:
+        return 0.0, 1.0
+    share, square = count / total, SURE**2
+    middle, spread = share + square / (2 * total), SURE * math.sqrt(share * (1 - share) / total + square / (4 * total**2))
+    return (middle - spread) / (1 + square / total), (middle + spread) / (1 + square / total)
 
 
 def clear_labels(logits: Sequence[NDArray[Any]]) -> NDArray[np.bool_]:

@@ -10,10 +10,12 @@ import numpy as np
 
 from edgeport_export.errors import ExportError
 from edgeport_export.progress import ProgressCallback
+from edgeport_export.rewrites.graph import Ranges
 from edgeport_runtime import Example
+from edgeport_runtime.engine import Arrays
 
 from .plan import Plan, WeightRecovery
-from .recovered_weights import NOTHING, Recovered, recovered_sha256
+from .recovered_weights import Recovered, recovered_sha256
 from .variants import Names, Probes, QuantizableGraph, VariantBuilder
 from .weight_recovery import EFFORTS, SEED, images_sha256, images_to_round_with, recover
 
@@ -49,7 +51,7 @@ class RecoveryChoice:
     def _chosen(self, integer: Names) -> tuple[VariantBuilder, WeightRecovery | None]:
         graph, nearest = self.nearest.graph, self.nearest
         until = time.monotonic() + self.seconds
-        found = _recovered(graph, integer, nearest, self._images, self.effort, SEED, self.progress, lambda done: time.monotonic() < until)
+        found = _recovered(graph, integer, nearest.ranges, self._images, self.effort, SEED, self.progress, lambda done: time.monotonic() < until)
         builder = self._stack.enter_context(VariantBuilder(graph, nearest.ranges, nearest.probes, nearest.method, found))
         before, after = nearest.sqnr_db(integer), builder.sqnr_db(integer)
         taken = bool(after > before + LEAST_GAIN_DB)
@@ -71,10 +73,9 @@ class RecoveryChoice:
 
 def replayed_builder(stack: ExitStack, graph: QuantizableGraph, plan: Plan, examples: Sequence[Example], progress: ProgressCallback) -> VariantBuilder:
     """The builder of a plan. Raises ExportError if its weights were rounded with images that are not given, or come out otherwise here; ImageError."""
-    found, facts = NOTHING, plan.recovery
-    nearest = stack.enter_context(VariantBuilder(graph, plan.ranges, Probes(graph, []), plan.method))
+    facts, probes = plan.recovery, Probes(graph, [])
     if facts is None:
-        return nearest
+        return stack.enter_context(VariantBuilder(graph, plan.ranges, probes, plan.method))
     if facts.effort not in EFFORTS:
         raise ExportError(f"the weights of this int8 plan were rounded with the effort {facts.effort!r}, which this edgeport does not know: make a new plan")
     images = images_to_round_with(graph, examples, facts.seed) if examples else []
@@ -83,20 +84,20 @@ def replayed_builder(stack: ExitStack, graph: QuantizableGraph, plan: Plan, exam
             f"the weights of this int8 plan were rounded with {facts.images} images, and they are not {'those given' if images else 'given'}: "
             "name the same calibration data and --calibration-images, or leave --plan out to make a new one"
         )
-    found = _recovered(graph, frozenset(plan.integer), nearest, images, facts.effort, facts.seed, progress, lambda done: done < facts.products)
+    found = _recovered(graph, frozenset(plan.integer), plan.ranges, images, facts.effort, facts.seed, progress, lambda done: done < facts.products)
     if recovered_sha256(found) != facts.weights_sha256:
         raise ExportError(
             "the weights of this int8 plan round otherwise on this machine (another kind of processor, or other versions of onnxruntime and PyTorch): "
             "leave --plan out to make a new one"
         )
-    return stack.enter_context(VariantBuilder(graph, plan.ranges, nearest.probes, plan.method, found))
+    return stack.enter_context(VariantBuilder(graph, plan.ranges, probes, plan.method, found))
 
 
 def _recovered(
     graph: QuantizableGraph,
     integer: Names,
-    builder: VariantBuilder,
-    images: Sequence[Any],
+    ranges: Ranges,
+    images: Sequence[Arrays],
     effort: str,
     seed: int,
     progress: ProgressCallback,
@@ -106,7 +107,7 @@ def _recovered(
         progress("rounding weights for each other", done, total)
         return has_time(done)
 
-    return recover(graph, integer, builder.ranges, images, EFFORTS[effort], goes_on, seed)
+    return recover(graph, integer, ranges, images, EFFORTS[effort], goes_on, seed)
 
 
 def _finite(decibels: float) -> float:

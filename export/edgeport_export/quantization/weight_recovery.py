@@ -28,7 +28,7 @@ from edgeport_export.rewrites.graph import GraphEditor, Ranges
 from edgeport_runtime import Example
 from edgeport_runtime.engine import Arrays
 
-from .calibration import CALIBRATION_BATCH, pixel_arrays
+from .calibration import CALIBRATION_BATCH, pixel_arrays, shape_and_bytes
 from .compensated_rounding import compensated
 from .frontier import Frontier, run_from
 from .product_sums import ProductSums
@@ -277,5 +277,5 @@ def images_sha256(images: Sequence[Arrays]) -> str:
     digest = hashlib.sha256()
     for arrays in images:
         for pixels in arrays.values():
-            digest.update(repr(pixels.shape).encode() + pixels.tobytes())
+            digest.update(shape_and_bytes(pixels))
     return digest.hexdigest()

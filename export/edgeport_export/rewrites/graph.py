@@ -4,7 +4,7 @@
 `NodeBuilder`, puts them in place with the editor, and returns a `PassResult`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -113,13 +113,13 @@ class GraphEditor:
         readers = self.readers.get(value, [])
         return readers[0] if len(readers) == 1 and value not in self.outputs else None
 
-    def ancestors(self, value: str) -> list[onnx.NodeProto]:
-        """The nodes that `value` is made by, in the graph's order."""
-        wanted, found = {value}, []
+    def ancestors(self, *values: str, known: Collection[str] = ()) -> list[onnx.NodeProto]:
+        """The nodes that `values` are made by, in the graph's order; those behind `known` values alone, if these are given."""
+        wanted, found = set(values), []
         for node in reversed(self.graph.node):
             if wanted & set(node.output):
                 found.append(node)
-                wanted |= set(node.input)
+                wanted |= set(node.input) - set(known)
         return found[::-1]
 
     def first(self, op_type: str) -> onnx.NodeProto | None:

@@ -54,19 +54,23 @@ def scripted(folder: Path, lines: list[str], monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(runner, "WORKER", script)
 
 
-def test_a_process_that_runs_everything_slowly_harms_neither_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script = tmp_path / "worker.py"
+def answering(folder: Path, opening: str, turn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a process run `opening` and answer each round with the expression `turn`, of its `request`."""
+    script = folder / "worker.py"
     script.write_text(
-        "import json, pathlib, sys\n"
-        "try:\n    pathlib.Path(__file__).with_name('taken').touch(exist_ok=False); slowness = 3.0\n"  # whichever process comes first
-        "except FileExistsError:\n    slowness = 1.0\n"
-        "file = json.loads(sys.argv[1])['path']\n"
+        f"import json, pathlib, sys\n{opening}\n"
+        "request = json.loads(sys.argv[1])\n"
         "print('{}', flush=True)\n"
         "for line in sys.stdin:\n"
-        "    if line.startswith('{'): file = json.loads(line)['path']; print('{}', flush=True); continue\n"
-        "    print(json.dumps({'ms': slowness * {'fp32.onnx': 2.0, 'int8.onnx': 1.5}[file], 'waited': None}), flush=True)\n"
+        "    if line.startswith('{'): request = json.loads(line); print('{}', flush=True); continue\n"
+        f"    print(json.dumps({turn}), flush=True)\n"
     )
     monkeypatch.setattr(runner, "WORKER", script)
+
+
+def test_a_process_that_runs_everything_slowly_harms_neither_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first_comes = "try:\n    pathlib.Path(__file__).with_name('taken').touch(exist_ok=False); slowness = 3.0\nexcept FileExistsError:\n    slowness = 1.0"
+    answering(tmp_path, first_comes, "{'ms': slowness * {'fp32.onnx': 2.0, 'int8.onnx': 1.5}[request['path']], 'waited': None}", monkeypatch)
     with PairTimer(batch=1, rounds=1) as timer:
         assert timer.compare(Path("fp32.onnx"), Path("int8.onnx")) == (2.0, 1.5)
         assert timer.compare(Path("int8.onnx"), Path("fp32.onnx")) == (1.5, 2.0)
@@ -74,20 +78,9 @@ def test_a_process_that_runs_everything_slowly_harms_neither_file(tmp_path: Path
 
 def test_beside_other_programs_the_time_that_threads_ran_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the clock on the wall, the second file would win. From the first comparison in which threads waited on, their own time counts, without spinning."""
-    script = tmp_path / "worker.py"
-    script.write_text(
-        "import json, sys\n"
-        "waits = {'quiet': 0.1, 'busy': 0.6}\n"
-        "request = json.loads(sys.argv[1])\n"
-        "print('{}', flush=True)\n"
-        "for line in sys.stdin:\n"
-        "    if line.startswith('{'): request = json.loads(line); print('{}', flush=True); continue\n"
-        "    place, name = request['path'].split('.')\n"
-        "    ms, processor_ms = {'first': (2.0, 3.0), 'second': (1.0, 4.0)}[name]\n"
-        "    spun = 100.0 if request['spinning'] else 0.0\n"
-        "    print(json.dumps({'ms': ms, 'waited': waits[place], 'processor_ms': processor_ms + spun}), flush=True)\n"
-    )
-    monkeypatch.setattr(runner, "WORKER", script)
+    known = "waited = {'quiet': 0.1, 'busy': 0.6}; ms = {'first': 2.0, 'second': 1.0}; ran = {'first': 3.0, 'second': 4.0}; spun = {True: 100.0, False: 0.0}"
+    place, name = "request['path'].split('.')[0]", "request['path'].split('.')[1]"
+    answering(tmp_path, known, f"{{'ms': ms[{name}], 'waited': waited[{place}], 'processor_ms': ran[{name}] + spun[request['spinning']]}}", monkeypatch)
     with PairTimer(batch=1, rounds=1) as timer:
         assert timer.compare(Path("quiet.first"), Path("quiet.second")) == (2.0, 1.0) and not timer.crowded
         assert timer.compare(Path("busy.first"), Path("busy.second")) == (3.0, 4.0) and timer.crowded

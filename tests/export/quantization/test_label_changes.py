@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from edgeport_export.quantization.label_changes import LabelChanges, clear_labels, label_changes
+from edgeport_export.quantization.label_changes import LabelChanges, clear_labels, label_changes, share_interval
 
 
 def logits(*probabilities: tuple[float, ...]) -> np.ndarray:
@@ -23,10 +23,11 @@ def test_changes_are_counted_apart() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "clear", "most"),  # Wilson's interval, from Newcombe (1998), Table I: 81 of 263, 15 of 148, 0 of 20, 1 of 29
-    [(81, 263, 36.62), (15, 148, 16.05), (0, 20, 16.11), (1, 29, 17.18), (0, 0, 100.0)],
+    ("changed", "clear", "least", "most"),  # Wilson's interval, from Newcombe (1998), Table I: 81 of 263, 15 of 148, 0 of 20, 1 of 29
+    [(81, 263, 25.53, 36.62), (15, 148, 6.24, 16.05), (0, 20, 0.0, 16.11), (1, 29, 0.61, 17.18), (0, 0, 0.0, 100.0)],
 )
-def test_the_upper_end_is_wilsons(changed: int, clear: int, most: float) -> None:
+def test_the_interval_is_wilsons(changed: int, clear: int, least: float, most: float) -> None:
+    assert share_interval(changed, clear) == (pytest.approx(least / 100, abs=6e-5), pytest.approx(most / 100, abs=6e-5))
     assert LabelChanges(images=clear, clear=clear, clear_changed=changed, close_changed=0).most_percent == pytest.approx(most, abs=0.006)
 
 
