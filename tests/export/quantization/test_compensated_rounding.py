@@ -23,8 +23,8 @@ def rounded(weights: list[float], moments: list[list[float]]) -> list[float]:
         ([127.0, 1.4, -1.6], [[9.0, 0.0, 0.0], [0.0, 1.0, -1.0], [0.0, -1.0, 1.0]], [127, 1, -2]),
         # The input that comes first has more to say, wherever it stands: 0.4 of it is lost, and the weaker one, half of it, makes up with 0.8 more.
         ([0.4, 0.4, 127.0], [[1.0, 2.0, 0.0], [2.0, 4.0, 0.0], [0.0, 0.0, 9.0]], [1, 0, 127]),
-        # A weight of zero stays zero, though it could make up for the other's 0.4.
-        ([127.0, 1.4, 0.0], [[9.0, 0.0, 0.0], [0.0, 1.0, 1.0], [0.0, 1.0, 1.0]], [127, 1, 0]),
+        # A weight of zero stays zero, though it could make up for the others' 0.6.
+        ([127.0, 1.3, 1.3, 0.0], [[9.0, 0.0, 0.0, 0.0], [0.0, 1.0, 1.0, 1.0], [0.0, 1.0, 1.0, 1.0], [0.0, 1.0, 1.0, 1.0]], [127, 1, 1, 0]),
         # The largest weight becomes the largest integer, though it alone could make up for the first one's 0.4.
         ([1.4, -127.0], [[4.0, -1.0], [-1.0, 1.0]], [1, -127]),
         # Inputs that never change.

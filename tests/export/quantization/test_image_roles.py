@@ -50,6 +50,15 @@ def test_with_truth_the_held_out_images_decide_and_all_others_are_fitted_to() ->
     assert (len(roles.fitted), len(roles.chosen), len(roles.audited), roles.unseen, roles.judged) == (100, 8, 32, False, None)
 
 
+@pytest.mark.parametrize("held_out", [None, examples(40)])
+@pytest.mark.parametrize(("sample", "expected"), [(100, 80), (20, 16), (19, 0)])
+def test_weights_are_rounded_with_others_than_those_that_choose_with_truth_and_without(sample: int, expected: int, held_out: list[Example] | None) -> None:
+    given = examples(sample)
+    roles = roles_of(Images(sample=given), held_out)
+    assert len(roles.rounded_with) == expected and not {each.source for each in roles.rounded_with} & {each.source for each in roles.chosen}
+    assert list(roles.rounded_with) == list(roles_of(Images(sample=given), None).rounded_with)  # a replay needs no truth
+
+
 def test_images_are_taken_from_the_whole_list() -> None:
     given = examples(10)
     assert [each.source for each in spread(given, 4)] == ["0.png", "3.png", "6.png", "9.png"] and spread(given, 99) == given
