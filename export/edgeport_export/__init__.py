@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .bundle.diff import diff_bundles
+    from .diagnosis.two_models import ModelComparison, assert_parity, compare_models
     from .errors import AxisError, ExportError, NetworkFailure, NoIntegerProducts, OutputError, ParityError, PreflightError
     from .network.contracts import ImageTask, image_contract
     from .options import ExportOptions
@@ -25,6 +26,7 @@ _MODULES = {
     "ExportOptions": "options",
     "GraphEditor": "rewrites.graph",
     "ImageTask": "network.contracts",
+    "ModelComparison": "diagnosis.two_models",
     "NetworkFailure": "errors",
     "NoIntegerProducts": "errors",
     "OutputError": "errors",
@@ -35,6 +37,8 @@ _MODULES = {
     "PreflightError": "errors",
     "Target": "quantization.targets",
     "Verification": "verification",
+    "assert_parity": "diagnosis.two_models",
+    "compare_models": "diagnosis.two_models",
     "diff_bundles": "bundle.diff",
     "export_bundle": "pipeline",
     "image_contract": "network.contracts",
@@ -50,6 +54,7 @@ __all__ = [
     "ExportOptions",
     "GraphEditor",
     "ImageTask",
+    "ModelComparison",
     "NetworkFailure",
     "NoIntegerProducts",
     "OutputError",
@@ -60,6 +65,8 @@ __all__ = [
     "PreflightError",
     "Target",
     "Verification",
+    "assert_parity",
+    "compare_models",
     "diff_bundles",
     "export_bundle",
     "image_contract",

@@ -80,6 +80,31 @@ def load_factory(
     `weights_key`, `strip_prefix`: where in the checkpoint the weights are, if they are not to be found by the rule.
     Raises NetworkError, CheckpointError, NetworkFailure, ContractError.
     """
+    module, own, weights = load_network(factory, checkpoint, weights_key=weights_key, strip_prefix=strip_prefix, classes=classes, random_weights=random_weights)
+    described: Any = own if given is None else given(cast(ImageTask, own)) if callable(given) else given
+    if described is None:
+        raise ContractError(
+            f"{factory}: a network of your own needs a contract: --task and --size, --contract FILE, or a factory that returns (network, contract)"
+        )
+    contract = described if isinstance(described, Contract) else image_contract(module, described)
+    digest = sha256(Path(checkpoint)) if checkpoint is not None and Path(checkpoint).is_file() else None  # a folder of shards has no hash
+    name = factory.partition(":")[2] if is_library_name(factory) else factory.partition(":")[2].rpartition(".")[2]
+    return NetworkSource(name=name, network=module.eval(), contract=contract, checkpoint_sha256=digest, weights=weights)
+
+
+def load_network(
+    factory: str,
+    checkpoint: str | Path | None,
+    *,
+    weights_key: str | None = None,
+    strip_prefix: str | None = None,
+    classes: int | None = None,
+    random_weights: bool = False,
+) -> tuple[nn.Module, Any, LoadedWeights | None]:
+    """The network alone, the contract or description that its factory gave with it (None if none), and which of the file's tensors were loaded.
+
+    Parameters and errors as of `load_factory`.
+    """
     library = is_library_name(factory)
     if not library and random_weights:
         raise NetworkError(f"{factory}: --random-weights is for timm:NAME and torchvision:NAME; a factory makes its own")
@@ -90,15 +115,7 @@ def load_factory(
     if checkpoint is None and (weights_key is not None or strip_prefix is not None):
         raise CheckpointError("--weights-key and --strip-prefix say where in a checkpoint the weights are: name the file with --checkpoint")
     weights = None if checkpoint is None else load_checkpoint(module, checkpoint, weights_key=weights_key, strip_prefix=strip_prefix)
-    described: Any = own if given is None else given(cast(ImageTask, own)) if callable(given) else given
-    if described is None:
-        raise ContractError(
-            f"{factory}: a network of your own needs a contract: --task and --size, --contract FILE, or a factory that returns (network, contract)"
-        )
-    contract = described if isinstance(described, Contract) else image_contract(module, described)
-    digest = sha256(Path(checkpoint)) if checkpoint is not None and Path(checkpoint).is_file() else None  # a folder of shards has no hash
-    name = factory.partition(":")[2] if library else factory.partition(":")[2].rpartition(".")[2]
-    return NetworkSource(name=name, network=module.eval(), contract=contract, checkpoint_sha256=digest, weights=weights)
+    return module.eval(), own, weights
 
 
 def _made(factory: str) -> Any:
@@ -152,7 +169,7 @@ def load_examples(data: str, contract: Contract) -> tuple[Part, Part]:
     class folders, or pairs in `input` and `target`) is taken as `own_examples` takes it. Raises DataError.
     """
     folder, truth = data_folder(data), find_task(contract.task).truth
-    if folder is not None and folder.is_dir() and _holds_truths(folder, contract) == (truth == "image"):
+    if folder is not None and folder.is_dir() and holds_truths(folder, contract) == (truth == "image"):
         return own_examples(data, None, contract)
     found = load_data(data, pairs=find_task(contract.task).truth == "image")
     _require_labels(data, found.labels, contract)
@@ -175,7 +192,7 @@ def own_examples(calibration: str | None, held_out: str | None, contract: Contra
     folder = data_folder(calibration)
     if folder is None:
         return _named(calibration, contract)
-    if not _holds_truths(folder, contract):
+    if not holds_truths(folder, contract):
         return _images(calibration), []
     examples = _with_truth(calibration, contract)
     judges = {index for index, each in enumerate(examples) if hashlib.sha256(Path(str(each.source)).name.encode()).digest()[0] % 2}
@@ -210,7 +227,7 @@ def _named(data: str, contract: Contract) -> tuple[Part, Part]:
     return load_examples(data, contract)
 
 
-def _holds_truths(folder: Path, contract: Contract) -> bool:
+def holds_truths(folder: Path, contract: Contract) -> bool:
     """Whether the folder is laid out as one with truths for this task."""
     truth = find_task(contract.task).truth
     if truth is None or not folder.is_dir():

@@ -13,7 +13,7 @@ from edgeport_runtime import Bundle, EdgeportError, InputError, __version__
 from edgeport_runtime.json_text import strict_json
 
 from . import console
-from .tables import images_line, summary_lines, variant_table
+from .tables import show_bundle
 
 app = typer.Typer(
     help="From a trained PyTorch image model to a bundle that runs without PyTorch.",
@@ -173,47 +173,35 @@ def export(
         return
     with console.progress_display(f"exporting {name}") as progress:
         bundle = run_export(job, progress)
-    _show_bundle(bundle, as_json)
-
-
-def _show_bundle(bundle: Bundle, as_json: bool) -> None:
-    evidence, manifest = bundle.evidence(), bundle.manifest
-    if as_json:
-        print(strict_json({"bundle": str(bundle.folder), "auto": dataclasses.asdict(manifest.auto), **evidence}))
-        return
-    summary, kept = evidence["summary"], {variant.precision for variant in manifest.variants}
-    console.table(*variant_table(summary, evidence["quality"], kept), title=str(bundle.folder))
-    parity = evidence["parity"]["fp32"]
-    sizes = {tuple(sorted(case["sizes"].items())) for case in parity["cases"]}
-    console.say(f"parity: fp32 agrees with PyTorch at {len(sizes)} sizes, the largest difference is {parity['worst']:.1e} of the output's range")
-    if "weights" in manifest.provenance:
-        console.say(f"weights: {manifest.provenance['weights']}")
-    auto = f"auto: {manifest.auto.precision}, because {manifest.auto.reason}"
-    for line in (*images_line(evidence["images"]), auto, *summary_lines(summary)):
-        console.say(line)
+    show_bundle(bundle, as_json)
 
 
 @app.command()
 def verify(
-    bundle: Annotated[Path, typer.Argument(help="The folder of the bundle.")],
-    checkpoint: Annotated[Path | None, typer.Option(help="The weights that the bundle was made from.")] = None,
-    model: Annotated[str | None, typer.Option(help="my.package:factory, if the bundle was made from one.")] = None,
+    first: Annotated[str, typer.Argument(help="A bundle; beside a second model also BUNDLE@int8, an .onnx file, a checkpoint, my.nets:net@weights.pt.")],
+    second: Annotated[str | None, typer.Argument(help="Another model to compare it with; left out: the network that the bundle was made from.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="One bundle: the weights that it was made from.")] = None,
+    model: Annotated[str | None, typer.Option(help="One bundle: my.package:factory, if it was made from one.")] = None,
+    inputs: Annotated[str | None, typer.Option(help="Two models: sweep, golden, a folder of images, an .npz file or a folder of them.")] = None,
+    contract: Annotated[Path | None, typer.Option(help="Two models of which none has a contract: a file with it.")] = None,
+    max_drop: Annotated[float, typer.Option(help="Two models: points of accuracy or dB of PSNR that int8 or fp16 may lose.")] = 0.5,
+    max_changed: Annotated[float, typer.Option(help="Two models: percent of clear labels that int8 or fp16 may change.")] = 1.0,
+    sqnr_floor: Annotated[float, typer.Option(help="Two models: dB of signal over error that int8 or fp16 must keep, if nothing else can tell.")] = 30.0,
+    changes: Annotated[Path | None, typer.Option(help="Two models: a folder for every changed label, or the worst patches, as JSON and PNG.")] = None,
     as_json: Json = False,
 ) -> int:
-    """Compare an existing bundle with PyTorch again; exit code 1 if anything disagrees."""
-    from edgeport_export.sources import source_of_bundle
-    from edgeport_export.verification import verify as run
+    """Compare a bundle with PyTorch again, or any two models; exit code 1 if anything disagrees."""
+    from .verify_command import VerifyJob, run_verify
 
-    source = source_of_bundle(Bundle(bundle), checkpoint, model)
+    named: dict[str, Any] = {"checkpoint": checkpoint, "model": model, "inputs": inputs, "contract": contract, "changes_to": changes}
+    job = VerifyJob(first=first, second=second, **named, max_drop=max_drop, max_changed=max_changed, sqnr_floor_db=sqnr_floor)
     with console.progress_display("verifying") as progress:
-        verification = run(bundle, source.network, progress=progress)
+        found = run_verify(job, progress)
     if as_json:
-        golden = {check.precision: bool(check) for check in verification.checks}
-        found = {"passed": bool(verification), "same_weights": verification.same_weights, "replayed": verification.replayed, "golden": golden}
-        print(strict_json({**found, "parity": verification.parity.to_dict()}))
+        print(strict_json(found.data))
     else:
-        console.say(str(verification))
-    return 0 if verification else 1
+        console.say(found.text)
+    return 0 if found.passed else 1
 
 
 @app.command()

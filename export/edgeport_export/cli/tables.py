@@ -1,9 +1,14 @@
 """The figures of an export as a table and a few lines, from the summary in a bundle's evidence."""
 
+import dataclasses
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+from edgeport_runtime import Bundle
+from edgeport_runtime.json_text import strict_json
 from edgeport_runtime.tasks import format_metric
+
+from . import console
 
 MOST_NAMED = 12  # products that stayed float
 COLUMNS = ("quality", "labels changed", "dB from fp32", "bytes", "MiB held", "ms to load", "integer MACs")
@@ -68,3 +73,21 @@ def images_line(images: Mapping[str, int]) -> Iterator[str]:
     if images["calibration"] or images["held_out"]:
         judges = f"{images['held_out']} others judged it" if images["held_out"] else "no truth judged it, so its nearness to fp32 did"
         yield f"images: {images['calibration']} of {images['given']} calibrated int8, {judges}"
+
+
+def show_bundle(bundle: Bundle, as_json: bool) -> None:
+    """Print what an export made: a table and a few sentences, or all of its evidence as JSON."""
+    evidence, manifest = bundle.evidence(), bundle.manifest
+    if as_json:
+        print(strict_json({"bundle": str(bundle.folder), "auto": dataclasses.asdict(manifest.auto), **evidence}))
+        return
+    summary, kept = evidence["summary"], {variant.precision for variant in manifest.variants}
+    console.table(*variant_table(summary, evidence["quality"], kept), title=str(bundle.folder))
+    parity = evidence["parity"]["fp32"]
+    sizes = {tuple(sorted(case["sizes"].items())) for case in parity["cases"]}
+    console.say(f"parity: fp32 agrees with PyTorch at {len(sizes)} sizes, the largest difference is {parity['worst']:.1e} of the output's range")
+    if "weights" in manifest.provenance:
+        console.say(f"weights: {manifest.provenance['weights']}")
+    auto = f"auto: {manifest.auto.precision}, because {manifest.auto.reason}"
+    for line in (*images_line(evidence["images"]), auto, *summary_lines(summary)):
+        console.say(line)

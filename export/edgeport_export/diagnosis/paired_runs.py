@@ -1,0 +1,107 @@
+"""Two models run on the same inputs: their answers side by side, and beside them a third one that tells how far apart two right answers are."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeport_export.errors import NetworkFailure
+from edgeport_export.network.wrapper import compared_outputs
+from edgeport_export.progress import ProgressCallback
+from edgeport_export.validation.last_bits import Envelope, envelopes
+from edgeport_export.validation.parity import Parity
+from edgeport_export.validation.sweep import Row, compared
+from edgeport_runtime import Contract, DeviceError
+from edgeport_runtime.engine import Arrays
+
+from .differences import fault, finite
+from .inputs import InputCase
+from .nearby_graph import nearby_graph, nearby_inputs
+from .sides import Answer, GraphSide, NetworkSide, Side
+
+DRAWS = 4  # graphs nearby, taken in turns: each is a session of its own
+
+Both = Callable[[Arrays], tuple[Arrays, Arrays]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairedRuns:
+    """`rows`: what can be compared; `Row.run` is the index of a case. `faults`: for each output why the other cases cannot.
+
+    In a row, `exact` is the right side's answer (in float64 if that is a network and both are fp32), `single` one that is as right, `got` the other side's.
+    """
+
+    names: tuple[str, ...]
+    cases: tuple[InputCase, ...]
+    rows: list[Row] = field(default_factory=list)
+    faults: dict[str, list[str]] = field(default_factory=dict)
+
+    def of(self, output: str) -> list[Row]:
+        return [row for row in self.rows if row.output == output]
+
+    def arrays(self, output: str) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
+        """The right side's answers and the other's, comparable ones."""
+        return [row.exact for row in self.of(output)], [np.asarray(row.got) for row in self.of(output)]
+
+    def case_names(self, output: str) -> list[str]:
+        return [self.cases[row.run].name for row in self.of(output)]
+
+
+class RightSide:
+    """The side whose answers count as right. `noise_is_measured`: whether there is a second answer that is as right as its own."""
+
+    def __init__(self, side: Side, contract: Contract, *, noise_is_measured: bool) -> None:
+        self.contract = contract
+        self.network = side.reference(contract) if isinstance(side, NetworkSide) else None
+        self._answer = side.answer(contract)
+        self._nearby: list[Answer] = []
+        if noise_is_measured and isinstance(side, GraphSide):
+            files = (replace(side, model=nearby_graph(side.proto, draw), engine="onnxruntime") for draw in range(DRAWS))
+            self._nearby = [each.answer(contract) for each in files]
+        self._in_double = noise_is_measured and self.network is not None
+
+    def answers(self, index: int, arrays: Arrays) -> tuple[Arrays, Arrays]:
+        """The right answer, and one that is as right. Raises NetworkFailure, DeviceError."""
+        own = self._answer(arrays)
+        if self._in_double and self.network is not None:
+            return self.network.double.run(arrays), own
+        return own, self._nearby[index % DRAWS](nearby_inputs(arrays, index)) if self._nearby else own
+
+    def envelopes(self, runs: Sequence[Arrays]) -> list[dict[str, Envelope]] | None:
+        """See `validation.last_bits`; None for a file."""
+        return envelopes(self.network, runs) if self.network is not None else None
+
+
+def run_both(right: RightSide, other: Answer, cases: Sequence[InputCase], progress: ProgressCallback) -> PairedRuns:
+    """Every case on both sides. A side that fails at an input is a fault there, not an error."""
+    names = tuple(compared_outputs(right.contract))
+    runs = PairedRuns(names=names, cases=tuple(cases), faults={name: [] for name in names})
+    for index, case in enumerate(cases):
+        progress("comparing", index, len(cases))
+        try:
+            (exact, single), got = right.answers(index, case.arrays), other(case.arrays)
+        except (DeviceError, NetworkFailure) as error:
+            for name in names:
+                runs.faults[name].append(f"{case.name}: {error}")
+            continue
+        for name in names:
+            why = fault(single[name], got[name])
+            if why is not None:
+                runs.faults[name].append(f"{case.name}: {why}")
+                continue
+            one, two = finite(exact[name], got[name])
+            runs.rows.append(Row(run=index, sizes={"case": index}, output=name, exact=one, single=finite(single[name], single[name])[0], got=two))
+    return runs
+
+
+def noise_parity(runs: PairedRuns, right: RightSide) -> Parity:
+    """The rows held to the noise, as at export. There must be some."""
+    names = [name for name in runs.names if runs.of(name)]
+
+    def looked_at(indices: Sequence[int]) -> Mapping[int, Mapping[str, Any]]:
+        found = right.envelopes([runs.cases[index].arrays for index in indices])
+        return dict(zip(indices, found or [], strict=True))
+
+    return compared(names, runs.rows, looked_at if right.network is not None else None)
