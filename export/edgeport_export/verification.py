@@ -1,4 +1,4 @@
-"""Verifying a bundle that exists: parity with PyTorch again from the trained network, and every golden case."""
+"""Verifying a bundle that exists, from the trained network: its files made again, parity at new inputs, every golden case and its stored answer."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,50 +8,91 @@ from typing import Any
 from torch import nn
 
 from edgeport_runtime import Bundle, CheckReport, Contract, load
+from edgeport_runtime.evaluation import Examples, read_examples
 
+from .diagnosis.bundle_blame import BundleBlame, blame_bundle
+from .diagnosis.reproduction import Reproduction, reproduce
+from .diagnosis.sides import GraphSide, NetworkSide
+from .diagnosis.stored_answers import StoredAnswers, stored_answers
+from .diagnosis.two_models import ModelComparison, compare_models
 from .errors import ExportError
 from .network.preflight import check_modules
 from .network.reference import TorchReference, weights_sha256
 from .network.size_sweep import Sizes, own_sizes, sweep_inputs
 from .network.wrapper import flatten
 from .progress import ProgressCallback, no_progress
+from .quantization.budget import Budget
 from .validation.parity import Parity
 from .validation.sweep import full_sweep, measure_parity
 
+GOLDEN_FLOOR_DB = 20.0  # that int8 and fp16 keep on golden cases: a few images, and made-up ones at odd sizes
 SEED = 10_000  # inputs that the export did not use
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """The findings. True if fp32 agrees with PyTorch at every size, every variant's golden cases pass, and the weights are the exported ones.
+    """The findings. True if nothing speaks against the bundle.
 
+    `parity`: of fp32 with PyTorch. `checks`: every variant's golden cases. `reproductions`: every variant made again, and compared byte by byte.
+    `stored`: the golden cases' answers that the export stored as PyTorch's. `lossy`: variants that were not made again, held to PyTorch on the golden cases.
+    `blame`: what is to blame, if it was asked for.
     `replayed`: number of sizes that the evidence says the export looked at; they are looked at again. `same_weights`: None if the bundle does not
     hold the weights' hash, as those of format 1.
     """
 
     parity: Parity
     checks: tuple[CheckReport, ...]
+    reproductions: tuple[Reproduction, ...]
+    stored: StoredAnswers
+    lossy: tuple[ModelComparison, ...]
     replayed: int
     same_weights: bool | None
+    blame: BundleBlame | None = None
 
     def __bool__(self) -> bool:
-        return bool(self.parity) and bool(self.checks) and all(self.checks) and self.same_weights is not False
+        compared = bool(self.parity) and bool(self.checks) and all(self.checks) and bool(self.stored) and all(self.lossy)
+        return compared and all(self.reproductions) and self.same_weights is not False
 
     def __str__(self) -> str:
         lines = ["FAILED the bundle was made from other weights than these"] if self.same_weights is False else []
-        lines += [f"fp32 {self.parity}", *map(str, self.checks)]
+        lines += [f"fp32 {self.parity}", *map(str, self.reproductions), *map(str, self.lossy), *map(str, self.checks), str(self.stored)]
         if not self.replayed:
             lines.append("the bundle's evidence lists no sizes, so those at which conditions inside the network change were not looked at again")
         if self.same_weights is None:
             lines.append("the weights were compared by their outputs alone: this bundle does not hold their hash")
-        return "\n".join(lines)
+        return "\n".join([*lines, *([] if self.blame is None else [str(self.blame)])])
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "passed": bool(self),
+            "same_weights": self.same_weights,
+            "replayed": self.replayed,
+            "golden": {check.precision: bool(check) for check in self.checks},
+            "stored_answers": bool(self.stored),
+            "reproduced": {each.precision: each.same for each in self.reproductions},
+            "changes": {each.precision: list(map(str, each.changes)) for each in self.reproductions if each.changes},
+            "lossy": [each.to_dict() for each in self.lossy],
+            "parity": self.parity.to_dict(),
+            **({} if self.blame is None else {"blame": self.blame.to_dict()}),
+        }
 
 
-def verify(bundle: Bundle | str | Path, network: nn.Module, *, progress: ProgressCallback = no_progress) -> Verification:
-    """Compare the bundle's fp32 variant with PyTorch at inputs that the export did not use, and re-run all golden cases of every variant.
+def verify(
+    bundle: Bundle | str | Path,
+    network: nn.Module,
+    *,
+    calibration: Examples | None = None,
+    blame: bool = False,
+    progress: ProgressCallback = no_progress,
+) -> Verification:
+    """Make the bundle's files again, compare fp32 with PyTorch at inputs that the export did not use, re-run all golden cases, and hold their answers to
+    PyTorch's.
 
     `network`: the trained network, which is taken under the bundle's own contract and stays as it is. Sizes are those of the sweep, and
-    those that the export looked at besides, because a condition inside the network changes there.
+    those that the export looked at besides, because a condition inside the network changes there. `calibration`: the images that the export was
+    given; only an int8 variant whose weights were rounded for each other needs them, and is held to PyTorch on the golden cases if they are missing.
+    `blame`: look for the first module that differs, and for what int8 costs at each product.
     Raises BundleError and its kin if the bundle cannot be read, NetworkFailure or ExportError if the network does not fit the contract.
     """
     if not isinstance(network, nn.Module):
@@ -65,9 +106,27 @@ def verify(bundle: Bundle | str | Path, network: nn.Module, *, progress: Progres
     sizes = [*full_sweep(reference), *swept]
     parity = measure_parity(reference, opened.read(opened.variant("fp32")), sizes=_once(sizes), seed=SEED, progress=progress)
     checks = tuple(load(opened.folder, precision=variant.precision).check() for variant in opened.manifest.variants)
+    given = () if calibration is None else read_examples(calibration)
+    reproductions = reproduce(opened, network, given, progress)
+    failed_at = [dict(case.sizes) for case in parity.failures()]
     stored = opened.manifest.provenance.get("weights_sha256")
     same = None if stored is None else stored == weights_sha256(network)
-    return Verification(parity=parity, checks=checks, replayed=len(swept), same_weights=same)
+    return Verification(
+        parity=parity,
+        checks=checks,
+        reproductions=reproductions,
+        stored=stored_answers(opened, reference, parity),
+        lossy=tuple(_held_to_torch(opened, each.precision, network) for each in reproductions if each.precision != "fp32" and not each.same),
+        replayed=len(swept),
+        same_weights=same,
+        blame=blame_bundle(opened, reference, reproductions, failed_at, progress) if blame else None,
+    )
+
+
+def _held_to_torch(bundle: Bundle, precision: str, network: nn.Module) -> ModelComparison:
+    side = GraphSide.of_bundle(bundle, precision)
+    network_side = NetworkSide(name="the network", network=network)
+    return compare_models(side, network_side, inputs="golden", budget=Budget(sqnr_floor_db=GOLDEN_FLOOR_DB))
 
 
 def _require_fit(reference: TorchReference) -> None:

@@ -35,11 +35,22 @@ def test_a_sound_bundle_verifies_and_a_changed_network_does_not(made: tuple[Bund
     bundle, network = made
     found = verify(bundle, network)
     assert found and found.same_weights and len(found.checks) == 2 and found.replayed > 5
+    assert found.reproductions[0].same and found.stored and found.blame is None
     assert bool(verify(bundle.folder, network)) and bool(verify(str(bundle.folder), network))
     weight = network.head.weight.data
     weight[0, 0] += 1e-3 * weight.abs().max()
     changed = verify(bundle, network)
     assert not changed and not changed.parity and "FAILED logits at" in str(changed)
+    assert not changed.reproductions[0] and "FAILED fp32 is not what this network exports to: head: head.weight[0, 0] is " in str(changed)
+
+
+def test_int8_is_made_again_with_its_images_or_held_to_pytorch_without(made: tuple[Bundle, nn.Module]) -> None:
+    bundle, network = made
+    calibration, _ = load_examples("digits", bundle.manifest.contract)
+    again, without = verify(bundle, network, calibration=calibration, blame=True), verify(bundle, network)
+    assert again and again.reproductions[1].same and not again.lossy
+    assert again.blame is not None and again.blame and "blame" in again.to_dict() and "modules agree within 4 times" in str(again)
+    assert without and without.reproductions[1].same is None and [each.kind for each in without.lossy] == ["golden"]
 
 
 @pytest.mark.parametrize(

@@ -182,6 +182,8 @@ def verify(
     second: Annotated[str | None, typer.Argument(help="Another model to compare it with; left out: the network that the bundle was made from.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="One bundle: the weights that it was made from.")] = None,
     model: Annotated[str | None, typer.Option(help="One bundle: my.package:factory, if it was made from one.")] = None,
+    calibration: Annotated[str | None, typer.Option(help="One bundle: the images that the export was given, to make int8 again.")] = None,
+    blame: Annotated[bool, typer.Option(help="One bundle: name the first module that differs, and what int8 costs at each product.")] = False,
     inputs: Annotated[str | None, typer.Option(help="Two models: sweep, golden, a folder of images, an .npz file or a folder of them.")] = None,
     contract: Annotated[Path | None, typer.Option(help="Two models of which none has a contract: a file with it.")] = None,
     max_drop: Annotated[float, typer.Option(help="Two models: points of accuracy or dB of PSNR that int8 or fp16 may lose.")] = 0.5,
@@ -194,6 +196,7 @@ def verify(
     from .verify_command import VerifyJob, run_verify
 
     named: dict[str, Any] = {"checkpoint": checkpoint, "model": model, "inputs": inputs, "contract": contract, "changes_to": changes}
+    named |= {"calibration": calibration, "blame": blame}
     job = VerifyJob(first=first, second=second, **named, max_drop=max_drop, max_changed=max_changed, sqnr_floor_db=sqnr_floor)
     with console.progress_display("verifying") as progress:
         found = run_verify(job, progress)

@@ -1,18 +1,24 @@
 """`edgeport verify`: a bundle against the network that it was made from, or any two models against each other."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgeport_export.progress import ProgressCallback
-from edgeport_runtime import Bundle, InputError
+from edgeport_runtime import Bundle, Example, InputError
 from edgeport_runtime.bundle import MANIFEST
+from edgeport_runtime.evaluation import read_examples
+
+if TYPE_CHECKING:
+    from edgeport_export.sources import NetworkSource
 
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyJob:
     """`first`, `second`: names as `diagnosis.named_sides` reads them; with `second` None, `first` is a bundle, and its network is named by `checkpoint`
-    and `model`. `inputs`: "sweep", "golden", a folder of images, an .npz file or a folder of them. `contract`: a file. `changes_to`: a folder."""
+    and `model`. `calibration`, `blame`: see `verify`. `inputs`: "sweep", "golden", a folder of images, an .npz file or a folder of them.
+    `contract`: a file. `changes_to`: a folder."""
 
     first: str
     second: str | None = None
@@ -24,6 +30,8 @@ class VerifyJob:
     max_changed: float = 1.0
     sqnr_floor_db: float = 30.0
     changes_to: Path | None = None
+    calibration: str | None = None
+    blame: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +49,8 @@ def run_verify(job: VerifyJob, progress: ProgressCallback) -> VerifyResult:
         return _against_its_network(job, progress)
     if job.checkpoint is not None or job.model is not None:
         raise InputError("--checkpoint and --model name the network of a single bundle; beside a second model, name it as my.package:factory@weights.pt")
+    if job.calibration is not None or job.blame:
+        raise InputError("--calibration and --blame are for one bundle and the network that it was made from: leave the second model out")
     from edgeport_export.diagnosis.two_models import compare_models
     from edgeport_export.network.contracts import read_contract
     from edgeport_export.quantization.budget import Budget
@@ -67,7 +77,30 @@ def _against_its_network(job: VerifyJob, progress: ProgressCallback) -> VerifyRe
         raise InputError("--inputs, --contract and --changes are for two models: name the second one after the bundle")
     bundle = Bundle(job.first)
     source = source_of_bundle(bundle, job.checkpoint, job.model)
-    found = verify(bundle, source.network, progress=progress)
-    golden = {check.precision: bool(check) for check in found.checks}
-    data = {"passed": bool(found), "same_weights": found.same_weights, "replayed": found.replayed, "golden": golden, "parity": found.parity.to_dict()}
-    return VerifyResult(passed=bool(found), text=str(found), data=data)
+    found = verify(bundle, source.network, calibration=_calibration(job, bundle, source), blame=job.blame, progress=progress)
+    return VerifyResult(passed=bool(found), text=str(found), data=found.to_dict())
+
+
+def _calibration(job: VerifyJob, bundle: Bundle, source: "NetworkSource") -> Sequence[Example] | None:
+    """The images that the export was given: those that are named, or what a network of the registry learned from, if it is at hand.
+
+    A folder with labels may have been halved, one half to judge; the evidence tells how many images were given.
+    """
+    from edgeport_export.sources import load_examples, own_examples
+    from edgeport_models import DataError
+
+    data = job.calibration or source.data
+    if data is None:
+        return None
+    contract = source.contract
+    try:
+        found = own_examples(data, None, contract)[0] if source.data is None else load_examples(data, contract)[0]
+    except DataError:
+        if job.calibration is not None:
+            raise
+        return None
+    given = (bundle.evidence().get("images") or {}).get("given")
+    if source.data is None and given not in (None, len(found)):
+        everything = read_examples(data)
+        return everything if len(everything) == given else found
+    return found

@@ -2,7 +2,7 @@
 
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,15 @@ def session_with_outputs(model: onnx.ModelProto, values: list[str]) -> Any:
     editor = GraphEditor.of_copy(model)
     editor.set_outputs(values)
     return open_session(editor.model.SerializeToString(), SessionOptions())
+
+
+def value_shapes(model: onnx.ModelProto, values: Sequence[str], inputs: Arrays) -> dict[str, tuple[int, ...]]:
+    """Sizes of values at the shapes of `inputs`, from a real run that hands out the sizes alone, so that no values are kept."""
+    editor = GraphEditor.of_copy(model)
+    shapes = [f"sizes of {value}" for value in values]
+    editor.append([onnx.helper.make_node("Shape", [value], [shape], name=shape) for value, shape in zip(values, shapes, strict=True)])
+    found = session_with_outputs(editor.model, shapes).run(shapes, inputs)
+    return {value: tuple(map(int, shape)) for value, shape in zip(values, found, strict=True)}
 
 
 def _macs(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> int:
