@@ -28,12 +28,14 @@ RANDOM = "random, as --random-weights asked"
 class NetworkSource:
     """A trained network, ready to be traced.
 
-    `data`: its training data, as `load_data` names it. `checkpoint_sha256`: of its file. `weights`: which of the file's tensors. None if unknown.
+    `own`: what it promises itself, a contract or a description, if `contract` may be another one. `data`: its training data, as `load_data` names it.
+    `checkpoint_sha256`: of its file. `weights`: which of the file's tensors. None if unknown.
     """
 
     name: str
     network: nn.Module
     contract: Contract
+    own: Contract | ImageTask | None = None
     data: str | None = None
     checkpoint_sha256: str | None = None
     weights: LoadedWeights | None = None
@@ -89,7 +91,8 @@ def load_factory(
     contract = described if isinstance(described, Contract) else image_contract(module, described)
     digest = sha256(Path(checkpoint)) if checkpoint is not None and Path(checkpoint).is_file() else None  # a folder of shards has no hash
     name = factory.partition(":")[2] if is_library_name(factory) else factory.partition(":")[2].rpartition(".")[2]
-    return NetworkSource(name=name, network=module.eval(), contract=contract, checkpoint_sha256=digest, weights=weights)
+    promised = own if isinstance(own, Contract | ImageTask) and not is_library_name(factory) else None  # a library's is often used at other sizes
+    return NetworkSource(name=name, network=module.eval(), contract=contract, own=promised, checkpoint_sha256=digest, weights=weights)
 
 
 def load_network(
@@ -131,8 +134,11 @@ def _made(factory: str) -> Any:
         raise NetworkError(f"{factory}: calling it without arguments failed ({type(error).__name__}: {error})") from error
 
 
-def source_of_bundle(bundle: Bundle, checkpoint: str | Path | None, factory: str | None) -> NetworkSource:
-    """The network that a bundle was made from, under the bundle's own contract. Raises InputError if it is not named, BundleError if it has another one."""
+def source_of_bundle(bundle: Bundle, checkpoint: str | Path | None, factory: str | None, *, same_contract: bool = True) -> NetworkSource:
+    """The network that a bundle was made from, under the bundle's own contract; `own` is what the network promises itself.
+
+    `same_contract`: whether the checkpoint's must be the bundle's but for axes. Raises InputError if the network is not named, BundleError.
+    """
     contract = bundle.manifest.contract
     if factory is not None:
         origin = bundle.manifest.provenance
@@ -152,9 +158,9 @@ def source_of_bundle(bundle: Bundle, checkpoint: str | Path | None, factory: str
         if "edgeport train" in str(error):
             raise CheckpointError(f"{error}; a network of your own is named with --model my.package:factory") from error
         raise
-    if not _differ_in_axes_alone(source.contract, contract):
+    if same_contract and not _differ_in_axes_alone(source.contract, contract):
         raise BundleError(f"{bundle.folder}: this bundle was made for another contract than the checkpoint's; export the checkpoint again")
-    return replace(source, contract=contract)
+    return replace(source, contract=contract, own=source.contract)
 
 
 def _differ_in_axes_alone(first: Contract, second: Contract) -> bool:

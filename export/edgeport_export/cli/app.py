@@ -184,7 +184,9 @@ def verify(
     model: Annotated[str | None, typer.Option(help="One bundle: my.package:factory, if it was made from one.")] = None,
     calibration: Annotated[str | None, typer.Option(help="One bundle: the images that the export was given, to make int8 again.")] = None,
     blame: Annotated[bool, typer.Option(help="One bundle: name the first module that differs, and what int8 costs at each product.")] = False,
-    inputs: Annotated[str | None, typer.Option(help="Two models: sweep, golden, a folder of images, an .npz file or a folder of them.")] = None,
+    stages: Annotated[bool, typer.Option(help="One bundle: tell what each stage contributes, from an image file to the answer.")] = False,
+    pipeline: Annotated[str | None, typer.Option(help="One bundle: the training's preprocessing: my.pre:transform, timm:NAME or torchvision weights.")] = None,
+    inputs: Annotated[str | None, typer.Option(help="Two models: sweep, golden, a folder of images, .npz files. With --stages: a folder of images.")] = None,
     contract: Annotated[Path | None, typer.Option(help="Two models of which none has a contract: a file with it.")] = None,
     max_drop: Annotated[float, typer.Option(help="Two models: points of accuracy or dB of PSNR that int8 or fp16 may lose.")] = 0.5,
     max_changed: Annotated[float, typer.Option(help="Two models: percent of clear labels that int8 or fp16 may change.")] = 1.0,
@@ -196,7 +198,7 @@ def verify(
     from .verify_command import VerifyJob, run_verify
 
     named: dict[str, Any] = {"checkpoint": checkpoint, "model": model, "inputs": inputs, "contract": contract, "changes_to": changes}
-    named |= {"calibration": calibration, "blame": blame}
+    named |= {"calibration": calibration, "blame": blame, "stages": stages, "pipeline": pipeline}
     job = VerifyJob(first=first, second=second, **named, max_drop=max_drop, max_changed=max_changed, sqnr_floor_db=sqnr_floor)
     with console.progress_display("verifying") as progress:
         found = run_verify(job, progress)

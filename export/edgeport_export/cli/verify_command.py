@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class VerifyJob:
     """`first`, `second`: names as `diagnosis.named_sides` reads them; with `second` None, `first` is a bundle, and its network is named by `checkpoint`
-    and `model`. `calibration`, `blame`: see `verify`. `inputs`: "sweep", "golden", a folder of images, an .npz file or a folder of them.
+    and `model`. `calibration`, `blame`, `stages`, `pipeline`: see `verify`. `inputs`: "sweep", "golden", a folder of images, an .npz file or a folder of them.
     `contract`: a file. `changes_to`: a folder."""
 
     first: str
@@ -32,6 +32,8 @@ class VerifyJob:
     changes_to: Path | None = None
     calibration: str | None = None
     blame: bool = False
+    stages: bool = False
+    pipeline: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +51,9 @@ def run_verify(job: VerifyJob, progress: ProgressCallback) -> VerifyResult:
         return _against_its_network(job, progress)
     if job.checkpoint is not None or job.model is not None:
         raise InputError("--checkpoint and --model name the network of a single bundle; beside a second model, name it as my.package:factory@weights.pt")
-    if job.calibration is not None or job.blame:
-        raise InputError("--calibration and --blame are for one bundle and the network that it was made from: leave the second model out")
+    if job.calibration is not None or job.blame or job.stages or job.pipeline is not None:
+        of_one = "--calibration, --blame, --stages and --pipeline"
+        raise InputError(f"{of_one} are for one bundle and the network that it was made from: leave the second model out")
     from edgeport_export.diagnosis.two_models import compare_models
     from edgeport_export.network.contracts import read_contract
     from edgeport_export.quantization.budget import Budget
@@ -73,11 +76,14 @@ def _against_its_network(job: VerifyJob, progress: ProgressCallback) -> VerifyRe
 
     if not (Path(job.first) / MANIFEST).exists() and (Path(job.first).is_file() or "@" in job.first or ":" in job.first):
         raise InputError(f"{job.first} is no bundle's folder: name a second model to compare it with")
-    if job.inputs is not None or job.contract is not None or job.changes_to is not None:
-        raise InputError("--inputs, --contract and --changes are for two models: name the second one after the bundle")
+    if job.contract is not None or job.changes_to is not None:
+        raise InputError("--contract and --changes are for two models: name the second one after the bundle")
+    if job.inputs is not None and not (job.stages or job.pipeline is not None):
+        raise InputError("--inputs are for two models, or the images of --stages: name the second model after the bundle, or add --stages")
     bundle = Bundle(job.first)
-    source = source_of_bundle(bundle, job.checkpoint, job.model)
-    found = verify(bundle, source.network, calibration=_calibration(job, bundle, source), blame=job.blame, progress=progress)
+    source = source_of_bundle(bundle, job.checkpoint, job.model, same_contract=False)
+    wanted: dict[str, Any] = {"contract": source.own, "blame": job.blame, "stages": job.stages, "pipeline": job.pipeline, "images": job.inputs}
+    found = verify(bundle, source.network, calibration=_calibration(job, bundle, source), **wanted, progress=progress)
     return VerifyResult(passed=bool(found), text=str(found), data=found.to_dict())
 
 

@@ -126,11 +126,6 @@ def _require_target(settings: Int8Settings) -> None:
 
 
 def _replayed(stack: ExitStack, graph: QuantizableGraph, plan: Plan, images: Images, progress: ProgressCallback) -> tuple[Plan, dict[str, Any], VariantBuilder]:
-    if plan.graph_sha256 != graph.sha256:
-        raise ExportError(
-            "the int8 plan was made for another graph (other weights, another contract, or other versions of PyTorch and onnxscript): "
-            "leave --plan out to make a new one"
-        )
     return plan, {}, replayed_builder(stack, graph, plan, roles_of(images, None).rounded_with, progress)
 
 

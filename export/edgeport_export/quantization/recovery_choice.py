@@ -72,7 +72,13 @@ class RecoveryChoice:
 
 
 def replayed_builder(stack: ExitStack, graph: QuantizableGraph, plan: Plan, examples: Sequence[Example], progress: ProgressCallback) -> VariantBuilder:
-    """The builder of a plan. Raises ExportError if its weights were rounded with images that are not given, or come out otherwise here; ImageError."""
+    """The builder of a plan. Raises ExportError if the plan was made for another graph, or its weights were rounded with images that are not given, or come out
+    otherwise here; ImageError."""
+    if plan.graph_sha256 != graph.sha256:
+        raise ExportError(
+            "the int8 plan was made for another graph (other weights, another contract, or other versions of PyTorch and onnxscript): "
+            "leave --plan out to make a new one"
+        )
     facts, probes = plan.recovery, Probes(graph, [])
     if facts is None:
         return stack.enter_context(VariantBuilder(graph, plan.ranges, probes, plan.method))

@@ -24,7 +24,7 @@ def test_two_models_exit_codes_and_json(tiny_bundle: Path, capsys: pytest.Captur
     [
         (lambda bundle: VerifyJob(first=str(bundle / "model.onnx")), "model.onnx is no bundle's folder: name a second model"),
         (lambda bundle: VerifyJob(first=f"{bundle}@int8"), "@int8 is no bundle's folder: name a second model"),
-        (lambda bundle: VerifyJob(first=str(bundle), inputs="sweep"), "--inputs, --contract and --changes are for two models"),
+        (lambda bundle: VerifyJob(first=str(bundle), inputs="sweep"), "--inputs are for two models, or the images of --stages"),
         (lambda bundle: VerifyJob(first=str(bundle), second=str(bundle), model="a:b"), "--checkpoint and --model name the network of a single bundle"),
         (lambda bundle: VerifyJob(first=str(bundle), second=str(bundle), contract=Path("gone")), "gone: the contract cannot be read"),
         (lambda bundle: VerifyJob(first=str(bundle), second=str(bundle), inputs="gone"), "expected a folder of images"),

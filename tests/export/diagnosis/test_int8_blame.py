@@ -76,7 +76,7 @@ def test_coarse_weights_are_named(blamed: Callable[..., Int8Blame]) -> None:
     assert found.cause.kind == "coarse weights"
 
 
-def test_a_channel_that_became_constant_is_named(blamed: Callable[..., Int8Blame]) -> None:
+def test_a_channel_whose_weights_were_set_to_zero_is_altered(blamed: Callable[..., Int8Blame]) -> None:
     def zeroed(model: onnx.ModelProto) -> None:
         weights = next(each for each in model.graph.initializer if each.data_type == onnx.TensorProto.INT8 and tuple(each.dims) == (16, 16, 3, 3))
         values = numpy_helper.to_array(weights).copy()
