@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-long test-lowest lint docs zoo kernels bench bench-accuracy clean
+.PHONY: demo test test-long parity-faults test-lowest lint docs zoo kernels bench bench-accuracy clean
 
 # Rebuilt when a dependency list changes; pip is upgraded first because Python 3.11's own has no --group.
 $(VENV)/installed: pyproject.toml runtime/pyproject.toml
@@ -29,6 +29,10 @@ test: $(VENV)/installed lint
 # Every example, and whatever else takes minutes.
 test-long: $(VENV)/installed
 	$(BIN)/pytest -m long
+
+# Every fault that only numbers can betray, on every network that it can be put into.
+parity-faults: $(VENV)/installed
+	$(BIN)/pytest -n 2 -m "long or not long" tests/test_parity_faults.py
 
 # The floors of the dependency lists, in an environment of their own.
 .venv-lowest/installed: pyproject.toml runtime/pyproject.toml tests/lowest.py

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .bundle import Bundle
-from .comparison import Comparison, Tolerance, compare
+from .comparison import Comparison, Tolerance, compare, not_compared
 from .contract import Contract
 from .engine import Arrays
-from .errors import BundleError
+from .errors import BundleError, DeviceError
 from .manifest import GoldenCase
 from .protobuf import Array
 
@@ -43,12 +43,21 @@ def check(bundle: Bundle, precision: str, modes: Mapping[str, Callable[[Arrays],
     for case in bundle.manifest.golden:
         inputs = {each.name: bundle.tensor(file) for each, file in zip(contract.inputs, case.inputs, strict=True)}
         for mode, run in modes.items():
-            outputs = run(inputs)
+            outputs, fault = _answered(run, inputs)
             for name, expected, tolerance in _expected(bundle, case, contract, precision):
-                comparisons.append(compare(f"{case.folder}/{name}{mode and f', {mode}'}", outputs[name], expected, tolerance))
+                where = f"{case.folder}/{name}{mode and f', {mode}'}"
+                comparisons.append(not_compared(where, tolerance, fault) if fault else compare(where, outputs[name], expected, tolerance))
     return CheckReport(
         precision=precision, against="PyTorch's stored outputs" if precision == "fp32" else f"what {precision} gave on the host", comparisons=tuple(comparisons)
     )
+
+
+def _answered(run: Callable[[Arrays], Arrays], inputs: Arrays) -> tuple[Arrays, str]:
+    """The outputs, and why there are none: a graph that fails on a golden case is a finding, not an accident."""
+    try:
+        return run(inputs), ""
+    except DeviceError as error:
+        return {}, str(error)
 
 
 def _expected(bundle: Bundle, case: GoldenCase, contract: Contract, precision: str) -> Iterator[tuple[str, Array, Tolerance]]:

@@ -52,7 +52,7 @@ def compare(name: str, actual: NDArray[Any], expected: NDArray[Any], tolerance: 
     elif expected.size == 0:
         fault = "nothing was compared: the output has no elements"
     if fault is not None:
-        return Comparison(name=name, elements=0, max_abs=math.inf, rms=math.inf, snr_db=-math.inf, worst=(), tolerance=tolerance, fault=fault)
+        return not_compared(name, tolerance, fault)
     a, b = actual.astype(np.float64), expected.astype(np.float64)
     with np.errstate(invalid="ignore"):  # inf - inf: equal infinities are no difference
         difference = np.where(a == b, 0.0, np.abs(a - b))
@@ -64,6 +64,11 @@ def compare(name: str, actual: NDArray[Any], expected: NDArray[Any], tolerance: 
     return Comparison(
         name=name, elements=difference.size, max_abs=float(difference[worst]), rms=rms, snr_db=_snr_db(b, rms), worst=worst, tolerance=tolerance, fault=fault
     )
+
+
+def not_compared(name: str, tolerance: Tolerance, fault: str) -> Comparison:
+    """What never passes: there is nothing to compare, for the reason in `fault`."""
+    return Comparison(name=name, elements=0, max_abs=math.inf, rms=math.inf, snr_db=-math.inf, worst=(), tolerance=tolerance, fault=fault)
 
 
 def _snr_db(expected: NDArray[np.float64], rms: float) -> float:

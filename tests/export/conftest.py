@@ -2,7 +2,7 @@
 
 import importlib.util
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,8 +15,6 @@ import torch
 from torch import nn
 
 from edgeport_export import export_bundle
-from edgeport_export.benchmark import runner
-from edgeport_export.benchmark.runner import SPLIT_BATCH, EngineSpec, LatencyStats
 from edgeport_export.network.reference import TorchReference
 from edgeport_export.quantization.calibration import calibrate
 from edgeport_export.quantization.qdq import observed_values, quantize
@@ -137,24 +135,6 @@ def fixed_latencies(fix_latencies: Callable[[pytest.MonkeyPatch], None], monkeyp
 
 
 @pytest.fixture(scope="session")
-def fix_latencies() -> Callable[[pytest.MonkeyPatch], None]:
-    """What `fixed_latencies` does, for fixtures that live longer than one test."""
-    stats = {"fp32": LatencyStats(median_ms=2.0, rounds_ms=(2.0,)), "int8": LatencyStats(median_ms=1.0, rounds_ms=(1.0,))}
-
-    measure = runner.benchmark
-
-    def fixed(engines: Mapping[str, EngineSpec], **given: Any) -> dict[str, LatencyStats]:
-        variants = {name: name.removesuffix(SPLIT_BATCH) for name in engines}
-        return {name: stats[each] for name, each in variants.items()} if set(variants.values()) <= set(stats) else measure(engines, **given)
-
-    def fix(patch: pytest.MonkeyPatch) -> None:
-        patch.setattr(runner, "benchmark", fixed)
-        patch.setattr(runner, "PairTimer", FixedPairTimer)
-
-    return fix
-
-
-@pytest.fixture(scope="session")
 def make_bundle(tiny: ModuleType, class_contract: Contract) -> Callable[..., Path]:
     """Exports the tiny classifier, with 24 images to calibrate with and to judge on, if nothing else is given."""
 
@@ -182,21 +162,3 @@ def promised() -> Callable[[Path], dict[str, bytes]]:
         return {str(p.relative_to(bundle)): p.read_bytes() for p in sorted(bundle.rglob("*")) if p.is_file() and p.name != "evidence.json"}
 
     return files
-
-
-class FixedPairTimer:
-    """A timer for which every product with int8 weights saves a millisecond."""
-
-    def __init__(self, **_: object) -> None: ...
-
-    def __enter__(self) -> "FixedPairTimer":
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def compare(self, first: Path, second: Path) -> tuple[float, float]:
-        return self._time(first), self._time(second)
-
-    def _time(self, path: Path) -> float:
-        weights = [each for each in onnx.load(path).graph.initializer if each.data_type == onnx.TensorProto.INT8 and each.dims]
-        return 100.0 - len(weights)

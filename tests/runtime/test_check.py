@@ -6,6 +6,7 @@ import pytest
 from edgeport_runtime import Bundle, load
 from edgeport_runtime.check import check, drift_tolerance
 from edgeport_runtime.engine import Arrays
+from edgeport_runtime.errors import DeviceError
 
 
 @pytest.mark.parametrize("name", ["classifier", "generator"])
@@ -66,3 +67,19 @@ def test_drift_tolerance_by_hand() -> None:
     assert found.rms == pytest.approx(0.5 * 0.4 / 2**0.5)
     exact = drift_tolerance(np.array([1.0]), np.array([1.0]), floor=1e-6)
     assert (exact.max_abs, exact.rms) == (1e-6, 1e-6)
+
+
+def test_a_variant_that_fails_on_a_golden_case_fails_the_check(classifier: Path) -> None:
+    """As a graph with a frozen batch does: told with onnxruntime's words, and the other cases are looked at all the same."""
+    bundle = Bundle(classifier)
+    model = load(classifier, precision="fp32")
+
+    def run(arrays: Arrays) -> Arrays:
+        if len(arrays["pixels"]) == 1:
+            raise DeviceError("onnxruntime failed: Got 1 Expected 3")
+        return model.engine.run(arrays)
+
+    batches = [len(bundle.tensor(case.inputs[0])) for case in bundle.manifest.golden]
+    report = check(bundle, "fp32", {"": run, "alone": lambda arrays: run({name: array[:1] for name, array in arrays.items()})})
+    failed = [each for each in report.comparisons if each.fault == "onnxruntime failed: Got 1 Expected 3"]
+    assert not report and len(failed) == len(batches) + batches.count(1) and "Got 1 Expected 3" in str(report)

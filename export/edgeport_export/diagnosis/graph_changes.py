@@ -16,8 +16,10 @@ MOST_SHOWN = 3
 
 @dataclass(frozen=True, kw_only=True)
 class GraphChange:
-    """One change. `kind`: "values", "attribute", "operator", "wiring", "missing", "added" or "stored". `module`: path of the module, or the node's name if
-    it stands outside of the network. `told`: in words."""
+    """One change. `kind`: "end" of an input or output, "values", "attribute", "operator", "wiring", "missing", "added" or "stored". `told`: in words.
+
+    `module`: path of the module, or the node's name if it stands outside of the network.
+    """
 
     kind: str
     module: str
@@ -30,11 +32,26 @@ class GraphChange:
 def graph_changes(expected: onnx.ModelProto, shipped: onnx.ModelProto) -> list[GraphChange]:
     """In the graph's order. Stored tensors that differ by rounding alone are no change."""
     first, second = GraphEditor(expected), GraphEditor(shipped)
-    return [*_node_changes(first, second), *_stored_changes(first, second)]
+    return [*_end_changes(expected, shipped), *_node_changes(first, second), *_stored_changes(first, second)]
 
 
 def _module(name: str) -> str:
     return name.rpartition("/")[0] or name
+
+
+def _end_changes(expected: onnx.ModelProto, shipped: onnx.ModelProto) -> Iterator[GraphChange]:
+    for kind in ("input", "output"):
+        ends = [{each.name: _shape(each) for each in getattr(model.graph, kind)} for model in (expected, shipped)]
+        for name in dict.fromkeys([*ends[0], *ends[1]]):
+            if ends[0].get(name) != ends[1].get(name):
+                told = f"the {kind} {name} is {ends[1].get(name, 'missing')} instead of {ends[0].get(name, 'missing')}"
+                yield GraphChange(kind="end", module=name, told=told)
+
+
+def _shape(value: onnx.ValueInfoProto) -> str:
+    tensor = value.type.tensor_type
+    sizes = ", ".join(str(dim.dim_value) if dim.HasField("dim_value") else dim.dim_param or "?" for dim in tensor.shape.dim)
+    return f"{onnx.TensorProto.DataType.Name(tensor.elem_type).lower()}[{sizes}]"
 
 
 def _node_changes(first: GraphEditor, second: GraphEditor) -> Iterator[GraphChange]:

@@ -54,6 +54,10 @@ def added(made: onnx.ModelProto) -> None:
     made.graph.node.append(onnx.helper.make_node("Neg", ["y"], ["z"], name="tail/Neg"))
 
 
+def end(made: onnx.ModelProto) -> None:
+    made.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 7
+
+
 def shape(made: onnx.ModelProto) -> None:
     made.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.ones((2, 2), np.float32), made.graph.initializer[0].name))
 
@@ -68,6 +72,7 @@ def shape(made: onnx.ModelProto) -> None:
         (wiring, "wiring", "block.relu: block.relu/Relu reads x instead of a"),
         (missing, "missing", "block.relu: the node block.relu/Relu (Relu) is missing"),
         (added, "added", "tail: the node tail/Neg (Neg) was added"),
+        (end, "end", "x: the input x is float[7, 2, 4, 4] instead of float[1, 2, 4, 4]"),
         (shape, "stored", "block.conv: network.block.conv.weight is float32 of shape (2, 2) instead of float32 (2, 2, 1, 1)"),
     ],
 )
