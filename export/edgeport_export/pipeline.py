@@ -219,7 +219,7 @@ def _contents(models: Mapping[str, bytes], decision: _Decision, golden: GoldenAn
 
 def _golden(reference: TorchReference, engines: Mapping[str, Engine], parity: Parity, request: ExportRequest) -> GoldenAnswers:
     request.progress("golden cases", 0, 1)
-    return answer_golden(golden_inputs(request.contract, request.held_out or request.calibration), reference, engines, parity)
+    return answer_golden(golden_inputs(reference, request.held_out or request.calibration), reference, engines, parity)
 
 
 def _latencies(int8: _Int8, fp32: bytes, request: ExportRequest) -> Latencies:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import platform
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -17,7 +18,7 @@ from .evaluation import evaluate
 from .json_text import strict_json
 from .many_files import Format, Rows, find_files, fingerprint, predict_files
 from .model import Model, load
-from .selection import PRECISIONS
+from .selection import PRECISIONS, not_run_here
 from .tasks import find_task
 from .timing import example_inputs, measure_calls
 
@@ -59,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     info = command("info", _info, "what the bundle holds and promises", model=False)
     info.add_argument("bundle", help="folder of the bundle")
-    command("check", _check, "re-run the golden cases on this machine; exit code 1 if one fails")
+    command("check", _check, "re-run the golden cases of every variant that can run here; exit code 1 if one fails")
     predict = command("predict", _predict, "predict images, in order; exit code 1 if one of them cannot be read")
     predict.add_argument("images", nargs="+", help="image files, folders of them, or globs")
     predict.add_argument("--top", type=int, default=3, help="classes to list for each image")
@@ -113,10 +114,26 @@ def _info(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    model = _load(arguments)
-    report = model.check()
-    _print({"passed": bool(report), **asdict(report)} if arguments.json else str(report))
-    return 0 if report else 1
+    """Every variant that this device can run, if none is named."""
+    reports, left_out = [], {}
+    whole = arguments.precision == "auto" and Path(arguments.bundle).is_dir()
+    for variant in Bundle(arguments.bundle).manifest.variants if whole else ():
+        reason = not_run_here(variant, arguments.device, platform.machine())
+        if reason is not None:
+            left_out[variant.precision] = reason
+            continue
+        arguments.precision = variant.precision
+        reports.append(_load(arguments).check())
+    reports = reports if whole else [_load(arguments).check()]
+    passed = bool(reports) and all(reports)
+    if arguments.json:
+        _print({"passed": passed, "reports": [{"passed": bool(each), **asdict(each)} for each in reports], "left_out": left_out})
+        return 0 if passed else 1
+    for each in reports:
+        _print(str(each))
+    for precision, reason in left_out.items():
+        _print(f"{precision}: not checked, because {reason}")
+    return 0 if passed else 1
 
 
 def _predict(arguments: argparse.Namespace) -> int:

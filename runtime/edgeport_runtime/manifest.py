@@ -71,6 +71,7 @@ class GoldenCase:
     `inputs`, `outputs`: tensor files in the contract's order. `levels`: for each pixel output, by name, PyTorch's values before rounding.
     `host`: precision -> output files. `tolerance`: precision -> one Tolerance for each output. fp32 is held to PyTorch, every other
     precision to what it gave on the host, so that a drift cannot hide inside its own rounding.
+    `sizes`: of the axes, if the input is no file but made by the formula of `golden_inputs`. `every`: outputs hold each so many-th value, flat.
     """
 
     folder: str
@@ -79,6 +80,8 @@ class GoldenCase:
     levels: Mapping[str, File]
     host: Mapping[str, tuple[File, ...]]
     tolerance: Mapping[str, tuple[Tolerance, ...]]
+    sizes: Mapping[str, int] | None = None
+    every: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +184,7 @@ def _faults(manifest: Manifest) -> list[str]:
     counts = len(manifest.contract.inputs), len(manifest.contract.outputs)
     for case in manifest.golden:
         listed = (case.outputs, *(case.host[each] for each in precisions), *(case.tolerance[each] for each in precisions))
-        if len(case.inputs) != counts[0] or any(len(each) != counts[1] for each in listed):
+        if len(case.inputs) != (counts[0] if case.sizes is None else 0) or any(len(each) != counts[1] for each in listed):
             found.append(f"{case.folder} does not hold {counts[0]} inputs and {counts[1]} outputs for each variant")
     files = [file.file for case in manifest.golden for file in (*case.inputs, *case.outputs)] + [variant.file for variant in manifest.variants]
     if not all(isinstance(file, str) for file in files):
@@ -200,6 +203,8 @@ def _case(data: Mapping[str, Any]) -> GoldenCase:
         levels={name: File(**each) for name, each in data["levels"].items()},
         host={precision: files(listed) for precision, listed in data["host"].items()},
         tolerance={precision: tuple(_tolerance(each) for each in listed) for precision, listed in data["tolerance"].items()},
+        sizes=None if data.get("sizes") is None else {name: int(size) for name, size in data["sizes"].items()},
+        every=int(data.get("every", 1)),
     )
 
 

@@ -9,6 +9,7 @@ from .device import SessionOptions, usable_threads
 from .engine import divides
 from .errors import InputError
 from .int8_probe import int8_products_are_exact
+from .manifest import Variant
 
 PRECISIONS = ("auto", "fp32", "int8", "fp16")
 SATURATES = "this CPU's int8 products saturate, so exact ones are used, which are slower"
@@ -32,6 +33,15 @@ def choose(bundle: Bundle, device: str, precision: str, machine: str, batch: int
     if variant.target is not None and machine not in variant.target.machines:
         return "fp32", f"int8 was made for {variant.target.name}, and this machine is {machine}, on which its number formats are slow"
     return variant.precision, auto.reason
+
+
+def not_run_here(variant: Variant, device: str, machine: str) -> str | None:
+    """Why this device does not run a variant, or only in a way that nobody would ship; None if it does. `machine`: as `platform.machine()` names it."""
+    if variant.precision == "int8" and device == "cuda":
+        return "int8 graphs have no integer kernels on CUDA (microsoft/onnxruntime#12229)"
+    if variant.target is not None and machine not in variant.target.machines:
+        return f"it was made for {variant.target.name}, and this machine is {machine}"
+    return None
 
 
 def should_split_batch(bundle: Bundle, options: SessionOptions, precision: str, batch: int) -> bool:

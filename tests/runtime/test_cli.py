@@ -37,7 +37,18 @@ def test_check(classifier: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(classifier), "--precision", "int8"]) == 0
     assert "int8: 4 of 4 golden outputs agree" in capsys.readouterr().out
     assert main(["check", str(classifier), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["passed"] is True
+    told = json.loads(capsys.readouterr().out)
+    assert told["passed"] is True and [each["precision"] for each in told["reports"]] == ["fp32", "int8"] and told["left_out"] == {}
+
+
+def test_check_looks_at_every_variant_that_runs_here_and_names_the_others(
+    classifier: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", str(classifier)]) == 0
+    assert [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()] == ["fp32", "int8"]
+    monkeypatch.setattr("platform.machine", lambda: "riscv64")
+    assert main(["check", str(classifier)]) == 0
+    assert "int8: not checked, because it was made for x86-vnni, and this machine is riscv64" in capsys.readouterr().out
 
 
 def test_check_fails_with_exit_code_1(classifier: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

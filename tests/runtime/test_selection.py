@@ -7,7 +7,7 @@ import pytest
 
 from edgeport_runtime import Bundle, BundleError, InputError, SessionOptions, selection
 from edgeport_runtime.manifest import TARGETS_OF_FORMAT_1, Selection
-from edgeport_runtime.selection import choose, require_batch, should_split_batch, with_exact_int8
+from edgeport_runtime.selection import choose, not_run_here, require_batch, should_split_batch, with_exact_int8
 
 MEASURED = Selection(precision="int8", reason="measured")
 SLOWER_ALONE = Selection(precision="fp32", reason="slower alone", batch_precision="int8", from_batch=8)
@@ -100,3 +100,18 @@ def test_a_batch_that_the_contract_allows(bundle: Bundle, batch: int) -> None:
 def test_another_batch_is_refused(bundle: Bundle, batch: object) -> None:
     with pytest.raises(InputError, match=f"the typical number of images per call, a whole number within 1..8, got {batch!r}"):
         require_batch(batch, bundle.manifest.contract)
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "machine", "words"),
+    [
+        ("fp32", "cpu", "riscv64", None),
+        ("fp32", "cuda", "x86_64", None),
+        ("int8", "cpu", "x86_64", None),
+        ("int8", "cpu", "aarch64", "it was made for x86-vnni, and this machine is aarch64"),
+        ("int8", "cuda", "x86_64", "int8 graphs have no integer kernels on CUDA"),
+    ],
+)
+def test_what_a_device_does_not_run_says_why(classifier: Path, precision: str, device: str, machine: str, words: str | None) -> None:
+    found = not_run_here(Bundle(classifier).variant(precision), device, machine)
+    assert found is None if words is None else found is not None and words in found

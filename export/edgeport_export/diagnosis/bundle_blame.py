@@ -11,6 +11,7 @@ from edgeport_export.network.size_sweep import Sizes, sweep_inputs
 from edgeport_export.progress import ProgressCallback, no_progress
 from edgeport_runtime import Bundle
 from edgeport_runtime.engine import Arrays
+from edgeport_runtime.golden_inputs import case_inputs
 
 from .blame import SEED, Blame, blame, blame_inputs
 from .int8_blame import Int8Blame, int8_blame
@@ -66,7 +67,6 @@ def _products(bundle: Bundle, fp32: onnx.ModelProto, progress: ProgressCallback)
     if variant is None or not bundle.manifest.golden:
         return None
     manifest, plan = bundle.manifest, variant.plan or {}
-    names = [each.name for each in manifest.contract.inputs]
-    golden: list[Arrays] = [dict(zip(names, map(bundle.tensor, case.inputs), strict=True)) for case in manifest.golden]
+    golden: list[Arrays] = [case_inputs(bundle, case) for case in manifest.golden if case.sizes is None]
     int8 = onnx.load_from_string(bundle.read(variant))
     return int8_blame(fp32, int8, manifest.contract, golden, rounded_to_nearest=plan.get("recovery") is None, progress=progress)

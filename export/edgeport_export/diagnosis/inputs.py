@@ -15,6 +15,7 @@ from edgeport_runtime.bundle import MANIFEST
 from edgeport_runtime.decoding import describe
 from edgeport_runtime.engine import Arrays
 from edgeport_runtime.evaluation import folder_examples, read_examples
+from edgeport_runtime.golden_inputs import case_inputs
 from edgeport_runtime.images import pixel_batches
 from edgeport_runtime.protobuf import read_tensor
 from edgeport_runtime.tasks import find_task
@@ -117,9 +118,7 @@ def _case_folders(side: Side) -> Iterator[tuple[str, Arrays]]:
         return
     if (side.folder / MANIFEST).exists():
         bundle = Bundle(side.folder)
-        inputs = bundle.manifest.contract.inputs
-        for case in bundle.manifest.golden:
-            yield case.folder, {each.name: bundle.tensor(file) for each, file in zip(inputs, case.inputs, strict=True)}
+        yield from ((case.folder, case_inputs(bundle, case)) for case in bundle.manifest.golden)
         return
     for folder in sorted(side.folder.glob(CASES)):
         tensors = [read_tensor(path.read_bytes())[1] for path in sorted(folder.glob("input_*.pb"), key=lambda path: int(path.stem.rpartition("_")[2]))]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from edgeport_export.errors import NetworkFailure
 from edgeport_export.network.wrapper import compared_outputs
 from edgeport_export.progress import ProgressCallback
-from edgeport_export.validation.last_bits import Envelope, envelopes
+from edgeport_export.validation.last_bits import Envelope, envelopes, last_bit_noise
 from edgeport_export.validation.parity import Parity
 from edgeport_export.validation.sweep import Row, compared
 from edgeport_runtime import Contract, DeviceError
@@ -104,4 +104,8 @@ def noise_parity(runs: PairedRuns, right: RightSide) -> Parity:
         found = right.envelopes([runs.cases[index].arrays for index in indices])
         return dict(zip(indices, found or [], strict=True))
 
-    return compared(names, runs.rows, looked_at if right.network is not None else None)
+    def noise_at(indices: Sequence[int]) -> list[dict[str, float]]:
+        assert right.network is not None  # or it is not asked
+        return last_bit_noise(right.network, [runs.cases[index].arrays for index in indices])
+
+    return compared(names, runs.rows, looked_at, noise_at) if right.network is not None else compared(names, runs.rows)

@@ -49,6 +49,12 @@ def sweep_sizes(contract: Contract, cost: Cost | None = None) -> list[Sizes]:
     return [dict(pairs) for pairs in dict.fromkeys(tuple(sorted(point.items())) for point in points)]
 
 
+def edge_sizes(contract: Contract, cost: Cost) -> list[Sizes]:
+    """The smallest sizes of all axes; the largest image at batch 1, and the largest batch at the contract's own size, whose cost fits MEMORY_BUDGET_BYTES."""
+    found = [dict(_named(contract, (1, 1, 1))), *_corners(contract, cost)]
+    return [dict(pairs) for pairs in dict.fromkeys(tuple(sorted(point.items())) for point in found)]
+
+
 def own_sizes(contract: Contract) -> Sizes:
     """Every axis at the contract's own size, the batch at 1."""
     return dict(_named(contract, (1, *_own_sides(contract))))

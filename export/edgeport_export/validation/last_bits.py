@@ -21,6 +21,8 @@ from edgeport_export.network.reference import TorchReference
 from edgeport_runtime.engine import Arrays
 
 DRAWS = 8  # networks nearby
+NOISE_DRAWS = 4
+LAST_BIT = 2.0**-23  # of float32, relative
 RELATIVE_CHANGE = 2.0**-21  # at most, of each weight and input: 4 units in the last place of float32
 
 
@@ -50,6 +52,23 @@ def envelopes(reference: TorchReference, runs: Sequence[Arrays], seed: int = 0) 
     return [{name: _envelope([each[name] for each in found]) for name in found[0]} for found in answers]
 
 
+def last_bit_noise(reference: TorchReference, runs: Sequence[Arrays], seed: int = 100) -> list[dict[str, float]]:
+    """For each of `runs`, by output: how far the float64 network moves if its weights and inputs change by up to LAST_BIT of themselves. That is the largest
+    distance of each draw, root mean square over NOISE_DRAWS. Whoever computes in float32 is about as far off; docs/parity.md has the figures.
+    """
+    exact = [reference.double.run(arrays) for arrays in runs]
+    squares: list[dict[str, float]] = [dict.fromkeys(found, 0.0) for found in exact]
+    for draw in range(NOISE_DRAWS):
+        nearby = _Nearby(reference, torch.Generator().manual_seed(seed + draw), LAST_BIT)
+        for arrays, truth, found in zip(runs, exact, squares, strict=True):
+            with suppress(NetworkFailure):
+                moved = nearby.run(arrays)
+                for name, value in truth.items():
+                    if moved[name].shape == value.shape:
+                        found[name] += float(np.square(np.nan_to_num(np.abs(moved[name].astype(np.float64) - value))).max(initial=0.0)) / NOISE_DRAWS
+    return [{name: float(np.sqrt(square)) for name, square in found.items()} for found in squares]
+
+
 def _envelope(answers: Sequence[NDArray[Any]]) -> Envelope:
     """Of those with the first one's shape: a network may give as many rows as it finds."""
     alike = np.stack([each.astype(np.float64) for each in answers if each.shape == answers[0].shape])
@@ -57,11 +76,11 @@ def _envelope(answers: Sequence[NDArray[Any]]) -> Envelope:
 
 
 class _Nearby(TorchReference):
-    """The network in float64 with weights and inputs that differ in their last bits."""
+    """The network in float64 with weights and inputs that differ in their last bits, by up to `change` of themselves."""
 
-    def __init__(self, reference: TorchReference, generator: torch.Generator) -> None:
+    def __init__(self, reference: TorchReference, generator: torch.Generator, change: float = RELATIVE_CHANGE) -> None:
         super().__init__(reference.unrun, reference.contract, torch.float64)
-        self._generator = generator
+        self._generator, self._change = generator, change
         with torch.no_grad():
             for value in (*self.network.parameters(), *self.network.buffers()):
                 if value.is_floating_point() and not torch.equal(value, value.round()):  # whole numbers may be positions or counts
@@ -72,4 +91,4 @@ class _Nearby(TorchReference):
         return self._nudged(made) if made.is_floating_point() else made
 
     def _nudged(self, value: Tensor) -> Tensor:
-        return value * (1 + RELATIVE_CHANGE * (2 * torch.rand(value.shape, generator=self._generator, dtype=torch.float64) - 1))
+        return value * (1 + self._change * (2 * torch.rand(value.shape, generator=self._generator, dtype=torch.float64) - 1))

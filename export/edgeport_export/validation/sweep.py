@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from edgeport_runtime.device import open_session
 from edgeport_runtime.engine import Arrays
 from edgeport_runtime.errors import first_line
 
-from .last_bits import Envelope, envelopes
+from .last_bits import Envelope, envelopes, last_bit_noise
 from .parity import FACTOR, LEAST_FLOOR, PLAIN, Case, Parity
 
 LEAST_SHARE = 0.1  # of the whole range: a point's own range counts from here up, or two logits that happen to be equal would make any noise infinite
@@ -32,8 +32,12 @@ ORDERING = {"TopK", "NonMaxSuppression"}  # among the equal values of a plain im
 LARGEST_PLAIN = 0.01  # of the largest value: between numbers that a plain image makes degenerate, and another function
 LARGEST_SUSPICIOUS_SHARE = 0.25  # of the runs: beyond it the graph is at fault, or the network is not made for float32
 
+MOST_NOISE = 10.0  # times what is allowed: beyond it a distance is no noise
+MOST_NOISY = 6  # inputs at which noise is measured: if more fail, these tell enough
+
 # the runs (by index) whose answers are to be looked at -> for each, the envelope of each output
 Envelopes = Callable[[Sequence[int]], Mapping[int, Mapping[str, Envelope]]]
+Noises = Callable[[Sequence[int]], Sequence[Mapping[str, float]]]  # the runs -> for each the noise of each output
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +132,10 @@ def measure_parity(
     def looked_at(indices: Sequence[int]) -> dict[int, dict[str, Envelope]]:
         return dict(zip(indices, envelopes(reference, [runs[index].inputs(contract) for index in indices]), strict=True))
 
-    return compared(names, rows, looked_at)
+    def noise_at(indices: Sequence[int]) -> list[dict[str, float]]:
+        return last_bit_noise(reference, [runs[index].inputs(contract) for index in indices])
+
+    return compared(names, rows, looked_at, noise_at)
 
 
 def _rows(index: int, run: _Run, reference: TorchReference, session: Any, names: Sequence[str]) -> list[Row]:
@@ -193,8 +200,10 @@ def _answers(session: Any, names: Sequence[str], arrays: Arrays) -> dict[str, ND
         return dict.fromkeys(names, f"onnxruntime failed: {first_line(error)}")
 
 
-def compared(names: Sequence[str], rows: Sequence[Row], looked_at: Envelopes | None = None) -> Parity:
-    """The findings of a sweep. `looked_at`: gives the envelopes of runs that are suspicious; None to take every distance as it is."""
+def compared(names: Sequence[str], rows: Sequence[Row], looked_at: Envelopes | None = None, noise_at: Noises | None = None) -> Parity:
+    """The findings of a sweep. `looked_at`: gives the envelopes of runs that are suspicious; None to take every distance as it is.
+    `noise_at`: gives the noise of runs that would fail, see `last_bit_noise`; None to let them fail.
+    """
     ranges = {name: _range([_countable(row.exact) for row in rows if row.output == name and row.factor == 1], name) for name in names}
     extents = [_extent(row, ranges[row.output]) for row in rows]
     cases = [_case(row, *row.errors(extent)) for row, extent in zip(rows, extents, strict=True)]
@@ -209,7 +218,21 @@ def compared(names: Sequence[str], rows: Sequence[Row], looked_at: Envelopes | N
             torch_error, onnx_error, unsteady = row.steady_errors(extent, found[row.run][row.output], FACTOR * max(calm[row.output], LEAST_FLOOR))
             cases[index] = _case(row, torch_error, onnx_error, None, unsteady)
         floors = _floors(names, cases)
+    if noise_at is not None:
+        cases = _with_noise(Parity(cases=tuple(cases), floors=floors, ranges=ranges), rows, extents, noise_at)
     return Parity(cases=tuple(cases), floors=floors, ranges=ranges)
+
+
+def _with_noise(parity: Parity, rows: Sequence[Row], extents: Sequence[float], noise_at: Noises) -> list[Case]:
+    """The cases, those that would fail with the noise at their own input; the furthest over are no noise, and are left."""
+    cases = list(parity.cases)
+    over = [index for index, case in enumerate(cases) if case.fault is None and FACTOR < parity.ratio(case) <= MOST_NOISE * FACTOR]
+    runs = sorted({rows[index].run for index in sorted(over, key=lambda index: -parity.ratio(cases[index]))[:MOST_NOISY]})
+    found = dict(zip(runs, noise_at(runs), strict=True)) if runs else {}
+    for index in over:
+        if rows[index].run in found:
+            cases[index] = replace(cases[index], noise=found[rows[index].run][rows[index].output] / extents[index])
+    return cases
 
 
 def _case(row: Row, torch_error: float, onnx_error: float, fault: str | None, unsteady: int = 0) -> Case:

@@ -1,3 +1,5 @@
+import shutil
+import unittest
 from pathlib import Path
 from types import ModuleType
 
@@ -12,23 +14,46 @@ from edgeport_export.network.reference import TorchReference
 from edgeport_export.rewrites.finalize import finalize
 from edgeport_export.tracing.exporter import trace
 from edgeport_export.validation.parity import FACTOR, Case
-from edgeport_runtime import Contract, SessionOptions
+from edgeport_runtime import Bundle, Contract, SessionOptions
 from edgeport_runtime.engine import Engine
+from edgeport_runtime.golden_inputs import formula_inputs
 from edgeport_runtime.images import prepare
 from edgeport_runtime.protobuf import DTYPES, read_tensor
 
 
 def test_cases_are_real_images_and_an_odd_size(tiny: ModuleType, class_contract: Contract) -> None:
     examples = tiny.brightness_examples(5, seed=0)
-    cases = golden_inputs(class_contract, examples)
-    np.testing.assert_array_equal(cases[0]["pixels"], np.stack([prepare(e.source, class_contract.pixels) for e in examples[:3]]))
-    height, width = cases[1]["pixels"].shape[1:3]
-    assert height != width
-    assert len(golden_inputs(class_contract, [])) == 4
+    reference = TorchReference(tiny.trained_classifier(), class_contract)
+    cases = [each.arrays["pixels"] for each in golden_inputs(reference, examples)]
+    np.testing.assert_array_equal(cases[0], np.stack([prepare(e.source, class_contract.pixels) for e in examples[:3]]))
+    assert cases[1].shape[1] != cases[1].shape[2]
+    assert len([each for each in golden_inputs(reference, []) if not each.is_edge]) == 4
+
+
+def test_the_edges_of_the_ranges_are_cases_of_their_own(tiny: ModuleType, class_contract: Contract) -> None:
+    """4..64 pixels, up to 8 images: the smallest is stored, the largest are made by the formula, and all fit into memory here."""
+    edges = [each for each in golden_inputs(TorchReference(tiny.trained_classifier(), class_contract), []) if each.is_edge]
+    assert [each.arrays["pixels"].shape for each in edges] == [(1, 4, 4, 3), (1, 64, 64, 3), (8, 16, 16, 3)]
+    assert [each.sizes for each in edges] == [None, {"batch": 1, "height": 64, "width": 64}, {"batch": 8, "height": 16, "width": 16}]
+
+
+def test_an_edge_does_not_widen_what_other_cases_may_differ_by(tiny: ModuleType, class_contract: Contract) -> None:
+    """A variant that is off by 0.1, and by 5 at the smallest size."""
+    reference = TorchReference(tiny.trained_classifier(), class_contract)
+    inputs = golden_inputs(reference, [])
+
+    class Off:
+        def run(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            return {"logits": reference.run(arrays)["logits"] + np.float32(5.0 if arrays["pixels"].shape[1] == 4 else 0.1)}
+
+    parity = Parity(cases=(), floors={"logits": 1e-7}, ranges={"logits": 1.0})
+    found = answer_golden(inputs, reference, {"int8": Off()}, parity).tolerance  # type: ignore[dict-item]
+    largest = [each["int8"][0].max_abs for each in found]
+    assert largest == pytest.approx([5.0 if each.arrays["pixels"].shape[1] == 4 else 0.1 for each in inputs], rel=1e-2)
 
 
 def answers(contract: Contract, *truths: dict[str, np.ndarray]) -> GoldenAnswers:
-    return GoldenAnswers(contract=contract, inputs=[], truths=truths, host={}, tolerance={})
+    return GoldenAnswers(contract=contract, inputs=[], truths=truths, host={}, tolerance=[])
 
 
 @pytest.mark.parametrize(("share", "told"), [(0.0, False), (0.25, False), (0.5, True)])
@@ -59,9 +84,10 @@ def test_files_can_be_replayed_by_other_tools(kind: str, tiny: ModuleType, class
     engine = Engine(finalize(trace(module, contract).model, contract), contract, SessionOptions())
     parity = Parity(cases=(Case(output=compared, sizes={}, torch_error=1e-6, onnx_error=1e-6),), floors={compared: 1e-6}, ranges={compared: 2.0})
     reference = TorchReference(module, contract)
-    cases = write_golden(tmp_path, answer_golden(golden_inputs(contract, []), reference, {"fp32": engine}, parity))
-    assert len(cases) == 4
-    for case in cases:
+    cases = write_golden(tmp_path, answer_golden(golden_inputs(reference, []), reference, {"fp32": engine}, parity))
+    large = [case for case in cases if case.sizes is not None]
+    assert len(cases) == 7 and len(large) == 2 and all(not case.inputs and case.folder.startswith("large_") for case in large)
+    for case in cases[:5]:
         x, y = (onnx.numpy_helper.to_array(onnx.load_tensor(tmp_path / file.file)) for file in (case.inputs[0], case.outputs[0]))
         truth = reference.pixels(x)
         np.testing.assert_array_equal(y, truth[output])
@@ -79,3 +105,53 @@ def test_the_torch_free_reader_reads_what_onnx_writes(dtype: str, shape: tuple[i
     name, read = read_tensor(onnx.numpy_helper.from_array(array, "x").SerializeToString())
     assert name == "x" and read.dtype == array.dtype
     np.testing.assert_array_equal(read, array)
+
+
+def test_large_cases_hold_samples_of_the_outputs(tiny: ModuleType, image_contract: Contract, tmp_path: Path) -> None:
+    """Each so many-th value of the flat output, at most 4096; and the formula makes the same input again."""
+    module = tiny.TinyGenerator().eval()
+    engine = Engine(finalize(trace(module, image_contract).model, image_contract), image_contract, SessionOptions())
+    parity = Parity(cases=(), floors={"image.levels": 1e-6}, ranges={"image.levels": 255.0})
+    reference = TorchReference(module, image_contract)
+    cases = write_golden(tmp_path, answer_golden(golden_inputs(reference, []), reference, {"fp32": engine}, parity))
+    for case in (each for each in cases if each.sizes is not None):
+        truth = reference.run(formula_inputs(image_contract, case.sizes or {}))
+        stored, levels = (onnx.numpy_helper.to_array(onnx.load_tensor(tmp_path / file)) for file in (case.outputs[0].file, case.levels["image"].file))
+        assert case.every > 1 and 2048 < stored.size <= 4096
+        np.testing.assert_array_equal(stored, truth["image"].ravel()[:: case.every])
+        np.testing.assert_array_equal(levels, truth["image.levels"].ravel()[:: case.every])
+
+
+@pytest.mark.filterwarnings("ignore")  # of onnx.version, and of numbers in ONNX's own cases that overflow
+def test_onnx_own_runner_of_backend_tests_replays_the_cases(tiny_bundle: Path, tmp_path: Path) -> None:
+    """ONNX's loader finds the model and its cases, and its runner compares onnxruntime's answers with the stored ones. It looks at nothing else of a bundle."""
+    from onnx.backend.test.loader import load_model_tests
+    from onnx.backend.test.runner import Runner
+    from onnxruntime.backend import backend
+
+    (tmp_path / "node").mkdir()
+    shutil.copytree(tiny_bundle, tmp_path / "node" / "tiny")
+    cases = load_model_tests(data_dir=str(tmp_path), kind="node")
+    assert [Path(case.model_dir).name for case in cases] == ["tiny"]
+    ran: list[int] = []
+
+    class Counted(backend.OnnxRuntimeBackend):  # type: ignore[misc]  # onnxruntime has no types
+        @classmethod
+        def supports_device(cls, device: str) -> bool:
+            return device == "CPU"
+
+        @classmethod
+        def prepare(cls, model: object, device: str = "CPU", **options: object) -> object:
+            session = backend.OnnxRuntimeBackend.prepare(model, device, **options)
+            run = session.run
+            session.run = lambda inputs, **more: ran.append(len(inputs[0])) or run(inputs, **more)  # type: ignore[func-returns-value]
+            return session
+
+    runner = Runner(Counted, __name__)
+    runner._test_items.clear()  # ONNX's own
+    runner._add_model_test(cases[0], "Node")
+    result = unittest.TestResult()
+    runner.test_suite.run(result)
+    stored = [case for case in Bundle(tiny_bundle).manifest.golden if case.sizes is None]
+    assert not result.failures and not result.errors, (result.failures, result.errors)
+    assert len(ran) == len(stored) > 2

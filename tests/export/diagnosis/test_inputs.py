@@ -12,6 +12,7 @@ from edgeport_export.diagnosis import inputs as module
 from edgeport_export.diagnosis.inputs import inputs_of
 from edgeport_export.diagnosis.sides import GraphSide, NetworkSide, Side
 from edgeport_runtime import Bundle, Contract, InputError
+from edgeport_runtime.golden_inputs import case_inputs
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def test_a_size_outside_the_contract_is_refused(sides: tuple[Side, Side], plain_
 def test_golden_cases_are_taken_if_one_side_is_int8(tiny_bundle: Path, sides: tuple[Side, Side], class_contract: Contract) -> None:
     found = inputs_of(None, (GraphSide.of_bundle(Bundle(tiny_bundle), "int8"), sides[1]), class_contract)
     stored = Bundle(tiny_bundle)
-    expected = [stored.tensor(case.inputs[0]) for case in stored.manifest.golden]
+    expected = [case_inputs(stored, case)["pixels"] for case in stored.manifest.golden]
     assert found.kind == "golden" and len(expected) == len(found.cases) > 0
     assert all(np.array_equal(case.arrays["pixels"], array) for case, array in zip(found.cases, expected, strict=True))
     with pytest.raises(InputError, match="neither side has golden cases"):

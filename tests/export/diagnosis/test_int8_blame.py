@@ -102,6 +102,6 @@ def test_a_weight_three_steps_off_is_named_with_its_place(steps: int, blamed: Ca
 
 def test_a_bundle_whose_weights_were_rounded_for_each_other_is_not_accused(tiny_bundle: Path, class_contract: Contract) -> None:
     bundle = Bundle(tiny_bundle)
-    inputs = [{"pixels": bundle.tensor(case.inputs[0])} for case in bundle.manifest.golden]
+    inputs = [{"pixels": bundle.tensor(case.inputs[0])} for case in bundle.manifest.golden if case.sizes is None]
     found = int8_blame(onnx.load(tiny_bundle / "model.onnx"), onnx.load(tiny_bundle / "model.int8.onnx"), class_contract, inputs, rounded_to_nearest=False)
     assert found and len(found.costs) == 3

