@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-long parity-faults test-lowest lint docs zoo kernels bench bench-accuracy clean
+.PHONY: demo test test-long parity-faults test-lowest lint docs zoo kernels noise bench bench-accuracy clean
 
 # Rebuilt when a dependency list changes; pip is upgraded first because Python 3.11's own has no --group.
 $(VENV)/installed: pyproject.toml runtime/pyproject.toml
@@ -61,6 +61,9 @@ zoo: $(VENV)/installed
 
 kernels: $(VENV)/installed
 	$(BIN)/python tests/bench/kernels.py --table docs/kernels.md
+
+noise: $(VENV)/installed
+	$(BIN)/python tests/bench/noise.py --results noise.jsonl --table docs/noise.md
 
 bench: $(VENV)/installed .venv-peers/installed
 	$(BIN)/python tests/bench/bench.py --peers .venv-peers/bin/python --folder bench --results bench/results.jsonl --table docs/bench.md

@@ -129,10 +129,11 @@ def test_onnx_own_runner_of_backend_tests_replays_the_cases(tiny_bundle: Path, t
     from onnx.backend.test.runner import Runner
     from onnxruntime.backend import backend
 
-    (tmp_path / "node").mkdir()
-    shutil.copytree(tiny_bundle, tmp_path / "node" / "tiny")
-    cases = load_model_tests(data_dir=str(tmp_path), kind="node")
-    assert [Path(case.model_dir).name for case in cases] == ["tiny"]
+    (tmp_path / "simple").mkdir()
+    shutil.copytree(tiny_bundle, tmp_path / "simple" / "test_tiny")
+    cases = load_model_tests(data_dir=str(tmp_path), kind="simple")
+    found = [case for case in cases if case.model_dir is not None]
+    assert [Path(case.model_dir).name for case in found] == ["test_tiny"]
     ran: list[int] = []
 
     class Counted(backend.OnnxRuntimeBackend):  # type: ignore[misc]  # onnxruntime has no types
@@ -149,7 +150,7 @@ def test_onnx_own_runner_of_backend_tests_replays_the_cases(tiny_bundle: Path, t
 
     runner = Runner(Counted, __name__)
     runner._test_items.clear()  # ONNX's own
-    runner._add_model_test(cases[0], "Node")
+    runner._add_model_test(found[0], "Simple")
     result = unittest.TestResult()
     runner.test_suite.run(result)
     stored = [case for case in Bundle(tiny_bundle).manifest.golden if case.sizes is None]
