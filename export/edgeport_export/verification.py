@@ -30,7 +30,7 @@ from .quantization.budget import Budget
 from .validation.parity import Parity
 from .validation.sweep import full_sweep, measure_parity
 
-GOLDEN_FLOOR_DB = 20.0  # that int8 and fp16 keep on golden cases: a few images, and made-up ones at odd sizes
+GOLDEN_FLOOR_DB = 20.0  # that int8 and fp16 keep on golden cases at the contract's own size, which are a few images
 SEED = 10_000  # inputs that the export did not use
 
 
@@ -99,7 +99,7 @@ def verify(
     blame: bool = False,
     stages: bool = False,
     pipeline: str | Callable[[Image.Image], Any] | None = None,
-    images: Examples | None = None,
+    inputs: Examples | None = None,
     progress: ProgressCallback = no_progress,
 ) -> Verification:
     """Make the bundle's files again, compare fp32 with PyTorch at inputs that the export did not use, re-run all golden cases, and hold their answers to
@@ -111,7 +111,7 @@ def verify(
     given; only an int8 variant whose weights were rounded for each other needs them, and is held to PyTorch on the golden cases if they are missing.
     `blame`: look for the first module that differs, and for what int8 costs at each product. `stages`: tell what each stage contributes, from an image
     file to the answer. `pipeline`: for that, the preprocessing that the network was trained with, see `find_pipeline`; one whose recipe is not the
-    contract's is a failure. `images`: for that, files at sizes of their own; made-up ones if left out.
+    contract's is a failure. `inputs`: the images for that, files at sizes of their own; made-up ones if left out.
     Raises BundleError and its kin if the bundle cannot be read, NetworkFailure or ExportError if the network does not fit the contract.
     """
     if not isinstance(network, nn.Module):
@@ -141,7 +141,7 @@ def verify(
         same_weights=same,
         recipe=() if contract is None else contract_changes(opened.manifest.contract, contract),
         blame=blame_bundle(opened, reference, reproductions, failed_at, progress) if blame else None,
-        stages=_stages(opened, reference, found_pipeline, images, progress) if found_pipeline is not None else None,
+        stages=_stages(opened, reference, found_pipeline, inputs, progress) if found_pipeline is not None else None,
     )
 
 
@@ -158,7 +158,7 @@ def _stages(bundle: Bundle, reference: TorchReference, pipeline: Pipeline, image
 def _held_to_torch(bundle: Bundle, precision: str, network: nn.Module) -> ModelComparison:
     side = GraphSide.of_bundle(bundle, precision)
     network_side = NetworkSide(name="the network", network=network)
-    return compare_models(side, network_side, inputs="golden", budget=Budget(sqnr_floor_db=GOLDEN_FLOOR_DB))
+    return compare_models(side, network_side, budget=Budget(sqnr_floor_db=GOLDEN_FLOOR_DB))
 
 
 def _require_fit(reference: TorchReference) -> None:

@@ -47,6 +47,9 @@ class VerifyResult:
 
 def run_verify(job: VerifyJob, progress: ProgressCallback) -> VerifyResult:
     """Raises InputError for arguments that do not belong together, and whatever the comparison raises."""
+    for option, value in (("--max-drop", job.max_drop), ("--max-changed", job.max_changed)):
+        if not value >= 0:
+            raise InputError(f"{option} is what may be lost, a number of at least 0, got {value:g}")
     if job.second is None:
         return _against_its_network(job, progress)
     if job.checkpoint is not None or job.model is not None:
@@ -82,7 +85,7 @@ def _against_its_network(job: VerifyJob, progress: ProgressCallback) -> VerifyRe
         raise InputError("--inputs are for two models, or the images of --stages: name the second model after the bundle, or add --stages")
     bundle = Bundle(job.first)
     source = source_of_bundle(bundle, job.checkpoint, job.model, same_contract=False)
-    wanted: dict[str, Any] = {"contract": source.own, "blame": job.blame, "stages": job.stages, "pipeline": job.pipeline, "images": job.inputs}
+    wanted: dict[str, Any] = {"contract": source.own, "blame": job.blame, "stages": job.stages, "pipeline": job.pipeline, "inputs": job.inputs}
     found = verify(bundle, source.network, calibration=_calibration(job, bundle, source), **wanted, progress=progress)
     return VerifyResult(passed=bool(found), text=str(found), data=found.to_dict())
 

@@ -9,6 +9,7 @@ import onnx
 from edgeport_export.network.reference import TorchReference
 from edgeport_export.network.size_sweep import Sizes, sweep_inputs
 from edgeport_export.progress import ProgressCallback, no_progress
+from edgeport_export.rewrites.names import WRAPPER
 from edgeport_runtime import Bundle
 from edgeport_runtime.engine import Arrays
 from edgeport_runtime.golden_inputs import case_inputs
@@ -18,6 +19,7 @@ from .int8_blame import Int8Blame, int8_blame
 from .reproduction import Reproduction
 
 CHANGED = "not what this network exports to"
+OWN = WRAPPER.removesuffix("/")  # the "module" of nodes that stand outside of the network: normalization, layout, rounding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +35,8 @@ class BundleBlame:
         return bool(self.modules) and (self.products is None or bool(self.products)) and not any(self.changed.values())
 
     def __str__(self) -> str:
-        lines = [f"{precision}: {', '.join(modules)} {CHANGED}" for precision, modules in self.changed.items() if modules]
+        named = {precision: [f"what {OWN} adds around the network" if each == OWN else each for each in found] for precision, found in self.changed.items()}
+        lines = [f"{precision}: {', '.join(found)} {'is' if len(found) == 1 else 'are'} {CHANGED}" for precision, found in named.items() if found]
         lines.append(f"fp32: {self.modules}")
         return "\n".join([*lines, *([] if self.products is None else [f"int8: {self.products}"])])
 

@@ -5,7 +5,7 @@ As data that a report can show: JSON, and the pixels as PNG files.
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,7 @@ class LabelParity:
     before: Accuracy | None
     after: Accuracy | None
     budget: Budget
+    names: tuple[str, str] = ("the first", "the second")
 
     @property
     def can_tell_accuracy(self) -> bool:
@@ -93,9 +94,10 @@ class LabelParity:
     def __str__(self) -> str:
         rule = f"{self.budget.max_drop:g} points may be lost" if self.can_tell_accuracy else f"{self.budget.max_changed:g} % of the clear ones may change"
         head = "FAILED labels" if self.decides and not self else "labels"
-        told = f"accuracy {self.before} before, {self.after} after; " if self.before is not None else ""
+        first, second = self.names
+        told = f"accuracy {self.before} of {first}, {self.after} of {second}; " if self.before is not None else ""
         more = f"; {rule}" if self.decides else f"; too few to decide by, {LEAST_CLEAR} clear ones are needed"
-        return f"{head}: {told}the second {self.changes}, clear from {CLEAR:g} between the two best probabilities{more}"
+        return f"{head}: {told}{second} {self.changes}, clear from {CLEAR:g} between the two best probabilities{more}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +126,7 @@ class ImageParity:
     truth_after_db: float | None
     patches: tuple[Patch, ...]
     budget: Budget
+    names: tuple[str, str] = ("the first", "the second")
 
     @property
     def decides(self) -> bool:
@@ -136,22 +139,30 @@ class ImageParity:
 
     def __str__(self) -> str:
         similar = "" if self.ssim is None else f", SSIM {self.ssim:.5f}"
-        text = f"pixels: the second is {self.psnr_db:.2f} dB from the first{similar}"
+        first, second = self.names
+        text = f"pixels: {second} is {self.psnr_db:.2f} dB from {first}{similar}"
         if self.truth_before_db is None:
             return text
-        loss = f"{self.truth_before_db:.2f} dB of the targets before, {self.truth_after_db:.2f} after; {self.budget.max_drop:g} dB may be lost"
+        loss = f"{first} is {self.truth_before_db:.2f} dB from the targets, {second} {self.truth_after_db:.2f}; {self.budget.max_drop:g} dB may be lost"
         return f"{'' if self else 'FAILED '}{text}; {loss}"
 
 
 TaskParity = LabelParity | ImageParity
 
 
-def task_parity(contract: Contract, cases: Sequence[InputCase], before: Sequence[Array], after: Sequence[Array], budget: Budget) -> TaskParity | None:
-    """By the task's own measure, on images. `before`, `after`: the first output of each side for each case. None for tasks without one."""
+def task_parity(
+    contract: Contract,
+    cases: Sequence[InputCase],
+    before: Sequence[Array],
+    after: Sequence[Array],
+    budget: Budget,
+    names: tuple[str, str] = ("the first", "the second"),
+) -> TaskParity | None:
+    """By the task's own measure, on images. `before`, `after`: the first output of each side for each case. `names`: of both. None for tasks without one."""
     task = find_task(contract.task)
     if task.answers_are_labels and before[0].ndim == 2:
-        return _labels(cases, before, after, budget)
-    return _images(contract, cases, before, after, budget) if contract.outputs[0].kind == "pixels" else None
+        return replace(_labels(cases, before, after, budget), names=names)
+    return replace(_images(contract, cases, before, after, budget), names=names) if contract.outputs[0].kind == "pixels" else None
 
 
 def _labels(cases: Sequence[InputCase], before: Sequence[Array], after: Sequence[Array], budget: Budget) -> LabelParity:

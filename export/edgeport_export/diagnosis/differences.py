@@ -84,20 +84,24 @@ class OutputDifference:
         return {"passed": bool(self), **asdict(self)}
 
 
-def fault(expected: Array, got: Array) -> str | None:
-    """Why two answers cannot be compared by their values; None if they can. NaN in both is a fault too: it hides whatever it replaced."""
+def fault(expected: Array, got: Array, names: tuple[str, str] = ("the first", "the second")) -> str | None:
+    """Why two answers cannot be compared by their values; None if they can. NaN in both is a fault too: it hides whatever it replaced.
+
+    `names`: of both sides.
+    """
+    first, second = names
     if expected.shape != got.shape:
-        return f"the shapes differ, {expected.shape} and {got.shape}"
+        return f"the shapes differ, {expected.shape} of {first} and {got.shape} of {second}"
     if expected.dtype.kind != got.dtype.kind:
-        return f"the dtypes differ, {expected.dtype} and {got.dtype}"
+        return f"the dtypes differ, {expected.dtype} of {first} and {got.dtype} of {second}"
     if not expected.size:
         return "there are no values in it"
     if expected.dtype.kind == "f":
         nans, infinite = [int(np.isnan(each).sum()) for each in (expected, got)], [int(np.isinf(each).sum()) for each in (expected, got)]
         if any(nans):
-            return f"NaN: {nans[0]} values on the first side, {nans[1]} on the second, of {expected.size}"
+            return f"NaN: {nans[0]} values of {first}, {nans[1]} of {second}, of {expected.size}"
         if any(infinite) and not np.array_equal(np.isinf(expected) * np.sign(expected), np.isinf(got) * np.sign(got)):
-            return f"infinite: {infinite[0]} values on the first side, {infinite[1]} on the second, not the same ones"
+            return f"infinite: {infinite[0]} values of {first}, {infinite[1]} of {second}, not the same ones"
     return None
 
 

@@ -87,7 +87,7 @@ class GraphEnds:
 
     def answer(self, value: NDArray[Any], output: Output) -> NDArray[Any]:
         """An output of this graph as the contract has it: an image of floats becomes levels in 0..255, (N, H, W, C)."""
-        if output.kind != "pixels" or value.dtype.kind != "f":
+        if output.kind != "pixels" or value.dtype.kind != "f" or value.ndim != 4:
             return value
         name = next((each for each in self.outputs if each.name == levels_name(output.name)), None)
         if name is not None:

@@ -23,6 +23,7 @@ from edgeport_runtime.tasks import find_task
 from .sides import GraphSide, Side
 
 SWEEP, GOLDEN = "sweep", "golden"
+WORDS = f"{SWEEP}, {GOLDEN}, a folder of images, an .npz file or a folder of them"
 MOST_IMAGES = 256  # evenly taken from a larger folder
 IMAGES_AT_ONCE = 4
 SEED = 20_000  # inputs that neither the export nor `verify` used
@@ -53,18 +54,23 @@ def inputs_of(given: Given | None, sides: Sequence[Side], contract: Contract) ->
     """`given`: SWEEP, GOLDEN, a folder of images (with their truths if it is laid out so), several images or Examples, an .npz file or a folder of
     them, or mappings from names to arrays.
 
-    None takes the golden cases if one side is int8 or fp16 and there are any, since these are real images if the bundle was calibrated; else the sweep.
-    Raises InputError, ImageError.
+    None takes the golden cases at the contract's own size if one side is int8 or fp16 and there are any, since these are real images if the bundle was
+    calibrated; else the sweep. Raises InputError, ImageError.
     """
     if given is None:
         lossy = any(side.precision != "fp32" for side in sides)
-        given = GOLDEN if lossy and any(True for side in sides for _ in _case_folders(side)) else SWEEP
+        own = [case for case in (_golden_cases(sides, contract) if lossy else ()) if _is_own_size(case, contract)]
+        if own:
+            return Inputs(kind=GOLDEN, cases=tuple(own))
+        given = SWEEP
     if isinstance(given, str | Path):
         return _named(given, sides, contract)
+    if not isinstance(given, Iterable):
+        raise InputError(f"expected {WORDS}, several images or mappings from names to arrays, got {type(given).__name__}")
     several = list(given)
-    if several and all(isinstance(each, Mapping) for each in several):
+    if all(isinstance(each, Mapping) for each in several):
         return Inputs(kind="arrays", cases=tuple(InputCase(name=f"input {index}", arrays=_checked(each, contract)) for index, each in enumerate(several)))
-    return _images(read_examples(several), contract)
+    return _images(read_examples(several), contract, _fixed(sides, contract))
 
 
 def _named(given: str | Path, sides: Sequence[Side], contract: Contract) -> Inputs:
@@ -73,13 +79,15 @@ def _named(given: str | Path, sides: Sequence[Side], contract: Contract) -> Inpu
     if given == GOLDEN:
         return _golden(sides, contract)
     path = Path(given)
+    if not path.exists():
+        raise InputError(f"{given}: expected {WORDS}, but there is no such file or folder")
     files = [path] if path.suffix == ".npz" else sorted(path.glob("*.npz")) if path.is_dir() else []
     if files:
         return Inputs(kind="arrays", cases=tuple(InputCase(name=each.name, arrays=_checked(_loaded(each), contract)) for each in files))
     if contract.inputs[0].pixels is None:
         raise InputError(f"{path}: these models take tensors, not images: give an .npz file whose arrays are named {', '.join(_names(contract))}")
     labeled = holds_truths(path, contract) and (contract.labels or find_task(contract.task).truth != "label")
-    return _images(folder_examples(contract, path) if labeled else read_examples(path), contract)
+    return _images(folder_examples(contract, path) if labeled else read_examples(path), contract, _fixed(sides, contract))
 
 
 def _names(contract: Contract) -> list[str]:
@@ -88,7 +96,7 @@ def _names(contract: Contract) -> list[str]:
 
 def _sweep(sides: Sequence[Side], contract: Contract) -> Inputs:
     """The sizes that both sides take; if the files fix others than the sweep has, those."""
-    fixed: Sizes = {axis: size for side in sides for axis, size in side.fixed(contract).items()}
+    fixed = _fixed(sides, contract)
     wanted = sweep_sizes(contract)
     kept = [sizes for sizes in wanted if all(sizes[axis] == size for axis, size in fixed.items())]
     kept = kept or [{**wanted[0], **fixed}]
@@ -100,15 +108,34 @@ def _sweep(sides: Sequence[Side], contract: Contract) -> Inputs:
     return Inputs(kind=SWEEP, cases=tuple(cases), left_out=narrow)
 
 
+def _fixed(sides: Sequence[Side], contract: Contract) -> Sizes:
+    """The only sizes that one of the sides takes."""
+    return {axis: size for side in sides for axis, size in side.fixed(contract).items()}
+
+
 def _told(sizes: Sizes) -> str:
     return ", ".join(f"{axis} {size}" for axis, size in sizes.items()) or "the only size"
 
 
-def _golden(sides: Sequence[Side], contract: Contract) -> Inputs:
+def _golden_cases(sides: Sequence[Side], contract: Contract) -> list[InputCase]:
+    """Of the first side that has some."""
     for side in sides:
         cases = [InputCase(name=name, arrays=_checked(arrays, contract)) for name, arrays in _case_folders(side)]
         if cases:
-            return Inputs(kind=GOLDEN, cases=tuple(cases))
+            return cases
+    return []
+
+
+def _is_own_size(case: InputCase, contract: Contract) -> bool:
+    """Whether the images have the contract's own height and width; tensors have no size of their own."""
+    pixels = contract.inputs[0].pixels
+    return pixels is None or pixels.resize == "keep" or case.arrays[contract.inputs[0].name].shape[1:3] == (pixels.height, pixels.width)
+
+
+def _golden(sides: Sequence[Side], contract: Contract) -> Inputs:
+    cases = _golden_cases(sides, contract)
+    if cases:
+        return Inputs(kind=GOLDEN, cases=tuple(cases))
     raise InputError("neither side has golden cases beside it: compare them on images, on an .npz file, or on the sweep")
 
 
@@ -129,22 +156,29 @@ def _loaded(path: Path) -> dict[str, NDArray[Any]]:
     try:
         with np.load(path, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: this cannot be read as an .npz file of arrays ({error})") from error
+    except (OSError, ValueError, AttributeError) as error:  # one array alone has no names
+        raise InputError(f"{path}: this cannot be read as an .npz file of named arrays; numpy.savez writes one") from error
 
 
 def _checked(arrays: Mapping[str, Any], contract: Contract) -> Arrays:
     found = {name: np.asarray(value) for name, value in arrays.items()}
+    if len(found) == len(contract.inputs) == 1:  # with one input there is nothing to mistake
+        found = {contract.inputs[0].name: next(iter(found.values()))}
     contract.require_arrays(found)
     return found
 
 
-def _images(examples: Sequence[Example], contract: Contract) -> Inputs:
+def _images(examples: Sequence[Example], contract: Contract, fixed: Sizes) -> Inputs:
+    """`fixed`: the batch, height and width that one of the models takes alone."""
     taken = [examples[index] for index in np.linspace(0, len(examples) - 1, min(MOST_IMAGES, len(examples))).round().astype(int)]
-    cases = []
-    for indices, pixels in pixel_batches([each.source for each in taken], contract, prepared_at_once=IMAGES_AT_ONCE):
+    cases, batch = [], fixed.get("batch")
+    sides = (fixed["height"], fixed["width"]) if {"height", "width"} <= set(fixed) and contract.pixels.resize != "keep" else None
+    for indices, pixels in pixel_batches([each.source for each in taken], contract, size_px=sides, prepared_at_once=batch or IMAGES_AT_ONCE):
+        if batch not in (None, len(pixels)):
+            continue
         here = tuple(taken[index] for index in indices)
         name = describe(here[0].source) + (f" and {len(here) - 1} more" if len(here) > 1 else "")
         cases.append(InputCase(name=name, arrays={contract.inputs[0].name: pixels}, examples=here))
-    more = f"{len(taken)} of {len(examples)} images were taken, evenly" if len(taken) < len(examples) else ""
+    count = sum(len(case.examples) for case in cases)
+    more = f"{count} of {len(examples)} images were taken{', evenly' if len(taken) < len(examples) else ''}" if count < len(examples) else ""
     return Inputs(kind="images", cases=tuple(cases), left_out=more)

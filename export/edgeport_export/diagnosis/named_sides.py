@@ -39,7 +39,9 @@ def _named(text: str) -> Side:
     path = Path(name)
     if path.is_dir():
         if not (path / MANIFEST).exists() and (path / "model.onnx").exists():  # ONNX's own backend tests are laid out so
-            return GraphSide.of_file(path / "model.onnx", _engine(text, detail or ENGINES[0]))
+            side = GraphSide.of_file(path / "model.onnx", _engine(text, detail or ENGINES[0]))
+            if side.contract is None:
+                return side
         return _variant(text, Bundle(path), detail)
     if path.suffix == ".onnx":
         return GraphSide.of_file(path, _engine(text, detail or ENGINES[0]))

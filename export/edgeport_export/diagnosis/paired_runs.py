@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeport_export.errors import NetworkFailure
+from edgeport_export.errors import ExportError, NetworkFailure
 from edgeport_export.network.wrapper import compared_outputs
 from edgeport_export.progress import ProgressCallback
 from edgeport_export.validation.last_bits import Envelope, envelopes, last_bit_noise
@@ -53,7 +53,7 @@ class RightSide:
     """The side whose answers count as right. `noise_is_measured`: whether there is a second answer that is as right as its own."""
 
     def __init__(self, side: Side, contract: Contract, *, noise_is_measured: bool) -> None:
-        self.contract = contract
+        self.contract, self.name = contract, side.name
         self.network = side.reference(contract) if isinstance(side, NetworkSide) else None
         self._answer = side.answer(contract)
         self._nearby: list[Answer] = []
@@ -74,8 +74,12 @@ class RightSide:
         return envelopes(self.network, runs) if self.network is not None else None
 
 
-def run_both(right: RightSide, other: Answer, cases: Sequence[InputCase], progress: ProgressCallback) -> PairedRuns:
-    """Every case on both sides. A side that fails at an input is a fault there, not an error."""
+def run_both(right: RightSide, other: Answer, name: str, cases: Sequence[InputCase], progress: ProgressCallback) -> PairedRuns:
+    """Every case on both sides. A side that fails at an input is a fault there; one that fails at all of them cannot be compared. `name`: of the other side.
+
+    Raises ExportError.
+    """
+    failures: list[str] = []
     names = tuple(compared_outputs(right.contract))
     runs = PairedRuns(names=names, cases=tuple(cases), faults={name: [] for name in names})
     for index, case in enumerate(cases):
@@ -83,16 +87,19 @@ def run_both(right: RightSide, other: Answer, cases: Sequence[InputCase], progre
         try:
             (exact, single), got = right.answers(index, case.arrays), other(case.arrays)
         except (DeviceError, NetworkFailure) as error:
-            for name in names:
-                runs.faults[name].append(f"{case.name}: {error}")
+            failures.append(str(error))
+            for output in names:
+                runs.faults[output].append(f"{case.name}: {error}")
             continue
-        for name in names:
-            why = fault(single[name], got[name])
+        for output in names:
+            why = fault(single[output], got[output], (right.name, name))
             if why is not None:
-                runs.faults[name].append(f"{case.name}: {why}")
+                runs.faults[output].append(f"{case.name}: {why}")
                 continue
-            one, two = finite(exact[name], got[name])
-            runs.rows.append(Row(run=index, sizes={"case": index}, output=name, exact=one, single=finite(single[name], single[name])[0], got=two))
+            one, two = finite(exact[output], got[output])
+            runs.rows.append(Row(run=index, sizes={"case": index}, output=output, exact=one, single=finite(single[output], single[output])[0], got=two))
+    if cases and len(failures) == len(cases):
+        raise ExportError(f"{right.name} and {name} have no input in common, so they cannot be compared: {failures[0]}")
     return runs
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from edgeport_export.errors import ExportError
+from edgeport_export.network.size_sweep import random_image
 from edgeport_runtime import Pixels
 from edgeport_runtime.contract import Interpolation
 from edgeport_runtime.images import fit
@@ -26,6 +27,7 @@ MOST_CUT = 1.35  # times the network's size that the shorter side may have befor
 INTERPOLATIONS: tuple[Interpolation, ...] = ("bilinear", "bicubic", "lanczos", "nearest")
 ALIASED = ("bilinear", "bicubic")  # of these torch has a form that skips pixels when it shrinks an image
 LEAST_LEVELS = 0.7  # root mean square: what two ways of rounding explain
+UNEXPLAINED = 2.0  # root mean square from the recipe that fits best: it does something else
 CLEARLY_BETTER = 0.6  # of the contract's own distance, for another way of resizing to be named
 SAME = 1e-3  # of a std, and of the range 0..1 for a mean
 
@@ -55,14 +57,28 @@ class RecipeComparison:
         return not self.differences
 
     def __str__(self) -> str:
-        head = f"{self.pipeline}: its pixels are {self.levels_apart:.2f} levels from the contract's"
+        apart = f"{self.levels_apart:.2f} levels from the contract's" if np.isfinite(self.levels_apart) else "of another size than the contract's"
+        head = f"{self.pipeline}: its pixels are {apart}"
         if self:
             return f"{head}; nothing in the recipe differs"
         return "\n".join([f"FAILED {head}; the recipes differ", *(f"  {each}" for each in self.differences)])
 
 
-def compare_recipe(pipeline: Pipeline, pixels: Pixels, images: Sequence[Image.Image]) -> RecipeComparison:
-    """`images`: in color, at sizes of their own, larger than the network's. Raises ExportError if the pipeline fails."""
+def probe_images(pixels: Pixels) -> list[Image.Image]:
+    """Images of waves and grain, upright and lying, some three times as large as the network's: smooth or small ones cannot tell one filter from another."""
+    generator = np.random.default_rng(0)
+    sizes = [(round(a * pixels.height), round(b * pixels.width)) for a, b in ((2.6, 3.7), (3.4, 2.3))]
+    return [Image.fromarray(random_image((1, height, width, 3), generator)[0]) for height, width in sizes]
+
+
+def compare_recipe(pipeline: Pipeline, pixels: Pixels, images: Sequence[Image.Image] | None = None) -> RecipeComparison:
+    """`images`: in color, at sizes of their own, larger than the network's; `probe_images` if left out.
+
+    Raises ExportError if the pipeline fails, or gives two answers for one image.
+    """
+    images = probe_images(pixels) if images is None else images
+    if not np.array_equal(pipeline(images[0]), pipeline(images[0])):
+        raise ExportError(f"the pipeline {pipeline.name} gives two answers for one image: name that of evaluation, without random crops or flips")
     mean, std, bgr = normalization(pipeline, pixels)
     found = [pipeline(image) for image in images]
     targets = [_levels(each, mean, std, bgr=bgr) for each in found]
@@ -76,7 +92,12 @@ def compare_recipe(pipeline: Pipeline, pixels: Pixels, images: Sequence[Image.Im
     if contracts_way > LEAST_LEVELS:
         best = min(_candidates(fitted.pixels, images, targets), key=lambda recipe: recipe.levels_apart)
         fitted = replace(best, bgr=bgr) if best.levels_apart < CLEARLY_BETTER * contracts_way else fitted
-    return RecipeComparison(pipeline=pipeline.name, differences=tuple(_differences(pixels, fitted)), fitted=fitted, levels_apart=own)
+    differences = [*_differences(pixels, fitted)]
+    if not fitted.levels_apart <= UNEXPLAINED:
+        differences.append(
+            f"the pixels lie {fitted.levels_apart:.1f} levels apart, and no rule, filter or size that is known explains it: something else is done to an image"
+        )
+    return RecipeComparison(pipeline=pipeline.name, differences=tuple(differences), fitted=fitted, levels_apart=own)
 
 
 def normalization(pipeline: Pipeline, pixels: Pixels) -> tuple[tuple[float, ...], tuple[float, ...], bool]:

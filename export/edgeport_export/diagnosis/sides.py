@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from torch import nn
 
-from edgeport_export.errors import ExportError
+from edgeport_export.errors import ExportError, shortened
 from edgeport_export.network.preflight import check_modules
 from edgeport_export.network.reference import TorchReference
 from edgeport_export.network.size_sweep import Sizes
@@ -26,6 +26,7 @@ from edgeport_runtime.errors import BundleError, DeviceError, first_line
 from .graph_ends import GraphEnds
 
 ENGINES = ("onnxruntime", "openvino")
+MOST_WORDS = 250  # characters of an engine's own message
 INTEGER_OPERATORS = {"QuantizeLinear", "DequantizeLinear", "MatMulInteger", "ConvInteger", "QLinearConv", "QLinearMatMul"}
 Answer = Callable[[Arrays], Arrays]  # a contract's inputs by name -> the values of `compared_outputs`
 
@@ -87,8 +88,12 @@ class GraphSide:
     def of_file(cls, path: str | Path, engine: str = "onnxruntime") -> "GraphSide":
         """Any ONNX file, with its weights beside it if it has them there. Raises BundleError."""
         path = Path(path)
+        if not path.is_file():
+            raise BundleError(f"{path}: expected an ONNX file, but there is no such file")
         try:
             proto = onnx.load(path)
+            if not proto.graph.output:
+                raise ValueError("it has no graph")
         except Exception as error:  # protobuf's own errors, and those of the file system
             raise BundleError(f"{path}: this cannot be read as an ONNX model ({first_line(error)})") from error
         written = {each.key: each.value for each in proto.metadata_props}.get(METADATA_KEY)
@@ -143,7 +148,8 @@ def _onnxruntime(model: bytes, name: str) -> Callable[[list[str], Mapping[str, N
         try:
             return list(session.run(names, dict(arrays)))
         except Exception as error:  # onnxruntime's exceptions derive from Exception directly
-            raise DeviceError(f"{name}: onnxruntime failed: {first_line(error)}") from error
+            words = " ".join(str(error).partition("Please fix")[0].split())  # its second line has the sizes
+            raise DeviceError(f"{name}: onnxruntime failed: {shortened(words, MOST_WORDS)}") from error
 
     return run
 

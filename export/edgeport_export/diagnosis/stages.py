@@ -105,7 +105,7 @@ def stage_budget(
     pixels = contract.pixels
     sources = [each.source for each in examples[:: max(1, -(-len(examples) // MOST_IMAGES))]] or made_up_files(contract)
     opened, decoded = [_opened(each, pixels.mode) for each in sources], [convert(decode(each), pixels.mode) for each in sources]
-    recipe = compare_recipe(pipeline, pixels, decoded[:MADE_UP])
+    recipe = compare_recipe(pipeline, pixels)
     mean, std, bgr = normalization(pipeline, pixels)
     prepared = [prepare(each, pixels) for each in sources]
     theirs = [_normalized(each, mean, std, bgr=bgr) for each in prepared]

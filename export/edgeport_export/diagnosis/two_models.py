@@ -89,9 +89,9 @@ def compare_models(
     reference, other = (sides[1], sides[0]) if isinstance(sides[1], NetworkSide) and not isinstance(sides[0], NetworkSide) else sides
     lossy = any(side.precision != "fp32" for side in sides)
     right = RightSide(reference, common, noise_is_measured=not lossy)
-    runs = run_both(right, other.answer(common), given.cases, progress)
+    runs = run_both(right, other.answer(common), other.name, given.cases, progress)
     spent = budget or Budget()
-    task = _task(runs, common, spent, changes_to) if given.kind == "images" else None
+    task = _task(runs, (reference.name, other.name), common, spent, changes_to) if given.kind == "images" else None
     labels_decide = lossy and task is not None and task.decides
     outputs = _held_to_decibels(runs, _least_db(sides, spent), decides=not labels_decide) if lossy else _held_to_noise(runs, right)
     names = {"first": sides[0].name, "second": sides[1].name, "against": reference.name}
@@ -149,15 +149,15 @@ def _least_db(sides: Sequence[Side], budget: Budget) -> Limit:
     told = min(promised, default=float("inf")) - TWICE_DB
     if told < budget.sqnr_floor_db:
         return Limit(least_db=told, source=f"{told + TWICE_DB:.1f} dB were measured at export, less {TWICE_DB:g} for other inputs")
-    return Limit(least_db=budget.sqnr_floor_db, source="the floor that was asked for")
+    return Limit(least_db=budget.sqnr_floor_db, source="the floor")
 
 
-def _task(runs: PairedRuns, contract: Contract, budget: Budget, changes_to: str | Path | None) -> TaskParity | None:
+def _task(runs: PairedRuns, names: tuple[str, str], contract: Contract, budget: Budget, changes_to: str | Path | None) -> TaskParity | None:
     """None if some images could not be compared: that is a difference already."""
     before, after = runs.arrays(runs.names[0])
-    if len(before) < len(runs.cases):
+    if not before or len(before) < len(runs.cases):
         return None
-    parity = task_parity(contract, runs.cases, before, after, budget)
+    parity = task_parity(contract, runs.cases, before, after, budget, names)
     if parity is not None and changes_to is not None:
         write_changes(Path(changes_to), parity, contract, runs.cases, before, after)
     return parity

@@ -27,7 +27,8 @@ def test_two_models_exit_codes_and_json(tiny_bundle: Path, capsys: pytest.Captur
         (lambda bundle: VerifyJob(first=str(bundle), inputs="sweep"), "--inputs are for two models, or the images of --stages"),
         (lambda bundle: VerifyJob(first=str(bundle), second=str(bundle), model="a:b"), "--checkpoint and --model name the network of a single bundle"),
         (lambda bundle: VerifyJob(first=str(bundle), second=str(bundle), contract=Path("gone")), "gone: the contract cannot be read"),
-        (lambda bundle: VerifyJob(first=str(bundle), second=str(bundle), inputs="gone"), "expected a folder of images"),
+        (lambda bundle: VerifyJob(first=str(bundle), second=str(bundle), inputs="gone"), "gone: expected sweep, golden, a folder of images"),
+        (lambda bundle: VerifyJob(first=str(bundle), second=str(bundle), max_changed=-5), "--max-changed is what may be lost, a number of at least 0, got -5"),
     ],
 )
 def test_wrong_use_is_told(job: Callable[[Path], VerifyJob], words: str, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:

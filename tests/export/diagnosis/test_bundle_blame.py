@@ -20,4 +20,4 @@ def test_modules_products_and_changes_are_told_together(tiny_bundle: Path, netwo
     older = Reproduction(precision="fp32", same=False, changes=(change,), decides=False)
     found = blame_bundle(bundle, reference, [changed, older], [{"batch": 1, "height": 20, "width": 24}])
     assert not found and found.changed == {"int8": ("conv2",)}
-    assert str(found).startswith("int8: conv2 not what this network exports to\nfp32: ")
+    assert str(found).startswith("int8: conv2 is not what this network exports to\nfp32: ")

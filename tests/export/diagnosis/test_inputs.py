@@ -47,8 +47,11 @@ def test_golden_cases_are_taken_if_one_side_is_int8(tiny_bundle: Path, sides: tu
     found = inputs_of(None, (GraphSide.of_bundle(Bundle(tiny_bundle), "int8"), sides[1]), class_contract)
     stored = Bundle(tiny_bundle)
     expected = [case_inputs(stored, case)["pixels"] for case in stored.manifest.golden]
-    assert found.kind == "golden" and len(expected) == len(found.cases) > 0
-    assert all(np.array_equal(case.arrays["pixels"], array) for case, array in zip(found.cases, expected, strict=True))
+    own = [array for array in expected if array.shape[1:3] == (16, 16)]
+    for given, arrays in ((found, own), (inputs_of("golden", sides, class_contract), expected)):
+        assert given.kind == "golden" and len(arrays) == len(given.cases) > 0
+        assert all(np.array_equal(case.arrays["pixels"], array) for case, array in zip(given.cases, arrays, strict=True))
+    assert 0 < len(own) < len(expected)
     with pytest.raises(InputError, match="neither side has golden cases"):
         inputs_of("golden", (sides[1], sides[1]), class_contract)
 
@@ -100,9 +103,9 @@ def test_examples_and_arrays_from_python(sides: tuple[Side, Side], class_contrac
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("x.npz", b"text", "x.npz: this cannot be read as an .npz file of arrays"),
-        ("x.npz", None, "x.npz: this cannot be read as an .npz file of arrays"),
-        ("none", None, "expected a folder of images"),
+        ("x.npz", b"text", "x.npz: this cannot be read as an .npz file of named arrays; numpy.savez writes one"),
+        ("x.npz", None, "expected sweep, golden, a folder of images, an .npz file or a folder of them, but there is no such file or folder"),
+        ("swep", None, "swep: expected sweep, golden, a folder of images"),
     ],
 )
 def test_what_cannot_be_read_says_its_name(
@@ -115,6 +118,23 @@ def test_what_cannot_be_read_says_its_name(
     assert words in str(caught.value)
 
 
-def test_arrays_of_another_name_are_refused(sides: tuple[Side, Side], class_contract: Contract) -> None:
-    with pytest.raises(InputError, match=r"expected the inputs \['pixels'\], got \['image'\]"):
-        inputs_of([{"image": np.zeros((1, 8, 8, 3), np.uint8)}], sides, class_contract)
+def test_one_array_for_one_input_needs_no_name_and_two_are_refused(sides: tuple[Side, Side], class_contract: Contract) -> None:
+    image = np.zeros((1, 8, 8, 3), np.uint8)
+    assert inputs_of([{"image": image}], sides, class_contract).cases[0].arrays["pixels"] is image
+    with pytest.raises(InputError, match=r"expected the inputs \['pixels'\], got \['image', 'pixels'\]"):
+        inputs_of([{"image": image, "pixels": image}], sides, class_contract)
+    with pytest.raises(InputError, match=r"expected sweep, golden, .*, several images or mappings from names to arrays, got int"):
+        inputs_of(7, sides, class_contract)  # type: ignore[arg-type]
+    assert inputs_of([], sides, class_contract).cases == ()
+
+
+def test_images_follow_the_batch_and_size_that_a_file_fixes(
+    sides: tuple[Side, Side], plain_file: Path, class_contract: Contract, tiny: ModuleType, tmp_path: Path
+) -> None:
+    """Seven images for a file of two: three runs, and one image is left out."""
+    model = onnx.load(plain_file)
+    for dim, size in zip(model.graph.input[0].type.tensor_type.shape.dim, (2, 3, 24, 20), strict=True):
+        dim.dim_value = size
+    onnx.save(model, tmp_path / "fixed.onnx")
+    found = inputs_of(tiny.brightness_examples(7, seed=0), (sides[0], GraphSide.of_file(tmp_path / "fixed.onnx")), class_contract)
+    assert [case.arrays["pixels"].shape for case in found.cases] == [(2, 24, 20, 3)] * 3 and found.left_out == "6 of 7 images were taken"

@@ -47,6 +47,12 @@ def test_a_folder_of_a_backend_test_is_its_model(plain_file: Path, tmp_path: Pat
     assert isinstance(side, GraphSide) and side.contract is None and side.folder == tmp_path
 
 
+def test_a_bundle_that_lost_its_manifest_is_no_backend_test(tiny_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes((tiny_bundle / "model.onnx").read_bytes())
+    with pytest.raises(BundleError, match="expected a bundle, but there is no manifest"):
+        side_of(tmp_path)
+
+
 def test_a_factory_with_and_without_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "named_nets.py").write_text(NETS)
     monkeypatch.chdir(tmp_path)

@@ -1,15 +1,16 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 from torch import nn
 
-from edgeport_export import NetworkFailure
+from edgeport_export import ExportError, NetworkFailure
 from edgeport_export.diagnosis.inputs import InputCase
 from edgeport_export.diagnosis.paired_runs import RightSide, noise_parity, run_both
 from edgeport_export.diagnosis.sides import GraphSide, NetworkSide
 from edgeport_export.network.reference import TorchReference
 from edgeport_export.progress import no_progress
-from edgeport_runtime import Bundle, Contract
+from edgeport_runtime import Bundle, Contract, DeviceError
 from edgeport_runtime.engine import Arrays
 
 
@@ -36,7 +37,7 @@ def test_the_noise_of_a_file_is_that_of_the_network_within_a_few_times(tiny_bund
     floors = []
     for side in (file, NetworkSide(name="net", network=network)):
         right = RightSide(side, class_contract, noise_is_measured=True)
-        floors.append(noise_parity(run_both(right, file.answer(class_contract), given, no_progress), right).floors["logits"])
+        floors.append(noise_parity(run_both(right, file.answer(class_contract), "other", given, no_progress), right).floors["logits"])
     assert 1 / 3 < floors[0] / floors[1] < 3
 
 
@@ -51,7 +52,17 @@ def test_a_case_at_which_one_side_fails_or_gives_another_shape_is_a_fault(tiny_b
         found = answer(arrays)
         return {name: value[:1] if height == 16 else value for name, value in found.items()}
 
-    runs = run_both(right, other, cases(8, 12, 16), no_progress)
+    runs = run_both(right, other, "another", cases(8, 12, 16), no_progress)
     assert [row.run for row in runs.rows] == [0] and runs.case_names("logits") == ["8 high"]
-    assert runs.faults["logits"] == ["12 high: too low", "16 high: the shapes differ, (2, 3) and (1, 3)"]
+    assert runs.faults["logits"] == ["12 high: too low", f"16 high: the shapes differ, (2, 3) of {side.name} and (1, 3) of another"]
     assert [len(each) for each in runs.arrays("logits")] == [1, 1]
+
+
+def test_a_side_that_fails_at_every_input_cannot_be_compared(tiny_bundle: Path, class_contract: Contract) -> None:
+    side = GraphSide.of_bundle(Bundle(tiny_bundle))
+
+    def other(arrays: Arrays) -> Arrays:
+        raise DeviceError("other: onnxruntime failed: Expected 1 channel")
+
+    with pytest.raises(ExportError, match="and other have no input in common, so they cannot be compared: other: onnxruntime failed: Expected 1 channel"):
+        run_both(RightSide(side, class_contract, noise_is_measured=False), other, "other", cases(8, 12), no_progress)

@@ -58,6 +58,24 @@ def test_what_differs_is_named_and_nothing_else(steps: tuple[Any, ...], words: l
     assert found.fitted.levels_apart < 1
 
 
+def test_what_no_recipe_explains_is_a_difference() -> None:
+    found = compared(v2.Resize(73), v2.CenterCrop(64), v2.RandomHorizontalFlip(p=1.0), *TENSOR, NORMALIZE)
+    assert not found and "levels apart, and no rule, filter or size that is known explains it" in found.differences[-1]
+
+
+def test_a_pipeline_of_training_is_refused() -> None:
+    with pytest.raises(ExportError, match="mine gives two answers for one image: name that of evaluation"):
+        compared(v2.RandomResizedCrop(64), *TENSOR, NORMALIZE)
+
+
+def test_the_probes_tell_filters_apart_whatever_the_users_images_are() -> None:
+    for kind in (v2.InterpolationMode.BICUBIC, v2.InterpolationMode.LANCZOS):
+        steps = v2.Compose([v2.Resize(73, kind), v2.CenterCrop(64), *TENSOR, NORMALIZE])
+        found = compare_recipe(Pipeline(name="mine", function=steps), PIXELS)
+        assert found.differences == (f"interpolation is bilinear in the contract, {kind.value} in the pipeline",)
+    assert compare_recipe(Pipeline(name="mine", function=torchvision_transforms(PIXELS)), PIXELS)
+
+
 def test_mean_and_std_are_told_in_the_contracts_own_order() -> None:
     pipeline = Pipeline(name="mine", function=v2.Compose([*CROP, *TENSOR, NORMALIZE, BGR]))
     assert normalization(pipeline, PIXELS) == (pytest.approx(MEAN), pytest.approx(STD), True)

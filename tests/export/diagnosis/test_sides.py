@@ -56,9 +56,12 @@ def test_a_graph_with_other_ends_or_that_fails_says_its_name(plain_file: Path, i
     onnx.save(model, tmp_path / "nine.onnx")
     with pytest.raises(DeviceError, match=r"nine\.onnx: onnxruntime failed: .*"):
         GraphSide.of_file(tmp_path / "nine.onnx").answer(class_contract)({"pixels": np.zeros((1, 4, 4, 3), np.uint8)})
-    (tmp_path / "no.onnx").write_bytes(b"text")
-    with pytest.raises(BundleError, match=r"no\.onnx: this cannot be read as an ONNX model"):
-        GraphSide.of_file(tmp_path / "no.onnx")
+    for content in (b"text", b""):
+        (tmp_path / "no.onnx").write_bytes(content)
+        with pytest.raises(BundleError, match=r"no\.onnx: this cannot be read as an ONNX model"):
+            GraphSide.of_file(tmp_path / "no.onnx")
+    with pytest.raises(BundleError, match=r"gone\.onnx: expected an ONNX file, but there is no such file"):
+        GraphSide.of_file(tmp_path / "gone.onnx")
 
 
 def test_without_openvino_the_message_says_what_to_install(plain_file: Path, class_contract: Contract, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,7 +82,7 @@ def test_pixels_are_compared_before_rounding(tmp_path: Path, tiny: ModuleType, i
     assert compare_models(tmp_path / "plain.onnx", bundle)
 
 
-@pytest.mark.parametrize(("fault", "words"), [("nan", "NaN: 0 values on the first side"), ("shape", "the shapes differ"), ("dtype", "the dtypes differ")])
+@pytest.mark.parametrize(("fault", "words"), [("nan", "NaN: 0 values of TinyClassifier, "), ("shape", "the shapes differ"), ("dtype", "the dtypes differ")])
 def test_what_cannot_be_compared_fails_with_its_reason(
     fault: str, words: str, plain_file: Path, network: nn.Module, class_contract: Contract, tmp_path: Path
 ) -> None:
