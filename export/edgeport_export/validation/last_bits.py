@@ -54,7 +54,7 @@ def envelopes(reference: TorchReference, runs: Sequence[Arrays], seed: int = 0) 
 
 def last_bit_noise(reference: TorchReference, runs: Sequence[Arrays], seed: int = 100) -> list[dict[str, float]]:
     """For each of `runs`, by output: how far the float64 network moves if its weights and inputs change by up to LAST_BIT of themselves. That is the largest
-    distance of each draw, root mean square over NOISE_DRAWS. Whoever computes in float32 is about as far off; docs/parity.md has the figures.
+    distance of each draw, root mean square over NOISE_DRAWS. Over 45 networks that is 0.12 to 1.2 times PyTorch's own distance (docs/noise.md).
     """
     exact = [reference.double.run(arrays) for arrays in runs]
     squares: list[dict[str, float]] = [dict.fromkeys(found, 0.0) for found in exact]

@@ -84,9 +84,9 @@ def test_the_noise_is_that_of_a_last_bit_by_hand() -> None:
 
 
 def test_where_digits_cancel_the_noise_is_large() -> None:
-    class Cancelled(Scale):
+    class Canceling(Scale):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x * self.weight - 1000.0
 
-    near, far = last_bit_noise(TorchReference(Cancelled(1000.1), CONTRACT), [{"x": np.ones((1, 4), np.float32)}, {"x": np.zeros((1, 4), np.float32)}])
+    near, far = last_bit_noise(TorchReference(Canceling(1000.1), CONTRACT), [{"x": np.ones((1, 4), np.float32)}, {"x": np.zeros((1, 4), np.float32)}])
     assert near["y"] > 1e-5 and far["y"] == 0

@@ -43,6 +43,7 @@ def test_errors_stay_within_twice_pytorchs_and_2_ulp(name: str, plain_misses: bo
     assert row.holds and (row.plain_ulp > 2 * row.torch_ulp + 2) == plain_misses
 
 
+@pytest.mark.long
 def test_what_misses_the_bar_is_a_closed_list(kernels: ModuleType) -> None:
     missed = {name for name in kernels.FUNCTIONS if name not in ("Normalize", "LayerNorm") and not kernels.measured(name, timed=False).holds}
     assert missed <= set(kernels.EXCEPTIONS), missed - set(kernels.EXCEPTIONS)
