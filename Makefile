@@ -28,7 +28,7 @@ test: $(VENV)/installed lint
 
 # Every example, and whatever else takes minutes.
 test-long: $(VENV)/installed
-	$(BIN)/pytest -m long
+	$(BIN)/pytest -n 2 -m long
 
 # Every fault that only numbers can betray, on every network that it can be put into.
 parity-faults: $(VENV)/installed

@@ -54,10 +54,10 @@ class GraphEnds:
         return Contract(task="tensors", inputs=given, outputs=made, axes=axes)
 
     def require_fit(self, contract: Contract, name: str) -> None:
-        """Raises ExportError if the graph has another number of inputs or outputs than the contract. `name`: of the graph, for the message."""
+        """Raises ExportError if the graph has another number of inputs than the contract, or more outputs. `name`: of the graph, for the message."""
         shown = [each.name for each in self.outputs if not each.name.endswith(LEVELS_SUFFIX)]
         for kind, names, ends in (("inputs", [each.name for each in self.inputs], contract.inputs), ("outputs", shown, contract.outputs)):
-            if len(names) != len(ends):
+            if len(names) > len(ends) or (kind == "inputs" and len(names) < len(ends)):  # an output that is missing is a difference
                 wanted = ", ".join(each.name for each in ends)
                 raise ExportError(
                     f"{name} has {len(names)} {kind} ({', '.join(names)}), but {len(ends)} are to be compared ({wanted}): "
@@ -77,13 +77,19 @@ class GraphEnds:
         """The contract's arrays as this graph takes them: pixels are normalized and laid out if it takes floats."""
         return {theirs.name: _fed(arrays[ours.name], ours, theirs) for ours, theirs in zip(contract.inputs, self._in_order(contract), strict=True)}
 
-    def compared_names(self, contract: Contract) -> list[str]:
-        """This graph's name for each output of the contract: of the value before rounding, if it has one; otherwise the same name, or the same place."""
+    def compared_names(self, contract: Contract) -> list[str | None]:
+        """This graph's name for each output of the contract: of the value before rounding, if it has one; otherwise the same name, or the same place.
+
+        None for an output that it does not have.
+        """
         names = [each.name for each in self.outputs]
         shown = [name for name in names if not name.endswith(LEVELS_SUFFIX)]
-        by_name = {each.name for each in contract.outputs} <= set(names)
-        found = [each.name if by_name else shown[place] for place, each in enumerate(contract.outputs)]
-        return [levels_name(name) if levels_name(name) in names else name for name in found]
+        wanted = [each.name for each in contract.outputs]
+        if set(shown) <= set(wanted):
+            found: list[str | None] = [name if name in shown else None for name in wanted]
+        else:
+            found = [shown[place] if place < len(shown) else None for place in range(len(wanted))]
+        return [levels_name(name) if name is not None and levels_name(name) in names else name for name in found]
 
     def answer(self, value: NDArray[Any], output: Output) -> NDArray[Any]:
         """An output of this graph as the contract has it: an image of floats becomes levels in 0..255, (N, H, W, C)."""

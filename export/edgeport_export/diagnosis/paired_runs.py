@@ -92,7 +92,8 @@ def run_both(right: RightSide, other: Answer, name: str, cases: Sequence[InputCa
                 runs.faults[output].append(f"{case.name}: {error}")
             continue
         for output in names:
-            why = fault(single[output], got[output], (right.name, name))
+            lacking = [side for side, answer in ((right.name, single), (name, got)) if output not in answer]
+            why = f"the output is missing in {' and in '.join(lacking)}" if lacking else fault(single[output], got[output], (right.name, name))
             if why is not None:
                 runs.faults[output].append(f"{case.name}: {why}")
                 continue

@@ -1,7 +1,7 @@
 """One side of a comparison: a PyTorch network, or an ONNX file in an engine that reads it. Both answer the inputs of one contract."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,11 @@ import onnx
 from numpy.typing import NDArray
 from torch import nn
 
-from edgeport_export.errors import ExportError, shortened
+from edgeport_export.errors import ExportError, NetworkFailure, shortened
 from edgeport_export.network.preflight import check_modules
 from edgeport_export.network.reference import TorchReference
-from edgeport_export.network.size_sweep import Sizes
-from edgeport_export.network.wrapper import compared_outputs
+from edgeport_export.network.size_sweep import Sizes, own_sizes, sweep_inputs
+from edgeport_export.network.wrapper import compared_outputs, flatten
 from edgeport_export.validation.sweep import with_levels
 from edgeport_runtime import Bundle, Contract, SessionOptions
 from edgeport_runtime.contract import METADATA_KEY
@@ -41,13 +41,22 @@ class NetworkSide:
     precision: str = "fp32"
 
     def reference(self, contract: Contract) -> TorchReference:
-        """The network under a contract. Raises PreflightError."""
+        """The network under a contract, which loses the outputs that this network does not have. Raises PreflightError, NetworkFailure; ExportError if it
+        has more outputs than the contract."""
         check_modules(self.network, contract)
-        return TorchReference(self.network, contract)
+        reference = TorchReference(self.network, contract)
+        try:
+            count = len(flatten(reference.answer(sweep_inputs(contract, own_sizes(contract), seed=0))))
+        except NetworkFailure:  # it is told for every input
+            return reference
+        if count > len(contract.outputs):
+            raise ExportError(f"{self.name} gives {count} outputs, but {len(contract.outputs)} are to be compared: describe all of them with --contract")
+        return reference if count == len(contract.outputs) else TorchReference(self.network, replace(contract, outputs=contract.outputs[:count]))
 
     def answer(self, contract: Contract) -> Answer:
         """Raises NetworkFailure when it is called at a size that the network does not take."""
-        reference, names = self.reference(contract), compared_outputs(contract)
+        reference = self.reference(contract)
+        names = compared_outputs(reference.contract)
 
         def run(arrays: Arrays) -> Arrays:
             found = reference.run(arrays)
@@ -124,12 +133,13 @@ class GraphSide:
         ends = GraphEnds.of(onnx.load_from_string(model))
         ends.require_fit(contract, self.name)
         theirs = ends.compared_names(contract)
+        present = [name for name in theirs if name is not None]
         session = _ENGINES[self.engine](model, self.name)
 
         def run(arrays: Arrays) -> Arrays:
-            values = session(theirs, ends.feed(arrays, contract))
-            ours = zip(compared_outputs(contract), contract.outputs, values, strict=True)
-            return {name: ends.answer(value, output) for name, output, value in ours}
+            values = dict(zip(present, session(present, ends.feed(arrays, contract)), strict=True))
+            ours = zip(compared_outputs(contract), contract.outputs, theirs, strict=True)
+            return {name: ends.answer(values[other], output) for name, output, other in ours if other is not None}
 
         return run
 

@@ -6,7 +6,7 @@ from onnx import parser
 
 from edgeport_export import ExportError
 from edgeport_export.diagnosis.graph_ends import GraphEnds
-from edgeport_runtime import Contract, Pixels, Range
+from edgeport_runtime import Contract, Output, Pixels, Range
 from edgeport_runtime.contract import classification, image_to_image
 
 PIXELS = Pixels(height=4, width=6, mean=(0.5, 0.25, 0.125), std=(0.5, 0.25, 2.0))
@@ -65,6 +65,13 @@ def test_another_number_of_ends_is_refused() -> None:
         ends("(float[N,3,H,W] x) => (float[N,2] y, float[N,2] z)").require_fit(CLASSES, "plain.onnx")
     with pytest.raises(ExportError, match=r"has 2 inputs"):
         ends("(float[N,3,H,W] x, float[N] z) => (float[N,2] y)").require_fit(CLASSES, "plain.onnx")
+
+
+def test_an_output_that_is_missing_has_no_name() -> None:
+    two = Contract(**{**vars(CLASSES), "task": "tensors", "outputs": (*CLASSES.outputs, Output(name="more", dtype="float32", shape=(2,), kind="tensor"))})
+    named, placed = ends("(float[N,3,H,W] x) => (float[2] more)"), ends("(float[N,3,H,W] x) => (float[2] y)")
+    named.require_fit(two, "plain.onnx")
+    assert named.compared_names(two) == [None, "more"] and placed.compared_names(two) == ["y", None]
 
 
 @pytest.mark.parametrize("values", ["NCHW", "NHWC"])

@@ -10,7 +10,7 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from edgeport_export import ExportError, assert_parity, compare_models, export_bundle
+from edgeport_export import ExportError, ImageTask, assert_parity, compare_models, export_bundle
 from edgeport_export.quantization.budget import Budget
 from edgeport_runtime import Bundle, Contract
 
@@ -102,6 +102,26 @@ def test_what_cannot_be_compared_fails_with_its_reason(
     onnx.save(model, tmp_path / "faulty.onnx")
     found = compare_models(network, tmp_path / "faulty.onnx", contract=class_contract)
     assert not found and words in str(found)
+
+
+class Both(nn.Module):
+    def __init__(self, network: nn.Module, count: int) -> None:
+        super().__init__()
+        self.network, self.count = network, count
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(self.network(x) * (1 + index) for index in range(self.count))
+
+
+def test_a_missing_output_is_a_difference_and_one_too_many_is_told(tmp_path: Path, tiny_bundle: Path, network: nn.Module, fixed_latencies: None) -> None:
+    pixels = Bundle(tiny_bundle).manifest.contract.pixels
+    bundle = export_bundle(Both(network, 2), ImageTask(task="tensors", pixels=pixels), tmp_path / "two")
+    assert compare_models(bundle, Both(network, 2))
+    for one in (Both(network, 1), tiny_bundle / "model.onnx"):
+        found = compare_models(bundle, one, contract=bundle.manifest.contract)
+        assert not found and "the output is missing in " in str(found) and [bool(each) for each in found.outputs] == [True, False]
+    with pytest.raises(ExportError, match="Both gives 3 outputs, but 2 are to be compared"):
+        compare_models(bundle, Both(network, 3))
 
 
 def test_two_files_of_onnx_backend_tests() -> None:
