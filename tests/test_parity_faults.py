@@ -4,6 +4,7 @@ a message that names its cause, on at least two networks.
 Eight of them run in `make test` on two small networks; `make parity-faults` runs all.
 """
 
+import copy
 import hashlib
 import json
 import shutil
@@ -29,7 +30,9 @@ from edgeport_export.network.reference import TorchReference
 from edgeport_export.network.size_sweep import random_image
 from edgeport_export.quantization.plan import SEAL
 from edgeport_export.quantization.plan import _seal as sealed_plan
+from edgeport_export.rewrites.finalize import finalize_fp32
 from edgeport_export.rewrites.names import levels_name
+from edgeport_export.tracing.exporter import trace
 from edgeport_export.validation.sweep import with_levels
 from edgeport_models.attention import AttentionNet
 from edgeport_models.generator import Generator as EdgeportGenerator
@@ -269,6 +272,29 @@ def other_variant(precision: str) -> Callable[[Planting], Words]:
     return plant
 
 
+def exported_from(change: Callable[[nn.Module], None], kind: type[nn.Module] | tuple[type[nn.Module], ...]) -> Callable[[Planting], Words]:
+    """fp32 as the network exports to once `change` was made to its first module of this kind."""
+
+    def plant(planting: Planting) -> Words:
+        network = copy.deepcopy(planting.subject.network)
+        change(next(each for each in network.modules() if isinstance(each, kind)))
+        contract = planting.subject.contract
+        planting.models["fp32"] = onnx.load_from_string(finalize_fp32(trace(network, contract).model, contract))
+        return ("fp32 is not what this network exports to: ",)
+
+    return plant
+
+
+def other_epsilon(norm: Any) -> None:
+    norm.eps = 1e-2
+
+
+def statistics_of_a_batch(norm: Any) -> None:
+    """What a BatchNorm in train mode would normalize with."""
+    norm.running_mean += 0.1
+    norm.running_var *= 1.3
+
+
 def contract_field(name: str, change: Callable[[Any], Any], *words: str) -> Callable[[Planting], Words]:
     def plant(planting: Planting) -> Words:
         pixels = planting.manifest["contract"]["inputs"][0]["pixels"]
@@ -432,6 +458,8 @@ FAULTS = {
     "outputs in another order": Fault(plant=tail("Gather", np.array([1, 0, 2]), axis=1), only=CLASSIFIERS),
     "outputs rounded": Fault(plant=tail("Round"), only=CLASSIFIERS),
     "a softmax at the end": Fault(plant=tail("Softmax", axis=-1), only=CLASSIFIERS),
+    "another epsilon": Fault(plant=exported_from(other_epsilon, (nn.BatchNorm2d, nn.LayerNorm)), only=("residual", "tokens", "pooled")),
+    "a BatchNorm in train mode": Fault(plant=exported_from(statistics_of_a_batch, nn.BatchNorm2d), only=("residual", "pooled")),
     "fp32 of another checkpoint": Fault(plant=other_variant("fp32"), quick=True),
     "labels in another order": Fault(plant=labels_moved, only=CLASSIFIERS),
     "another interpolation in the contract": Fault(plant=contract_field("interpolation", lambda _: "bicubic"), only=RESIZING),
@@ -491,10 +519,11 @@ class Pooled(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.second, self.pool, self.head = nn.Conv2d(3, 24, 5, 2, 2), nn.Conv2d(24, 24, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Linear(24, 3)
+        self.first, self.norm, self.second = nn.Conv2d(3, 24, 5, 2, 2), nn.BatchNorm2d(24), nn.Conv2d(24, 24, 3, padding=1)
+        self.pool, self.head = nn.AdaptiveAvgPool2d(1), nn.Linear(24, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.pool(F.gelu(self.second(F.gelu(self.first(x))))).flatten(1))
+        return self.head(self.pool(F.gelu(self.second(F.gelu(self.norm(self.first(x)))))).flatten(1))
 
 
 class Attention(Tokens):
