@@ -89,3 +89,9 @@ def test_a_limit_that_does_not_decide_is_told_all_the_same() -> None:
     assert not far and not far.is_within_limit
     told = OutputDifference(**{**vars(far), "decides": False})
     assert told and not told.is_within_limit and told.to_dict()["passed"] is True
+
+
+@pytest.mark.parametrize(("decibels", "error", "passes"), [(17.1, 1.5, True), (16.9, 1.5, False), (19.9, 0.0, False), (20.0, 0.0, True), (19.7, 0.2, True)])
+def test_the_floor_gives_way_by_twice_the_standard_error(decibels: float, error: float, passes: bool) -> None:
+    found = OutputDifference(**{**vars(made([array(1, 2)], [array(1, 2)], [0.0], FLOOR)), "sqnr_db": decibels, "sqnr_error_db": error})
+    assert bool(found) is passes
