@@ -181,8 +181,13 @@ def _distances(model: onnx.ModelProto, reference: TorchReference, group: Sequenc
         truth = exact[match.key]
         value = next((each for each in reversed(match.candidates) if got[each].shape == truth.shape), None)
         if value is not None:
-            extent = max(float(np.ptp(truth)), float(np.abs(truth).max())) or 1.0
+            extent = _extent(truth)
             yield match, value, (_largest(got[value], truth) / extent, _largest(single[match.key], truth) / extent)
+
+
+def _extent(truth: NDArray[Any]) -> float:
+    """What an error is divided by: the value's range, or its largest size if that is more."""
+    return max(float(np.ptp(truth)), float(np.abs(truth).max())) or 1.0
 
 
 def _largest(values: NDArray[Any], truth: NDArray[Any]) -> float:
@@ -207,7 +212,7 @@ def _outputs_over(model: onnx.ModelProto, reference: TorchReference, runs: Seque
     for arrays in runs:
         exact, single = reference.double.run(arrays), reference.run(arrays)
         for name, got in zip(names, session.run(names, arrays), strict=True):
-            extent = max(float(np.ptp(exact[name])), float(np.abs(exact[name]).max())) or 1.0
+            extent = _extent(exact[name])
             same = got.shape == exact[name].shape
             errors[name].append((_largest(got, exact[name]) / extent if same else np.inf, _largest(single[name], exact[name]) / extent))
     for name, pairs in errors.items():

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgeport_export.quantization.budget import Budget
-from edgeport_export.quantization.label_changes import CLEAR, LEAST_CLEAR, LabelChanges, label_changes, share_interval
+from edgeport_export.quantization.label_changes import CLEAR, LEAST_CLEAR, LabelChanges, label_changes, margins, share_interval
 from edgeport_runtime import Contract
 from edgeport_runtime.decoding import describe
 from edgeport_runtime.images import prepare_target
@@ -168,13 +168,14 @@ def task_parity(
 def _labels(cases: Sequence[InputCase], before: Sequence[Array], after: Sequence[Array], budget: Budget) -> LabelParity:
     changed, right, truths = [], [0, 0], 0
     for number, (case, first, second) in enumerate(zip(cases, before, after, strict=True)):
+        sure = margins(first), margins(second)
         for row, example in enumerate(case.examples):
             was, now = int(first[row].argmax()), int(second[row].argmax())
             truth = None if example.truth is None else int(example.truth)
             truths, right = truths + (truth is not None), [right[0] + (was == truth), right[1] + (now == truth)]
             if was != now:
-                margins = {"margin_before": _margin(first[row]), "margin_after": _margin(second[row])}
-                changed.append(ChangedLabel(image=describe(example.source), before=was, after=now, **margins, truth=truth, case=number, row=row))
+                told = {"margin_before": float(sure[0][row]), "margin_after": float(sure[1][row])}
+                changed.append(ChangedLabel(image=describe(example.source), before=was, after=now, **told, truth=truth, case=number, row=row))
     known = truths == sum(len(case.examples) for case in cases) and truths > 0
     accuracies = [Accuracy(right=each, images=truths) if known else None for each in right]
     return LabelParity(
@@ -184,12 +185,6 @@ def _labels(cases: Sequence[InputCase], before: Sequence[Array], after: Sequence
         after=accuracies[1],
         budget=budget,
     )
-
-
-def _margin(logits: Array) -> float:
-    odds = np.exp(logits.astype(np.float64) - logits.max())
-    best = np.sort(odds / odds.sum())
-    return float(best[-1] - best[-2]) if len(best) > 1 else 1.0
 
 
 def _images(contract: Contract, cases: Sequence[InputCase], before: Sequence[Array], after: Sequence[Array], budget: Budget) -> ImageParity:

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeport_export.quantization.output_error import sqnr_db
+from edgeport_export.quantization.output_error import LEAST_FOLDS, sqnr_db, standard_error_db
 
 Array = NDArray[Any]
-FOLDS, LEAST_FOLDS = 10, 3  # parts of the images, of which one is left out at a time
 MOST_ERROR_DB = 1.5  # twice that is the least that a doubled error moves
 
 
@@ -143,11 +142,9 @@ def output_difference(
 
 
 def _sqnr_error_db(expected: Sequence[Array], got: Sequence[Array]) -> float:
-    """How far the figure would move with other images of the same kind (the jackknife of Quenouille and Tukey)."""
+    """Image by image. Figures that are no numbers have no error: those of equal answers."""
     rows = [(first[i : i + 1], second[i : i + 1]) for first, second in zip(expected, got, strict=True) if first.ndim for i in range(len(first))]
-    folds = min(FOLDS, len(rows))
-    if folds < LEAST_FOLDS:
+    if len(rows) < LEAST_FOLDS:
         return MOST_ERROR_DB
-    kept = ([row for index, row in enumerate(rows) if index % folds != fold] for fold in range(folds))
-    found = [sqnr_db([first for first, _ in part], [second for _, second in part]) for part in kept]
-    return min(MOST_ERROR_DB, float(np.sqrt((folds - 1) * np.var(found)))) if np.isfinite(found).all() else 0.0
+    found = standard_error_db(len(rows), lambda kept: sqnr_db([rows[index][0] for index in kept], [rows[index][1] for index in kept]))
+    return min(MOST_ERROR_DB, found or 0.0)

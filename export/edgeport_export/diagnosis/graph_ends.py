@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edgeport_export.errors import ExportError
 from edgeport_export.rewrites.names import LEVELS_SUFFIX, levels_name
-from edgeport_runtime import Contract, Input, Output, Pixels, Range
+from edgeport_runtime import Contract, Input, Output, Range
 from edgeport_runtime.engine import Arrays
 
 FREE_AXIS = Range(low=1, high=8)  # of a size that a file leaves open, if no contract says more
@@ -137,11 +137,11 @@ def _fed(array: NDArray[Any], ours: Input, theirs: End) -> NDArray[Any]:
         return array
     if ours.pixels is None:
         return array.astype(theirs.dtype)
-    normal = normalized(array, ours.pixels)
+    normal = normalized(array, ours.pixels.mean, ours.pixels.std)
     return np.ascontiguousarray(normal if theirs.is_channels_last else normal.transpose(0, 3, 1, 2)).astype(theirs.dtype)
 
 
-def normalized(array: NDArray[Any], pixels: Pixels) -> NDArray[np.float64]:
-    """Pixels, uint8 (N, H, W, C), as a network sees them, in float64: (pixel / 255 - mean) / std."""
-    found: NDArray[np.float64] = (array / 255.0 - np.array(pixels.mean)) / np.array(pixels.std)
+def normalized(array: NDArray[Any], mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float64]:
+    """Pixels, uint8 (…, H, W, C), as a network sees them, in float64: (pixel / 255 - mean) / std."""
+    found: NDArray[np.float64] = (array / 255.0 - np.array(mean)) / np.array(std)
     return found

@@ -11,12 +11,11 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgeport_export.quantization.macs import PRODUCTS, value_shapes
+from edgeport_export.quantization.macs import INTEGER_PRODUCTS, PRODUCTS, value_shapes
 from edgeport_export.rewrites.graph import GraphEditor
 from edgeport_export.rewrites.nodes import NodeBuilder, every_node
 from edgeport_runtime.engine import Arrays
 
-INTEGER_OPERATORS = ("MatMulInteger", "ConvInteger", "QLinearConv", "QLinearMatMul")
 PREFIX = "edgeport/int8/"
 
 
@@ -81,7 +80,7 @@ class Int8Products:
         self.unmatched += list(dict.fromkeys(inside))
 
     def _is_integer(self, node: onnx.NodeProto) -> bool:
-        if node.op_type in INTEGER_OPERATORS:
+        if node.op_type in INTEGER_PRODUCTS:
             return True
         return node.op_type in PRODUCTS and all(self.int8.producer(value, "DequantizeLinear") is not None for value in node.input[:2])
 

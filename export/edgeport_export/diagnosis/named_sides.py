@@ -11,13 +11,13 @@ from pathlib import Path
 from torch import nn
 
 from edgeport_export.network.contracts import ImageTask, image_contract
+from edgeport_export.options import PRECISIONS
 from edgeport_export.sources import load_network, load_source
 from edgeport_runtime import Bundle, InputError
 from edgeport_runtime.bundle import MANIFEST
 
 from .sides import ENGINES, GraphSide, NetworkSide, Side
 
-PRECISIONS = ("fp32", "int8", "fp16")
 Comparable = Side | Bundle | nn.Module | str | Path
 
 

@@ -13,7 +13,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-LAST_BIT = 2.0**-23  # of float32, relative
+from edgeport_export.validation.last_bits import LAST_BIT
 
 
 def nearby_graph(model: onnx.ModelProto, seed: int) -> bytes:

@@ -1,6 +1,6 @@
 """Two models run on the same inputs: their answers side by side, and beside them a third one that tells how far apart two right answers are."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,8 +22,6 @@ from .nearby_graph import nearby_graph, nearby_inputs
 from .sides import Answer, GraphSide, NetworkSide, Side
 
 DRAWS = 4  # graphs nearby, taken in turns: each is a session of its own
-
-Both = Callable[[Arrays], tuple[Arrays, Arrays]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +53,7 @@ class RightSide:
     def __init__(self, side: Side, contract: Contract, *, noise_is_measured: bool) -> None:
         self.contract, self.name = contract, side.name
         self.network = side.reference(contract) if isinstance(side, NetworkSide) else None
-        self._answer = side.answer(contract)
+        self._answer: Answer = side.answer(contract) if self.network is None else self.network.run
         self._nearby: list[Answer] = []
         if noise_is_measured and isinstance(side, GraphSide):
             files = (replace(side, model=nearby_graph(side.proto, draw), engine="onnxruntime") for draw in range(DRAWS))

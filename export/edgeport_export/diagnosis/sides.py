@@ -16,6 +16,7 @@ from edgeport_export.network.preflight import check_modules
 from edgeport_export.network.reference import TorchReference
 from edgeport_export.network.size_sweep import Sizes, own_sizes, sweep_inputs
 from edgeport_export.network.wrapper import compared_outputs, flatten
+from edgeport_export.quantization.macs import INTEGER_PRODUCTS
 from edgeport_export.validation.sweep import with_levels
 from edgeport_runtime import Bundle, Contract, SessionOptions
 from edgeport_runtime.contract import METADATA_KEY
@@ -27,7 +28,7 @@ from .graph_ends import GraphEnds
 
 ENGINES = ("onnxruntime", "openvino")
 MOST_WORDS = 250  # characters of an engine's own message
-INTEGER_OPERATORS = {"QuantizeLinear", "DequantizeLinear", "MatMulInteger", "ConvInteger", "QLinearConv", "QLinearMatMul"}
+INTEGER_OPERATORS = {"QuantizeLinear", "DequantizeLinear", *INTEGER_PRODUCTS}
 Answer = Callable[[Arrays], Arrays]  # a contract's inputs by name -> the values of `compared_outputs`
 
 

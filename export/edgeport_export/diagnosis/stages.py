@@ -37,8 +37,9 @@ from edgeport_runtime.device import PROVIDERS, onnxruntime, open_session, usable
 from edgeport_runtime.images import prepare
 from edgeport_runtime.tasks import find_task
 
+from .graph_ends import normalized
 from .pipelines import Pipeline
-from .recipes import RecipeComparison, compare_recipe, normalization
+from .recipes import RecipeComparison, compare_recipe
 
 MOST_IMAGES = 64
 MADE_UP = 6  # images, if none are given: JPEG files of waves and grain
@@ -106,9 +107,9 @@ def stage_budget(
     sources = [each.source for each in examples[:: max(1, -(-len(examples) // MOST_IMAGES))]] or made_up_files(contract)
     opened, decoded = [_opened(each, pixels.mode) for each in sources], [convert(decode(each), pixels.mode) for each in sources]
     recipe = compare_recipe(pipeline, pixels)
-    mean, std, bgr = normalization(pipeline, pixels)
+    fitted = recipe.fitted
     prepared = [prepare(each, pixels) for each in sources]
-    theirs = [_normalized(each, mean, std, bgr=bgr) for each in prepared]
+    theirs = [_normalized(each, fitted.pixels.mean, fitted.pixels.std, bgr=fitted.bgr) for each in prepared]
     ours = [_normalized(each, pixels.mean, pixels.std, bgr=False) for each in prepared]
     network = _Torch(reference)
     answers: list[tuple[str, list[Array], str]] = []
@@ -188,7 +189,7 @@ def _opened(source: Any, mode: str) -> Image.Image:
 
 def _normalized(array: Array, mean: Sequence[float], std: Sequence[float], *, bgr: bool) -> NDArray[np.float32]:
     """Pixels, uint8 (H, W, C), as the network takes them: float32 (C, H, W)."""
-    made = ((array / 255.0 - np.array(mean)) / np.array(std)).astype(np.float32).transpose(2, 0, 1)
+    made = normalized(array, mean, std).astype(np.float32).transpose(2, 0, 1)
     return np.ascontiguousarray(made[::-1] if bgr else made)
 
 

@@ -52,12 +52,17 @@ def share_interval(count: int, total: int) -> tuple[float, float]:
     return (middle - spread) / (1 + square / total), (middle + spread) / (1 + square / total)
 
 
-def clear_labels(logits: Sequence[NDArray[Any]]) -> NDArray[np.bool_]:
-    """For each image whether its label is clear. Each array: (N, classes)."""
-    rows = np.concatenate(logits).astype(np.float64)
+def margins(logits: NDArray[Any]) -> NDArray[np.float64]:
+    """Between the two best probabilities of each image, 0..1; 0 for a single class. `logits`: (N, classes)."""
+    rows = logits.astype(np.float64)
     odds = np.exp(rows - rows.max(axis=1, keepdims=True))
     best = np.sort(odds / odds.sum(axis=1, keepdims=True), axis=1)
-    return np.asarray(best[:, -1] - best[:, -2] >= CLEAR) if rows.shape[1] > 1 else np.zeros(len(rows), bool)
+    return np.asarray(best[:, -1] - best[:, -2]) if rows.shape[1] > 1 else np.zeros(len(rows))
+
+
+def clear_labels(logits: Sequence[NDArray[Any]]) -> NDArray[np.bool_]:
+    """For each image whether its label is clear. Each array: (N, classes)."""
+    return np.asarray(margins(np.concatenate(logits)) >= CLEAR)
 
 
 def label_changes(expected: Sequence[NDArray[Any]], got: Sequence[NDArray[Any]]) -> LabelChanges:

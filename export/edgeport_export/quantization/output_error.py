@@ -5,7 +5,7 @@ that the scores collapsed (30.8 dB together, -13.4 dB for the scores alone). So 
 Parts are what the graph joins at its end. Channels that one layer gives are one part: a feature that hardly ever fires weighs little.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ from edgeport_runtime import Contract
 from edgeport_runtime.tasks import find_task
 
 from .joined_scales import APART, PASSING
+
+FOLDS, LEAST_FOLDS = 10, 3  # parts of the images, of which one is left out at a time
 
 
 def agreement(expected: Sequence[NDArray[Any]], got: Sequence[NDArray[Any]]) -> float:
@@ -43,6 +45,19 @@ def sqnr_db(expected: Sequence[NDArray[Any]], got: Sequence[NDArray[Any]], parts
     counts, signal, error = (np.bincount(which, weights=values) for values in (np.ones(which.size), signal, error))
     groups = scale_groups(np.sqrt(signal / np.maximum(counts, 1)))
     return min(_decibels(signal[group].sum(), error[group].sum()) for group in groups)
+
+
+def standard_error_db(count: int, sqnr_of: Callable[[list[int]], float]) -> float | None:
+    """How far a figure would move with other images of the same kind, by leaving out a part of them at a time (the jackknife of Quenouille and Tukey).
+
+    `count`: number of images or runs. `sqnr_of`: the figure of those with the given indices. None with fewer than LEAST_FOLDS parts, or if a part alone has no
+    error or an infinite one.
+    """
+    folds = min(FOLDS, count)
+    if folds < LEAST_FOLDS:
+        return None
+    found = [sqnr_of([index for index in range(count) if index % folds != fold]) for fold in range(folds)]
+    return float(np.sqrt((folds - 1) * np.var(found))) if np.isfinite(found).all() else None
 
 
 def _decibels(signal: float, error: float) -> float:

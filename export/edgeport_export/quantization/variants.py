@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 from numpy.typing import NDArray
 
@@ -20,13 +19,12 @@ from edgeport_runtime.engine import Arrays
 from edgeport_runtime.timing import example_inputs
 
 from .macs import count_macs
-from .output_error import agreement, sqnr_db, with_parts
+from .output_error import agreement, sqnr_db, standard_error_db, with_parts
 from .qdq import candidates, preprocess, quantize
 from .recovered_weights import NOTHING, Recovered
 from .targets import Target
 
 Names = frozenset[str]
-FOLDS, LEAST_FOLDS = 10, 3  # parts of the images, of which one is left out at a time
 KEPT_VARIANTS = 4  # the last ones, as models and files
 FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16)
 
@@ -177,13 +175,9 @@ class VariantBuilder:
         return probes.sqnr_db(probes.outputs(self.model(integer)))
 
     def sqnr_and_error_db(self, integer: Names, probes: Probes) -> tuple[float, float | None]:
-        """The same, and its standard error: how far it would move with other images of the same kind, by leaving out a part of them at a time (the
-        jackknife of Quenouille and Tukey). None with fewer than LEAST_FOLDS parts, or if a part alone has no error or an infinite one."""
+        """The same, and its standard error, see `standard_error_db`."""
         got = probes.outputs(self.model(integer))
-        count = min(FOLDS, len(got))
-        folds = [[index for index in range(len(got)) if index % count != fold] for fold in range(count)]
-        found = [probes.sqnr_db(got, kept) for kept in folds] if count >= LEAST_FOLDS else [np.inf]
-        return probes.sqnr_db(got), float(np.sqrt((count - 1) * np.var(found))) if np.isfinite(found).all() else None
+        return probes.sqnr_db(got), standard_error_db(len(got), lambda kept: probes.sqnr_db(got, kept))
 
     def agreement(self, integer: Names) -> dict[str, float]:
         """For every output of integers, such as the classes of an argmax: the share of its entries, 0..1, that are the float graph's."""

@@ -11,6 +11,9 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
+from edgeport_export.network.reference import TorchReference
+from edgeport_runtime import Bundle
+
 
 @pytest.fixture(scope="session")
 def network(tiny: ModuleType) -> nn.Module:
@@ -27,6 +30,16 @@ def plain_file(network: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> 
     assert program is not None
     program.save(path, external_data=False)
     return path
+
+
+@pytest.fixture
+def bundle(tiny_bundle: Path) -> Bundle:
+    return Bundle(tiny_bundle)
+
+
+@pytest.fixture
+def reference(network: nn.Module, bundle: Bundle) -> TorchReference:
+    return TorchReference(network, bundle.manifest.contract)
 
 
 @pytest.fixture

@@ -14,11 +14,6 @@ from edgeport_export.network.size_sweep import MEMORY_BUDGET_BYTES, measured_cos
 from edgeport_runtime import Contract
 
 
-@pytest.fixture
-def reference(network: nn.Module, class_contract: Contract) -> TorchReference:
-    return TorchReference(network, class_contract)
-
-
 def test_a_sound_graph_has_nothing_to_blame(tiny_bundle: Path, reference: TorchReference) -> None:
     found = blame(onnx.load(tiny_bundle / "model.onnx"), reference)
     assert found and found.first is None and not found.unmatched

@@ -3,7 +3,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from edgeport_export.diagnosis.nearby_graph import LAST_BIT, nearby_graph, nearby_inputs
+from edgeport_export.diagnosis.nearby_graph import nearby_graph, nearby_inputs
+from edgeport_export.validation.last_bits import LAST_BIT
 
 
 def test_weights_move_by_their_last_bit_and_nothing_else_moves() -> None:

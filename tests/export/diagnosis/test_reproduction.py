@@ -12,8 +12,9 @@ import pytest
 from onnx import numpy_helper
 from torch import nn
 
+from edgeport_export import ExportOptions, compare_models, export_bundle
 from edgeport_export.diagnosis.reproduction import Reproduction, reproduce
-from edgeport_runtime import Bundle
+from edgeport_runtime import Bundle, Contract
 from edgeport_runtime.manifest import sealed
 
 
@@ -49,6 +50,13 @@ def test_both_files_come_out_byte_for_byte(tiny_bundle: Path, network: nn.Module
     found = by_precision(reproduce(bundle, network, tiny.brightness_examples(24, seed=2)))
     assert {name: each.same for name, each in found.items()} == {"fp32": True, "int8": True}
     assert str(found["fp32"]) == "fp32 is byte for byte what this network exports to"
+
+
+def test_fp16_is_made_again_and_compared(tmp_path: Path, network: nn.Module, class_contract: Contract, fixed_latencies: None) -> None:
+    bundle = export_bundle(network, class_contract, tmp_path / "half", options=ExportOptions(precisions=("fp32", "fp16")))
+    assert {name: each.same for name, each in by_precision(reproduce(bundle, network)).items()} == {"fp32": True, "fp16": True}
+    found = compare_models(f"{bundle.folder}@fp16", network)
+    assert found and found.outputs[0].limit.least_db == 30.0 and 40 < found.outputs[0].sqnr_db < 100
 
 
 def test_weights_that_were_rounded_for_each_other_need_the_images(tiny_bundle: Path, network: nn.Module, tiny: ModuleType) -> None:

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 from torchvision.transforms import v2
 
 from edgeport_export.diagnosis.pipelines import Pipeline, find_pipeline
@@ -14,16 +13,6 @@ from edgeport_export.network.reference import TorchReference
 from edgeport_runtime import Bundle, Example
 
 HALF = [0.5, 0.5, 0.5]
-
-
-@pytest.fixture
-def bundle(tiny_bundle: Path) -> Bundle:
-    return Bundle(tiny_bundle)
-
-
-@pytest.fixture
-def reference(network: nn.Module, bundle: Bundle) -> TorchReference:
-    return TorchReference(network, bundle.manifest.contract)
 
 
 def by_name(budget: StageBudget) -> dict[str, float]:

@@ -1,9 +1,7 @@
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-from torch import nn
 
 from edgeport_export.diagnosis.stored_answers import stored_answers
 from edgeport_export.network.reference import TorchReference
@@ -12,16 +10,6 @@ from edgeport_export.validation.sweep import measure_parity
 from edgeport_runtime import Bundle
 from edgeport_runtime.comparison import Tolerance
 from edgeport_runtime.manifest import File
-
-
-@pytest.fixture
-def bundle(tiny_bundle: Path) -> Bundle:
-    return Bundle(tiny_bundle)
-
-
-@pytest.fixture
-def reference(network: nn.Module, bundle: Bundle) -> TorchReference:
-    return TorchReference(network, bundle.manifest.contract)
 
 
 @pytest.fixture
