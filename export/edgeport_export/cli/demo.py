@@ -70,9 +70,9 @@ def _one(out: Path, name: str) -> DemoResult:
         run_export(ExportJob(name=name, checkpoint=checkpoint, out=folder, precision="fp32,int8", force=True), progress)
     source = load_source(checkpoint)
     assert source.data is not None  # it was just trained
-    _, held_out = load_examples(source.data, source.contract)
+    calibration, held_out = load_examples(source.data, source.contract)
     with console.progress_display(f"{name}: verifying") as progress:
-        verification = verify(folder, source.network, progress=progress)
+        verification = verify(folder, source.network, contract=source.contract, calibration=calibration, progress=progress)
         if not verification:
             raise ParityError(f"{name} does not verify; {verification}")
         progress("running without torch", 0, 1)
