@@ -163,10 +163,10 @@ OLD_WORDS = (
     *("askers", "offers", "Jury", "Judgement", "Workshop", "shop", "Contender", "Heat", "Stopwatch", "yardstick", "Crew", "Said", "insist", "unfit"),
     *("verdict", "the house", "room"),
 )
-BRITISH = (
+BRITISH = (  # `cancelled()` and `CancelledError` are names of asyncio
     *(r"\w+isations?", r"(normal|quant|optim|initial|dequant|recogn|organ|summar|general|special|synchron|util|minim|maxim)is(e|es|ed|er|ers|ing)"),
     *(r"(re)?colour\w*", "grey", "greyscale", "centre", "centred", "neighbours?", "neighbouring", "behaviours?"),
-    *("favour", "judgements?", "labelled", "labelling", "cancelled", "modelled", "travelled", "catalogue", "licence"),
+    *("favour", "judgements?", "labelled", "labelling", r"cancelled(?!\(\)| ?Error)", "modelled", "travelled", "catalogue", "licence"),
 )
 SUFFIXES = (".py", ".md", ".toml", ".typed", "")
 WORDS_MAY_STAND_IN = ("CHANGELOG.md", "runtime/LICENSE", "tests/test_layout.py", "tests/bench/compare_checkouts.py")

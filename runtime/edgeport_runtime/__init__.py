@@ -2,12 +2,12 @@
 
 from .bundle import Bundle
 from .check import CheckReport
-from .comparison import Comparison
 from .contract import Contract, Input, Output, Pixels, Range
 from .device import SessionOptions
-from .errors import AlteredError, BundleError, ContractError, DeviceError, EdgeportError, FormatError, ImageError, InputError
+from .errors import AlteredError, BundleError, BusyError, ContractError, DeviceError, EdgeportError, FormatError, ImageError, InputError
 from .evaluation import Example, evaluate
-from .model import Model, load
+from .loading import load
+from .model import Model
 from .predictions import Prediction, Segmentation
 from .tasks import Quality
 
@@ -17,8 +17,8 @@ __all__ = [
     "AlteredError",
     "Bundle",
     "BundleError",
+    "BusyError",
     "CheckReport",
-    "Comparison",
     "Contract",
     "ContractError",
     "DeviceError",

@@ -13,11 +13,14 @@ MANIFEST, EVIDENCE = "manifest.json", "evidence.json"
 
 
 class Bundle:
-    """A bundle whose manifest has been read. Raises BundleError if there is none, FormatError if it cannot be read."""
+    """A bundle whose manifest has been read; `sha256` is the manifest's, which holds those of all files.
+
+    Raises BundleError if there is none, FormatError if it cannot be read.
+    """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self.manifest = _manifest(self.folder)
+        self.manifest, self.sha256 = _manifest(self.folder)
 
     def __repr__(self) -> str:
         auto, kept = self.manifest.auto, ", ".join(variant.precision for variant in self.manifest.variants)
@@ -64,13 +67,14 @@ class Bundle:
             raise FormatError(f"{path}: the evidence cannot be read ({error})") from error
 
 
-def _manifest(folder: Path) -> Manifest:
+def _manifest(folder: Path) -> tuple[Manifest, str]:
     path = folder / MANIFEST
     if not folder.is_dir():
         came = "this is a file" if folder.exists() else "there is no such folder"
         raise BundleError(f"{folder}: expected a bundle (a folder with {MANIFEST}), but {came}")
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+        data = json.loads(content.decode("utf-8"))
     except FileNotFoundError as error:
         raise BundleError(f"{folder}: expected a bundle, but there is no {MANIFEST} in this folder") from error
     except (OSError, ValueError) as error:
@@ -83,6 +87,6 @@ def _manifest(folder: Path) -> Manifest:
     if sealed(data) != data:
         raise AlteredError(f"{path}: the content is not what was written (sha256); export or copy the bundle again")
     try:
-        return parse_manifest(data)
+        return parse_manifest(data), hashlib.sha256(content).hexdigest()
     except (KeyError, TypeError, ValueError, AttributeError, ContractError) as error:
         raise FormatError(f"{path}: the manifest is incomplete or malformed ({type(error).__name__}: {error}); export or copy the bundle again") from error

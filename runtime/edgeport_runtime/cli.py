@@ -11,13 +11,14 @@ from typing import Any
 
 from . import __version__
 from .bundle import MANIFEST, Bundle
-from .device import PROVIDERS
+from .device import DEVICES
 from .doctor import diagnose
 from .errors import EdgeportError, InputError
 from .evaluation import evaluate
 from .json_text import strict_json
+from .loading import LATENCIES, load
 from .many_files import Format, Rows, find_files, fingerprint, predict_files
-from .model import Model, load
+from .model import Model
 from .selection import PRECISIONS, not_run_here
 from .tasks import find_task
 from .timing import example_inputs, measure_calls
@@ -50,9 +51,12 @@ def build_parser() -> argparse.ArgumentParser:
         added.add_argument("--json", action="store_true", help="print JSON for machines")
         if model:
             added.add_argument("bundle", help="folder of the bundle, or a lone .onnx file that edgeport wrote")
-            added.add_argument("--device", default="cpu", choices=sorted(PROVIDERS), help="the device to run on; never another one than asked")
+            added.add_argument(
+                "--device", default="cpu", choices=DEVICES, help="the device to run on, never another one than asked; auto takes CUDA if it can start"
+            )
             added.add_argument("--precision", default="auto", choices=PRECISIONS, help="the variant to run; auto takes what the bundle decided")
             added.add_argument("--threads", type=int, help="as many as CPU affinity and cgroup quota allow if left out")
+            added.add_argument("--latency", default="normal", choices=LATENCIES, help="lowest: idle threads wait actively, for cores that nothing else uses")
             added.add_argument("--batch", type=int, default=1, help="typical number of images per call; --precision auto and --split-batch depend on it")
             text = "whether each thread runs images of its own, instead of a part of each operator; left out: what was faster for such batches"
             added.add_argument("--split-batch", action=argparse.BooleanOptionalAction, default=None, help=text)
@@ -86,7 +90,7 @@ def _size(text: str | None) -> tuple[int, int] | None:
 
 
 def _load(arguments: argparse.Namespace) -> Model:
-    options = {name: getattr(arguments, name) for name in ("device", "precision", "batch", "threads", "split_batch")}
+    options = {name: getattr(arguments, name) for name in ("device", "precision", "batch", "threads", "latency", "split_batch")}
     return load(arguments.bundle, **options)
 
 
@@ -117,6 +121,9 @@ def _check(arguments: argparse.Namespace) -> int:
     """Every variant that this device can run, if none is named."""
     reports, left_out = [], {}
     whole = arguments.precision == "auto" and Path(arguments.bundle).is_dir()
+    if arguments.device == "auto":
+        with _load(arguments) as model:
+            arguments.device = model.device
     for variant in Bundle(arguments.bundle).manifest.variants if whole else ():
         reason = not_run_here(variant, arguments.device, platform.machine())
         if reason is not None:
@@ -187,8 +194,8 @@ def _bench(arguments: argparse.Namespace) -> int:
     inputs = example_inputs(model.contract, batch=arguments.batch, size_px=_size(arguments.size))
     timing = measure_calls(lambda: model.raw(**inputs), seconds=arguments.seconds)
     if arguments.json:
-        return _print({"precision": model.precision, "device": arguments.device, "batch": arguments.batch, **asdict(timing)})
-    where = f"{model.precision} on {arguments.device}, batch {arguments.batch}"
+        return _print({"precision": model.precision, "device": model.device, "batch": arguments.batch, **asdict(timing)})
+    where = f"{model.precision} on {model.device}, batch {arguments.batch}"
     return _print(f"{where}: {timing.median_ms:.3f} ms a call, {timing.median_ms / arguments.batch:.3f} ms an image (median of {timing.calls})")
 
 

@@ -1,9 +1,11 @@
-"""Where a model runs: threads, providers, and a session that is on the device asked for or is not opened at all."""
+"""Where a model runs: a session on the device that was asked for, or an error that says why not."""
 
-import importlib
-import importlib.metadata
+import ctypes
 import os
+import sys
 import warnings
+from collections import Counter
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -11,10 +13,14 @@ from typing import Any
 
 from .contract import is_whole
 from .errors import BundleError, DeviceError, InputError, first_line
+from .installation import onnxruntime, owners, version_numbers
+from .threads import usable_threads
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-WHEELS = ("onnxruntime", "onnxruntime-gpu")
+DEVICES = ("auto", "cpu", "cuda")
 MOST_THREADS = 64  # that may be asked for, unless there are more processors
+SPIN_US = 20  # bridges the time between operators: as fast as waiting actively without end, and nothing is burned between calls (docs/runtime.md)
+BOUNDED_SPIN = (1, 32)  # the first onnxruntime that knows it; earlier ones do not spin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +29,7 @@ class SessionOptions:
 
     `device`: "cpu" or "cuda", never anything else than asked.
     `threads`: of one operator; None takes as many as the CPU affinity and the cgroup quota allow.
-    `spinning`: threads wait actively between operators: 10 to 30 % less latency, at the price of a busy CPU while others wait.
+    `spinning`: threads wait actively for the next call without end, instead of for 20 microseconds: see docs/runtime.md for what that costs.
     `split_batch`: on a CPU, each thread runs images of its own if a batch divides evenly among the threads, instead of a part of each operator.
     `exact_int8`: on x86 CPUs whose int8 products saturate, take onnxruntime's slower exact ones; elsewhere it changes nothing.
     `tf32`: let CUDA round float32 products to 10 bits; off, because it costs parity (microsoft/onnxruntime#19288).
@@ -31,81 +37,26 @@ class SessionOptions:
 
     device: str = "cpu"
     threads: int | None = None
-    spinning: bool = True
+    spinning: bool = False
     split_batch: bool = False
     exact_int8: bool = False
     tf32: bool = False
 
     def __post_init__(self) -> None:
         if self.device not in PROVIDERS:
-            raise InputError(f"device must be one of {list(PROVIDERS)}, got {self.device!r}")
+            raise InputError(f"device must be one of {list(DEVICES)}, got {self.device!r}")
         most = max(MOST_THREADS, os.cpu_count() or 1)  # thousands, each waiting actively, would not come to an end
         if self.threads is not None:
             if not is_whole(self.threads) or not 1 <= self.threads <= most:
                 raise InputError(f"threads must be a whole number from 1 to {most}, or None for as many as this machine allows, got {self.threads!r}")
             object.__setattr__(self, "threads", int(self.threads))
-        for name in ("spinning", "split_batch"):
+        for name in ("spinning", "split_batch", "tf32"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name} must be True or False, got {getattr(self, name)!r}")
         if self.split_batch and self.device != "cpu":
             raise InputError(f"split_batch divides a batch among the threads of a CPU, so there is none on {self.device}: leave it out")
-
-
-def onnxruntime() -> ModuleType:
-    """Import onnxruntime with its telemetry off. Raises DeviceError with the command that installs it.
-
-    Linux wheels since 1.29 write a device id and a database under the user's cache unless this variable is set before
-    the import (microsoft/onnxruntime#27379); calling disable_telemetry_events() afterwards is too late.
-    """
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    try:
-        module = importlib.import_module("onnxruntime")
-    except ImportError as error:
-        raise DeviceError(
-            f"onnxruntime cannot be imported ({error}); install edgeport-runtime with one extra: edgeport-runtime[cpu] or edgeport-runtime[gpu]"
-        ) from error
-    return module
-
-
-def require_onnxruntime(lowest: str, path: Path) -> None:
-    """Refuse a file that needs a newer onnxruntime than is installed. Raises BundleError."""
-    installed: str = onnxruntime().__version__
-    if _numbers(installed) < _numbers(lowest):
-        raise BundleError(f"{path}: the model needs onnxruntime {lowest} or newer, but {installed} is installed; upgrade onnxruntime")
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
-
-
-def wheels() -> dict[str, str]:
-    """The onnxruntime distributions installed here, with their versions. Two of them share one import folder and break each other."""
-    found = {}
-    for name in WHEELS:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def cgroup_cpus(root: Path = Path("/sys/fs/cgroup")) -> float | None:
-    """CPUs that the cgroup quota allows (version 2, then 1); None if there is no quota."""
-    try:
-        quota, period = (root / "cpu.max").read_text().split()
-    except (OSError, ValueError):
-        try:
-            quota, period = ((root / "cpu" / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period"))
-        except OSError:
-            return None
-    return int(quota) / int(period) if quota not in ("max", "-1") else None
-
-
-def usable_threads() -> int:
-    """CPUs this process may use: affinity, bounded by the cgroup quota. onnxruntime's own default counts the host's cores."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = cgroup_cpus()
-    return max(1, allowed if quota is None else min(allowed, int(quota)))
+        if self.tf32 and self.device != "cuda":
+            raise InputError(f"tf32 is a way in which CUDA multiplies, so there is none on {self.device}: leave it out")
 
 
 def open_session(model: bytes, options: SessionOptions) -> Any:
@@ -113,14 +64,7 @@ def open_session(model: bytes, options: SessionOptions) -> Any:
     ort = onnxruntime()
     provider = PROVIDERS[options.device]
     if options.device == "cuda":
-        _require_cuda(ort)
-    settings = ort.SessionOptions()
-    settings.intra_op_num_threads = options.threads or usable_threads()
-    settings.enable_mem_pattern = False  # sizes vary from call to call
-    settings.log_severity_level = 4  # what it logs at 3 is in the exception that it raises as well
-    settings.add_session_config_entry("session.intra_op.allow_spinning", "1" if options.spinning else "0")
-    if options.exact_int8:
-        settings.add_session_config_entry("session.x64quantprecision", "1")
+        require_cuda(ort)
     providers: list[Any] = [provider]
     if options.device == "cuda":
         # EXHAUSTIVE searches again for each new shape: 634 ms against 1.9 ms (PaddlePaddle/PaddleX#5057).
@@ -128,22 +72,79 @@ def open_session(model: bytes, options: SessionOptions) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what it warns of, a session on another provider, is an error below
-            session = ort.InferenceSession(model, settings, providers=providers)
+            session = ort.InferenceSession(model, session_settings(ort, options), providers=providers)
     except Exception as error:  # its exceptions derive from Exception directly
         raise BundleError(f"onnxruntime {ort.__version__} cannot load the model: {first_line(error)}") from error
     if session.get_providers()[0] != provider:
         raise DeviceError(
-            f"asked for {options.device}, but onnxruntime could only start {session.get_providers()[0]}; run `edgeport-run doctor`, or ask for device='cpu'"
+            f"asked for {options.device}, but onnxruntime could only start {session.get_providers()[0]}; `edgeport-run doctor` says what is missing, "
+            "or ask for device='cpu'"
         )
     return session
 
 
-def _require_cuda(ort: ModuleType) -> None:
-    installed = wheels()
+def session_settings(ort: ModuleType, options: SessionOptions) -> Any:
+    """onnxruntime's own SessionOptions for ours; what a bare script needs to be as fast."""
+    settings = ort.SessionOptions()
+    settings.intra_op_num_threads = options.threads or usable_threads()
+    settings.enable_mem_pattern = False  # sizes vary from call to call
+    settings.log_severity_level = 4  # what it logs at 3 is in the exception that it raises as well
+    bounded = version_numbers(ort.__version__) >= BOUNDED_SPIN
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "1" if options.spinning or bounded else "0")
+    if bounded and not options.spinning:
+        settings.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_US))
+    settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")  # for `placement`; it costs nothing that can be measured
+    if options.exact_int8:
+        settings.add_session_config_entry("session.x64quantprecision", "1")
+    return settings
+
+
+def placement(session: Any) -> dict[str, int]:
+    """How many nodes of the graph each provider was given, the most first; each may join some of its own later.
+
+    Raises DeviceError if the session does not tell.
+    """
+    try:
+        assigned = session.get_provider_graph_assignment_info()
+    except Exception as error:  # of an older onnxruntime, or of a session that was opened without the record
+        raise DeviceError(
+            f"this session does not tell where its nodes run ({first_line(error)}); it takes one opened with session.record_ep_graph_assignment_info=1"
+        ) from error
+    counts: Counter[str] = Counter()
+    for each in assigned:
+        counts[each.ep_name] += len(each.get_nodes())
+    return dict(counts.most_common())
+
+
+def require_cuda(ort: ModuleType) -> None:
+    """Raises DeviceError, with what to install, if the onnxruntime that is imported has no CUDA."""
+    installed = owners()
     if len(installed) > 1:
-        raise DeviceError("onnxruntime and onnxruntime-gpu are both installed and overwrite each other; uninstall both, then install edgeport-runtime[gpu]")
+        raise DeviceError(
+            f"{' and '.join(installed)} are installed into one folder and overwrite each other; uninstall both, then install edgeport-runtime[gpu]"
+        )
     if PROVIDERS["cuda"] not in ort.get_available_providers():
         raise DeviceError(
-            f"asked for cuda, but {', '.join(installed) or 'this onnxruntime'} has no CUDA; install edgeport-runtime[gpu], or ask for device='cpu'"
+            f"asked for cuda, but {', '.join(installed) or 'this onnxruntime'} has no CUDA; install edgeport-runtime[gpu] instead, or ask for device='cpu'"
         )
-    ort.preload_dlls()  # finds the libraries of the nvidia-* wheels; only prints if it fails, the session's provider tells
+    missing = missing_library(ort)
+    if missing is not None:
+        raise DeviceError(f"asked for cuda, but {missing}; or ask for device='cpu'")
+
+
+def missing_library(ort: ModuleType) -> str | None:
+    """The first library that CUDA's provider lacks, in the words of the system's loader, and what to install; None if it loads.
+
+    onnxruntime itself would log that in red and go on with the CPU.
+    """
+    with redirect_stdout(sys.stderr):  # it prints whatever it does not find
+        ort.preload_dlls()  # the libraries of the nvidia-* wheels
+    suffix, prefix = (".dll", "") if os.name == "nt" else (".so", "lib")
+    folder = Path(str(ort.__file__)).parent / "capi"
+    try:
+        for name in ("shared", "cuda"):  # the second needs the first
+            ctypes.CDLL(str(folder / f"{prefix}onnxruntime_providers_{name}{suffix}"), mode=ctypes.RTLD_GLOBAL)
+    except OSError as error:
+        wanted = "NVIDIA's driver" if "libcuda.so" in str(error) else "edgeport-runtime[gpu] with all that it needs"
+        return f"a library is missing ({error}): install {wanted}"
+    return None

@@ -3,18 +3,21 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .contract import Contract, Input, Output
-from .device import SessionOptions, onnxruntime, open_session, usable_threads
+from .device import SessionOptions, open_session, placement
 from .errors import BundleError, DeviceError, InputError, first_line
+from .installation import onnxruntime
+from .memory import SpikeWatch
 from .thread_pool import ThreadPool
+from .threads import fork_safe_lock, run_queue, usable_threads
 
 Arrays = dict[str, NDArray[Any]]
+OpenSession = Callable[[bytes, SessionOptions], Any]
 
 
 class Engine:
@@ -23,14 +26,18 @@ class Engine:
     With `options.split_batch`, a batch that divides evenly among the threads is cut, and each thread runs its part alone, on one session of one
     thread. No thread waits for the others after each operator, and operators that onnxruntime runs on one thread hold no other up. Other batches
     run on a session that shares each operator, which is opened when the first of them comes.
+
+    `open_session`: for a caller who has a provider of his own; what it returns has `run`, `get_inputs` and `get_outputs` as onnxruntime's sessions do.
     """
 
-    def __init__(self, model: bytes, contract: Contract, options: SessionOptions) -> None:
+    def __init__(self, model: bytes, contract: Contract, options: SessionOptions, open_session: OpenSession = open_session) -> None:
         self.contract = contract
         self.options = options
+        self._open_session = open_session
+        self._spikes = SpikeWatch()
         self._outputs = [each.name for each in contract.outputs]
         self._threads = options.threads or usable_threads()
-        self._model, self._lock = b"", Lock()  # bytes from which a session may still be opened
+        self._model, self._lock = b"", fork_safe_lock()  # bytes from which a session may still be opened
         self._multi_thread_session: Any = None
         self._single_thread_session: Any = None
         self._pool: ThreadPool | None = None
@@ -68,15 +75,44 @@ class Engine:
             )
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
-        """One run at the shapes given. Raises InputError outside the contract, DeviceError if the run itself fails."""
+        """One run at the shapes given; on a CPU, one of as many at once in this process as there are threads.
+
+        Raises InputError outside the contract, DeviceError if the run itself fails.
+        """
         came = tuple((name, array.dtype, array.shape) for name, array in inputs.items())
         if came != self._passed:  # checking takes 3 % of a small network's call
             self.contract.require_arrays(inputs)
             self._passed = came
         arrays = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
-        if self._pool is not None and divides(self.contract, len(next(iter(arrays.values()))), self._threads):
-            return self._run_split(arrays)
-        return self._run_on(self._shared_session(), arrays)
+        with run_queue(self.options.device):
+            if self._pool is not None and divides(self.contract, len(next(iter(arrays.values()))), self._threads):
+                return self._run_split(arrays)
+            return self._run_on(self._shared_session(), arrays)
+
+    def run_bound(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """One run whose outputs stay on the device, as onnxruntime's OrtValues by name. `inputs`: OrtValues on any device, or arrays.
+
+        Nothing is copied for an OrtValue that is on the device already. Raises InputError or DeviceError.
+        """
+        ort = onnxruntime()
+        values = {name: ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(each)) if isinstance(each, np.ndarray) else each for name, each in inputs.items()}
+        self.contract.require_arrays({name: _Described(dtype=_dtype(each), shape=tuple(each.shape())) for name, each in values.items()})
+        session = self._shared_session()
+        binding = session.io_binding()
+        for name, each in values.items():
+            binding.bind_ortvalue_input(name, each)
+        for name in self._outputs:
+            binding.bind_output(name, self.options.device)
+        try:
+            with run_queue(self.options.device):
+                session.run_with_iobinding(binding)
+        except Exception as error:  # onnxruntime's exceptions derive from Exception directly
+            raise self._failure(error, {name: tuple(each.shape()) for name, each in values.items()}) from error
+        return dict(zip(self._outputs, binding.get_outputs(), strict=True))
+
+    def placement(self) -> dict[str, int]:
+        """See `device.placement`."""
+        return placement(self._single_thread_session or self._shared_session())
 
     def execution_modes(self) -> dict[str, Callable[[Arrays], Arrays]]:
         """Every way in which `run` may execute, by its name, for golden cases of any batch."""
@@ -113,16 +149,39 @@ class Engine:
             if self._multi_thread_session is None and not self._model:
                 raise DeviceError("this engine was closed: load the model again")
             if self._multi_thread_session is None:
-                self._multi_thread_session, self._model = open_session(self._model, self.options), b""
+                self._multi_thread_session, self._model = self._open_session(self._model, self.options), b""
             return self._multi_thread_session
 
     def _run_on(self, session: Any, arrays: Arrays) -> Arrays:
+        spike = self._spikes.seen(sum(array.nbytes for array in arrays.values()))
         try:
-            values = session.run(self._outputs, arrays)
+            values = session.run(self._outputs, arrays, _freeing_memory(self.options.device)) if spike else session.run(self._outputs, arrays)
         except Exception as error:  # onnxruntime's exceptions derive from Exception directly
-            shapes = {name: array.shape for name, array in arrays.items()}
-            raise DeviceError(f"onnxruntime {onnxruntime().__version__} failed on {self.options.device} at {shapes}: {first_line(error)}") from error
+            raise self._failure(error, {name: array.shape for name, array in arrays.items()}) from error
         return dict(zip(self._outputs, values, strict=True))
+
+    def _failure(self, error: Exception, shapes: Mapping[str, tuple[int, ...]]) -> DeviceError:
+        return DeviceError(f"onnxruntime {onnxruntime().__version__} failed on {self.options.device} at {dict(shapes)}: {first_line(error)}")
+
+
+def _freeing_memory(device: str) -> Any:
+    """Options of a run that gives the memory of intermediate results back at its end. After every run that would take 2 to 60 % longer."""
+    options = onnxruntime().RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0" if device == "cpu" else "gpu:0")
+    return options
+
+
+class _Described(NamedTuple):
+    """What a contract asks of an array."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def _dtype(value: Any) -> str:
+    """numpy's name of an OrtValue's type: "tensor(uint8)" is uint8."""
+    name: str = value.data_type().removeprefix("tensor(").removesuffix(")")
+    return {"float": "float32", "double": "float64"}.get(name, name)
 
 
 def divides(contract: Contract, batch: int, threads: int) -> bool:

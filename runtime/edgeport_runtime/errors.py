@@ -7,7 +7,11 @@
     ├── ContractError        a contract contradicts itself
     ├── ImageError           what was given as an image is not one, or does not fit the contract
     ├── InputError           an array, an option or a path does not fit
-    └── DeviceError          the device asked for cannot run the model here
+    ├── DeviceError          the device asked for cannot run the model here
+    └── BusyError            a batcher did not answer a request
+        ├── QueueFullError   as many requests wait as may
+        ├── DeadlineError    it waited longer than it may
+        └── ClosedError      the batcher was closed
 
 The host side adds its own branches where they belong (`CheckpointError`, `DataError`, `ExportError`, …).
 Each message says what was expected, what came, and what to do.
@@ -44,6 +48,22 @@ class InputError(EdgeportError):
 
 class DeviceError(EdgeportError):
     """The device that was asked for cannot run the model on this machine."""
+
+
+class BusyError(EdgeportError):
+    """A batcher did not answer a request; the image may be good, and the request may be made again."""
+
+
+class QueueFullError(BusyError):
+    """As many requests wait as `max_queue` allows."""
+
+
+class DeadlineError(BusyError):
+    """A request had not begun to run when its deadline passed."""
+
+
+class ClosedError(BusyError):
+    """The batcher was closed, or its process is ending."""
 
 
 def first_line(error: BaseException) -> str:

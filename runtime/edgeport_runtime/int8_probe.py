@@ -10,7 +10,7 @@ import functools
 
 import numpy as np
 
-from .device import onnxruntime
+from .installation import onnxruntime
 
 # MatMulInteger of uint8 x[1, 64] and int8 w[64, 16] into int32 y, IR 8, opset 13; tests build the same graph with onnx.
 MODEL = base64.b64decode(

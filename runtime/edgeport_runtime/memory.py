@@ -1,13 +1,17 @@
-"""How many images one run may take, so that its memory stays within bounds."""
+"""How many images one run may take, so that its memory stays within bounds, and when memory is given back."""
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from .contract import Contract
+from .threads import fork_safe_lock
 
 MEMORY_MB = 1024  # for the intermediate results of one run, if the caller names no other
 UNMEASURED = 512  # bytes for each pixel of an image, if the evidence does not tell: 1.5 times ResNet50's
+REMEMBERED_RUNS = 16  # that say how large a usual run is
+SPIKE = 4  # times a usual run
 LEAST = 64  # bytes for each pixel: what a process took is too coarse to tell less
 
 
@@ -37,3 +41,24 @@ def measured_bytes_per_pixel(evidence: Mapping[str, Any], precision: str, contra
         return None
     small, large = min(peaks), max(peaks)
     return max(float(LEAST), (peaks[large] - peaks[small]) / ((large - small) * image.height * image.width))
+
+
+class SpikeWatch:
+    """Tells after which runs memory is to be given back, which onnxruntime keeps for the largest run so far. Safe to use from several threads.
+
+    A spike is SPIKE times as large as three in four of the last runs: one large image among small ones. Large runs that come often are usual.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._last, self._largest = fork_safe_lock(), deque[int](maxlen=REMEMBERED_RUNS), 0
+
+    def seen(self, size: int) -> bool:
+        """`size`: of this run, in any unit. True if memory is to be given back at its end, because this run or one since then was a spike."""
+        with self._lock:
+            self._last.append(size)
+            self._largest = max(self._largest, size)
+            usual = sorted(self._last)[3 * (len(self._last) - 1) // 4]
+            if self._largest <= SPIKE * usual:
+                return False
+            self._largest = usual
+            return True

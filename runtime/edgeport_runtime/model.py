@@ -1,39 +1,39 @@
 """The model an application holds: images in, predictions out."""
 
-import math
-import os
-import platform
+import time
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
-from pathlib import Path
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .bundle import Bundle
 from .check import CheckReport, check
-from .contract import METADATA_KEY, NARROW_KEY, Contract, is_whole
+from .contract import is_whole
+from .counters import Counters
 from .decoding import ImageSource, in_rgb
-from .device import SessionOptions, require_onnxruntime
 from .engine import Arrays, Engine
-from .errors import BundleError, FormatError, ImageError, InputError
+from .errors import BundleError, EdgeportError, ImageError, InputError
 from .images import are_several, kind_of, pixel_batches, require_size
-from .memory import MEMORY_MB, UNMEASURED, RunBounds, measured_bytes_per_pixel
+from .memory import RunBounds
 from .predictions import Answer
-from .protobuf import Outline, read_outline
-from .selection import choose, require_batch, should_split_batch, with_exact_int8
 from .tasks import find_task
 from .tiling import TiledModel
+from .timing import example_inputs
+
+if TYPE_CHECKING:
+    from .batcher import Batcher
+    from .loading import Origin
 
 PREPARED = 64  # images whose pixels are in memory at once
-INTEGERS = {"QuantizeLinear", "DequantizeLinear", "MatMulInteger"}  # operators of int8 variants
 
 
 class Model:
-    """A loaded variant. Safe to use from several threads at once.
+    """A loaded variant. Safe to use from several threads at once, and after a fork. Use it as a context, or `close` it.
 
-    `precision`, `reason`: the variant that runs, and why it was chosen. `bounds`: of one run.
+    A copy, and a pickle on its way to another process, hold the path, the hash and the options that the model was loaded with, and load it again.
+
+    `precision`, `reason`: the variant that runs, and why it was chosen, and why there. `device`: "cpu" or "cuda". `bounds`: of one run.
     """
 
     def __init__(self, engine: Engine, *, precision: str, reason: str, bundle: Bundle | None, bounds: RunBounds | None = None) -> None:
@@ -43,11 +43,32 @@ class Model:
         self.reason = reason
         self.bundle = bundle
         self.bounds = bounds or RunBounds(max_batch=self.contract.largest_batch)
+        self.origin: Origin | None = None  # set by `load`
+        self._counters = Counters(("calls", "images", "errors"))
         self._tiled: dict[int, TiledModel] = {}
+
+    def __enter__(self) -> "Model":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the sessions with their threads and memory. Calls that are running end as usual; later ones raise DeviceError."""
+        self.engine.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.origin is None:
+            raise InputError("this model was not made by load, so nothing says how to load it again in a copy or in another process")
+        return self.origin.load, ()
+
+    @property
+    def device(self) -> str:
+        return self.engine.options.device
 
     def __repr__(self) -> str:
         name = "a lone file" if self.bundle is None else f"{self.bundle.manifest.name!r}"
-        return f"<Model {name}: {self.contract.task}, {self.precision} on {self.engine.options.device}, because {self.reason}>"
+        return f"<Model {name}: {self.contract.task}, {self.precision} on {self.device}, because {self.reason}>"
 
     def __call__(
         self, source: ImageSource, *, size_px: tuple[int, int] | None = None, tile_px: int | None = None, top: int = 5, channels: str = "rgb"
@@ -157,7 +178,47 @@ class Model:
             arrays = {each: np.asarray(value) for each, value in given.items()}
         except ValueError as error:  # lists of unequal lengths
             raise InputError(f"expected arrays, got what numpy makes none of: {error}") from error
-        return self.engine.run(arrays)
+        start = time.perf_counter()
+        try:
+            outputs = self.engine.run(arrays)
+        except EdgeportError:
+            self._counters.add(errors=1)
+            raise
+        self._counters.observe((time.perf_counter() - start) * 1e3, calls=1, images=_rows(arrays))
+        return outputs
+
+    def raw_on_device(self, pixels: Any = None, /, **tensors: Any) -> dict[str, Any]:
+        """As `raw`, with outputs that stay on the device, as onnxruntime.OrtValue by name.
+
+        Inputs: OrtValues on the card, of which nothing is copied (`onnxruntime.OrtValue.from_dlpack(tensor)` makes one of a torch tensor there), or arrays.
+        Raises InputError or DeviceError.
+        """
+        first = {} if pixels is None else pixels if isinstance(pixels, Mapping) else {self.contract.inputs[0].name: pixels}
+        return self.engine.run_bound({**first, **tensors})
+
+    def warmup(self, batches: Iterable[int] = (1,), sizes_px: Iterable[tuple[int, int]] | None = None) -> None:
+        """Run once for each of these batch sizes at each (height, width), so that the first real call is as fast as later ones.
+
+        `sizes_px`: the contract's default size if left out. A card chooses its kernels anew for each size. Raises InputError outside the contract.
+        """
+        sizes = [None] if sizes_px is None else list(sizes_px)
+        for batch in batches:
+            for size_px in sizes:
+                self.engine.run(example_inputs(self.contract, batch=batch, size_px=size_px))
+
+    def placement(self) -> dict[str, int]:
+        """How many nodes of the graph each provider runs: {"CUDAExecutionProvider": 48, "CPUExecutionProvider": 2}. Raises DeviceError."""
+        return self.engine.placement()
+
+    def counters(self) -> dict[str, Any]:
+        """Runs since the model was loaded: "calls", "images", "errors", and "latency_ms", a histogram. `counters.prometheus` writes them as text."""
+        return self._counters.snapshot()
+
+    def batcher(self, *, max_batch: int = 16, max_wait_ms: float = 2.0, max_queue: int = 256, deadline_ms: float | None = None, top: int = 5) -> "Batcher":
+        """Gathers single images from many threads, or from asyncio, into batches: see Batcher."""
+        from .batcher import Batcher  # an application that needs none does not pay for it
+
+        return Batcher(self, max_batch=max_batch, max_wait_ms=max_wait_ms, max_queue=max_queue, deadline_ms=deadline_ms, top=top)
 
     def check(self) -> CheckReport:
         """Re-run the golden cases on this machine. Raises BundleError for a lone .onnx file, which carries none."""
@@ -166,119 +227,12 @@ class Model:
         return check(self.bundle, self.precision, self.engine.execution_modes())
 
 
+def _rows(arrays: Mapping[str, NDArray[Any]]) -> int:
+    """How many images a run holds: the first axis of the first input."""
+    first = next(iter(arrays.values()))
+    return len(first) if first.ndim else 1
+
+
 def _require_pair(size_px: Any) -> None:
     if not isinstance(size_px, tuple | list) or len(size_px) != 2 or not all(map(is_whole, size_px)):
         raise InputError(f"size_px must be two whole numbers, (height, width), got {size_px!r}")
-
-
-def load(
-    path: str | Path,
-    *,
-    device: str = "cpu",
-    precision: str = "auto",
-    batch: int = 1,
-    threads: int | None = None,
-    spinning: bool = True,
-    split_batch: bool | None = None,
-    max_batch: int | None = None,
-    max_memory_mb: float = MEMORY_MB,
-) -> Model:
-    """Load a bundle, or a lone .onnx file that edgeport wrote.
-
-    `device`: "cpu" or "cuda"; never another one than asked. `precision`: "auto", "fp32", "int8" or "fp16".
-    `batch`: the typical number of images per call. With precision="auto", the bundle may prefer int8 only from a certain batch size; the choice
-    is made once at load time and used for every call.
-    `split_batch`: see SessionOptions; None takes what was faster for such a `batch` when the bundle was made.
-    `max_batch`, `max_memory_mb`: bounds of one run of `Model.batch`: images, and memory in MB for intermediate results. What an image takes is known
-    from the bundle's evidence, or taken as 512 bytes a pixel; one image runs in any case, and `Model.raw` runs what it is given.
-    `threads`, `spinning`: see SessionOptions. Raises BundleError, DeviceError or InputError.
-    """
-    _require_bounds(max_batch, max_memory_mb)
-    if split_batch is not None and not isinstance(split_batch, bool):
-        raise InputError(f"split_batch must be True, False, or None for what was measured, got {split_batch!r}")
-    if not isinstance(path, str | os.PathLike):
-        raise InputError(f"path must name a bundle's folder or an .onnx file, got {type(path).__name__}")
-    options = SessionOptions(device=device, threads=threads, spinning=spinning, split_batch=split_batch is True)
-    path = Path(path)
-    if path.suffix == ".onnx":
-        model = _load_file(path, options, precision)
-        require_batch(batch, model.contract)
-        model.bounds = _bounds(model, max_batch, max_memory_mb)
-        return model
-    bundle = Bundle(path)
-    batch = require_batch(batch, bundle.manifest.contract)
-    chosen, reason = choose(bundle, device, precision, platform.machine(), batch)
-    if split_batch is None:
-        options = replace(options, split_batch=should_split_batch(bundle, options, chosen, batch))
-    model = _load_variant(bundle, chosen, reason, options)
-    if chosen == "fp16" and precision == "auto":
-        model = _checked(model, bundle, options)
-    model.bounds = _bounds(model, max_batch, max_memory_mb)
-    return model
-
-
-def _require_bounds(max_batch: Any, max_memory_mb: Any) -> None:
-    if max_batch is not None and (not is_whole(max_batch) or max_batch < 1):
-        raise InputError(f"max_batch is a whole number of images, at least 1, got {max_batch!r}")
-    if not isinstance(max_memory_mb, int | float) or not 0 < max_memory_mb < math.inf:
-        raise InputError(f"max_memory_mb is a number of MB above 0, got {max_memory_mb!r}")
-
-
-def _bounds(model: Model, max_batch: int | None, max_memory_mb: float) -> RunBounds:
-    try:
-        evidence = {} if model.bundle is None else model.bundle.evidence()
-    except FormatError:  # evidence is no part of what runs
-        evidence = {}
-    measured = measured_bytes_per_pixel(evidence, model.precision, model.contract)
-    largest = model.contract.largest_batch if max_batch is None else min(max_batch, model.contract.largest_batch)
-    return RunBounds(max_batch=largest, max_memory_mb=max_memory_mb, bytes_per_pixel=UNMEASURED if measured is None else measured)
-
-
-def _checked(model: Model, bundle: Bundle, options: SessionOptions) -> Model:
-    """The fp16 model if its golden cases pass on this card, else fp32."""
-    report = model.check()
-    if not report:
-        model.engine.close()
-        return _load_variant(bundle, "fp32", f"fp16 does not pass its golden cases on this card: {report}", options)
-    model.reason += ", and its golden cases passed on this card"
-    return model
-
-
-def _load_variant(bundle: Bundle, chosen: str, reason: str, options: SessionOptions) -> Model:
-    path, variant, contract = bundle.folder, bundle.variant(chosen), bundle.manifest.contract
-    require_onnxruntime(variant.onnxruntime, path)
-    model = bundle.read(variant)
-    if _contract(_outline(model, path), path).to_json() != contract.to_json():
-        raise BundleError(f"{path}: the contract inside {variant.file} is not the manifest's; export the bundle again")
-    saturable = variant.target is not None and not variant.target.narrow_weights
-    options, reason = with_exact_int8(options, reason, saturable=saturable)
-    return Model(Engine(model, contract, options), precision=chosen, reason=reason, bundle=bundle)
-
-
-def _load_file(path: Path, options: SessionOptions, precision: str) -> Model:
-    if precision != "auto":
-        raise InputError(f"{path} is one file at one precision: leave precision at 'auto', or load the bundle's folder")
-    try:
-        model = path.read_bytes()
-    except OSError as error:
-        raise BundleError(f"{path}: the model cannot be read ({error.strerror})") from error
-    outline = _outline(model, path)
-    saturable = bool(INTEGERS & outline.operators) and NARROW_KEY not in outline.metadata
-    options, reason = with_exact_int8(options, "a lone file", saturable=saturable)
-    return Model(Engine(model, _contract(outline, path), options), precision="as stored", reason=reason, bundle=None)
-
-
-def _outline(model: bytes, path: Path) -> Outline:
-    try:
-        outline = read_outline(model)
-    except FormatError as error:
-        raise FormatError(f"{path}: {error}") from error
-    if outline.external:
-        raise BundleError(f"{path}: {len(outline.external)} tensors are kept outside the model file, which edgeport never writes nor reads")
-    return outline
-
-
-def _contract(outline: Outline, path: Path) -> Contract:
-    if METADATA_KEY not in outline.metadata:
-        raise BundleError(f"{path}: this ONNX file carries no contract, so edgeport did not write it; load it with onnxruntime, or export it with edgeport")
-    return Contract.from_json(outline.metadata[METADATA_KEY])

@@ -5,11 +5,12 @@ from typing import Any
 
 from .bundle import Bundle
 from .contract import Contract, is_whole
-from .device import SessionOptions, usable_threads
+from .device import SessionOptions
 from .engine import divides
 from .errors import InputError
 from .int8_probe import int8_products_are_exact
 from .manifest import Variant
+from .threads import usable_threads
 
 PRECISIONS = ("auto", "fp32", "int8", "fp16")
 SATURATES = "this CPU's int8 products saturate, so exact ones are used, which are slower"

@@ -23,8 +23,8 @@ from torch.nn import functional as F
 from edgeport_export.rewrites.finalize import finalize, finalize_fp32
 from edgeport_export.tracing.exporter import trace
 from edgeport_runtime import Contract, Input, Output, Range, SessionOptions
-from edgeport_runtime.device import usable_threads
 from edgeport_runtime.engine import Engine
+from edgeport_runtime.threads import usable_threads
 
 Values = NDArray[np.float32]
 LEAST, MOST = 1e-35, 1e38  # results in between are compared: smaller ones have intermediate results that are not normal numbers

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from edgeport_runtime import Bundle, Contract, DeviceError, InputError, SessionOptions
 from edgeport_runtime.contract import Range
 from edgeport_runtime.engine import Engine, divides
+from edgeport_runtime.threads import RunQueue
 
 STORED = Path(__file__).parents[1] / "fixtures" / "format1"
 
@@ -176,3 +178,52 @@ def test_an_error_without_a_message_is_named_by_its_type() -> None:
     made._multi_thread_session = Silent()
     with pytest.raises(DeviceError, match=r"failed on cpu at \{'pixels': \(1, 12, 20, 3\)\}: MemoryError$"):
         made.run({"pixels": images(1)})
+
+
+def test_outputs_stay_where_they_were_made() -> None:
+    """As on a card: inputs and outputs are onnxruntime's own values, of which nothing is copied to numpy unless asked."""
+    made, pixels = engine(threads=1), images(3)
+    value = onnxruntime.OrtValue.ortvalue_from_numpy(pixels)
+    for each in (value, pixels):
+        outputs = made.run_bound({"pixels": each})
+        assert outputs["logits"].device_name() == "cpu" and outputs["logits"].shape() == [3, 3]
+        np.testing.assert_array_equal(outputs["logits"].numpy(), made.run({"pixels": pixels})["logits"])
+
+
+@pytest.mark.parametrize(
+    ("array", "refusal"),
+    [
+        (images(2).astype(np.float32), "expected uint8 with axes .*, got float32 of shape"),
+        (images(2)[..., 0], "expected uint8 with axes"),
+        (images(20), "batch must be within"),
+    ],
+)
+def test_values_that_the_contract_forbids_are_refused(array: NDArray[Any], refusal: str) -> None:
+    with pytest.raises(InputError, match=refusal):
+        engine(threads=1).run_bound({"pixels": onnxruntime.OrtValue.ortvalue_from_numpy(array)})
+    with pytest.raises(InputError, match=r"expected the inputs \['pixels'\]"):
+        engine(threads=1).run_bound({"image": array})
+
+
+def test_runs_of_all_models_share_one_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two models, eight callers, one place: never two runs at once."""
+    queue, most, running, lock = RunQueue(1), 0, 0, threading.Lock()
+    monkeypatch.setattr("edgeport_runtime.engine.run_queue", lambda device: queue)
+
+    class Slow(Watched):
+        def run(self, *given: Any) -> Any:
+            nonlocal most, running
+            with lock:
+                running += 1
+                most = max(most, running)
+            values = super().run(*given)
+            with lock:
+                running -= 1
+            return values
+
+    both = [engine(threads=1), engine("generator", threads=1)]
+    for each in both:
+        each._multi_thread_session = Slow(each._multi_thread_session)
+    with ThreadPoolExecutor(8) as callers:
+        list(callers.map(lambda index: both[index % 2].run({"pixels": images(4)}), range(64)))
+    assert most == 1

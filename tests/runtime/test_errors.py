@@ -20,4 +20,4 @@ def test_the_first_line_that_says_something(error: BaseException, expected: str)
 
 def test_every_error_is_drawn_in_the_tree() -> None:
     found = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, EdgeportError)]
-    assert len(found) == 8 and all(each.__name__ in (errors.__doc__ or "") for each in found)
+    assert len(found) == 12 and all(each.__name__ in (errors.__doc__ or "") for each in found)

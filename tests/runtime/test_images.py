@@ -1,7 +1,10 @@
+import gc
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from edgeport_runtime import ImageError, InputError, Pixels
-from edgeport_runtime.contract import image_axes, image_to_image
+from edgeport_runtime import images as images_module
+from edgeport_runtime.contract import classification, image_axes, image_to_image
 from edgeport_runtime.decoding import describe
 from edgeport_runtime.images import groups_of_one_shape, image_files, pixel_batches, prepare, stack
 
@@ -175,3 +179,49 @@ def test_crop_has_torchvisions_bits(size: tuple[int, int], shorter: int, side: i
     expected = functional.center_crop(functional.resize(image, shorter), [side, side])
     got = prepare(image, Pixels(height=side, width=side, resize="crop", resize_shorter_px=shorter))
     np.testing.assert_array_equal(got, np.asarray(expected))
+
+
+def test_files_are_prepared_by_several_threads_in_order(tmp_path: Path) -> None:
+    """The same pixels as one by one, whichever thread was first; and the next window is prepared while this one is used."""
+    contract = classification(Pixels(height=8, width=8), ("a", "b"), image_axes(smallest_px=4))
+    rng, paths = np.random.default_rng(0), []
+    for number in range(30):
+        paths.append(tmp_path / f"{number}.png")
+        Image.fromarray(rng.integers(0, 256, (4 + number, 9, 3), dtype=np.uint8)).save(paths[-1])
+    paths[7].write_bytes(b"torn")
+    faults: dict[int, ImageError] = {}
+    threads, seen = set(), {}
+    real = images_module.prepare
+
+    def prepare_and_tell(*given: Any) -> Any:
+        threads.add(threading.current_thread().name)
+        return real(*given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(images_module, "prepare", prepare_and_tell)
+        for indices, pixels in pixel_batches(paths, contract, prepared_at_once=8, faults=faults):
+            seen |= dict(zip(indices, pixels, strict=True))
+    assert threading.current_thread().name not in threads and list(faults) == [7]
+    assert list(seen) == [index for index in range(30) if index != 7]
+    for index, pixels in seen.items():
+        np.testing.assert_array_equal(pixels, prepare(paths[index], contract.pixels))
+    with pytest.raises(ImageError, match=r"7\.png"):
+        list(pixel_batches(paths, contract, prepared_at_once=8))
+
+
+def test_whoever_stops_early_leaves_no_threads(tmp_path: Path) -> None:
+    contract = classification(Pixels(height=8, width=8), ("a", "b"), image_axes(smallest_px=4))
+    Image.fromarray(RAMP).save(tmp_path / "ramp.png")
+    before = threading.active_count()
+    for _ in pixel_batches([tmp_path / "ramp.png"] * 200, contract, prepared_at_once=4):
+        break
+    gc.collect()
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("resize", ["stretch", "letterbox", "keep"])
+def test_pixels_of_the_right_size_are_taken_as_they_are(resize: Any) -> None:
+    photo = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
+    pixels = Pixels(height=8, width=12, resize=resize)
+    np.testing.assert_array_equal(prepare(photo, pixels), photo)
+    np.testing.assert_array_equal(prepare(photo, pixels), prepare(Image.fromarray(photo), pixels))

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -5,7 +7,7 @@ import pytest
 
 from edgeport_runtime import InputError, Pixels, load
 from edgeport_runtime.contract import classification, image_axes
-from edgeport_runtime.memory import LEAST, RunBounds, measured_bytes_per_pixel
+from edgeport_runtime.memory import LEAST, RunBounds, SpikeWatch, measured_bytes_per_pixel
 
 CONTRACT = classification(Pixels(height=10, width=20), ("a", "b"), image_axes(smallest_px=4))
 
@@ -55,3 +57,57 @@ def test_a_model_runs_no_more_images_at_once_than_fit(generator: Path, monkeypat
     for wrong in ({"max_batch": 0}, {"max_batch": 1.5}, {"max_memory_mb": 0}, {"max_memory_mb": "1"}):
         with pytest.raises(InputError, match=next(iter(wrong))):
             load(generator, **wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shrinking"),
+    [
+        ([1] * 20, []),
+        ([1, 2, 3, 4, 4, 3, 2, 1] * 4, []),  # nothing is more than four times as large as usual
+        ([1] * 10 + [5] + [1] * 10, [10]),  # a spike gives its memory back at its own end
+        ([9, 1, 1], [1]),  # the first run was one, as the second tells
+        ([1, 9] * 10, [1]),  # every other run is large: from then on that is usual
+        ([1, 1, 1, 9] * 5, [3, 7, 11, 15, 19]),  # one in four is a spike, each time
+        ([1] * 16 + [9] * 20, [16, 17, 18, 19]),  # a change of sizes: four times, and then it is usual
+    ],
+)
+def test_memory_is_given_back_after_spikes_alone(sizes: list[int], shrinking: list[int]) -> None:
+    watch = SpikeWatch()
+    assert [index for index, size in enumerate(sizes) if watch.seen(size)] == shrinking
+
+
+HELD = """
+import sys
+from dataclasses import replace
+import numpy as np
+from edgeport_runtime import Bundle, Range, SessionOptions
+from edgeport_runtime.engine import Engine
+from edgeport_runtime.memory import SpikeWatch
+
+def held():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096 / 2**20
+
+if sys.argv[2] == "never":
+    SpikeWatch.seen = lambda self, size: False
+bundle = Bundle(sys.argv[1])
+contract = bundle.manifest.contract
+contract = replace(contract, axes={**contract.axes, "height": Range(low=1, high=999), "width": Range(low=1, high=999)})
+engine = Engine(bundle.read(bundle.variant("fp32")), contract, SessionOptions(threads=1))
+small, large = {"pixels": np.zeros((1, 32, 32, 3), np.uint8)}, {"pixels": np.zeros((8, 512, 512, 3), np.uint8)}
+for _ in range(4):
+    engine.run(small)
+before = held()
+engine.run(large)
+engine.run(small)
+print(held() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+def test_a_process_is_as_small_after_a_large_batch_as_before(generator: Path) -> None:
+    """Three quarters and more of what a large batch takes are given back with it; onnxruntime alone keeps all of it."""
+    kept, given_back = (
+        float(subprocess.run([sys.executable, "-c", HELD, str(generator), how], capture_output=True, text=True, check=True).stdout)
+        for how in ("never", "spikes")
+    )
+    assert kept > 64 and given_back < kept / 4, (kept, given_back)

@@ -40,7 +40,7 @@ class EngineSpec:
     mode: str = "eager"
     threads: int | None = None
     split_batch: bool = False
-    spinning: bool = True
+    spinning: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

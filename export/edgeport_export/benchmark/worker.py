@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from edgeport_runtime import Bundle, load
-from edgeport_runtime.device import onnxruntime, usable_threads
+from edgeport_runtime.installation import onnxruntime
+from edgeport_runtime.threads import usable_threads
 from edgeport_runtime.timing import example_inputs, measure_calls
 
 
@@ -61,7 +62,7 @@ def _peak_bytes(status: Path = Path("/proc/self/status")) -> int:
 def _onnx_call(request: dict[str, Any]) -> tuple[Callable[[], Any], float]:
     onnxruntime()  # importing it is no part of loading a model
     start = time.perf_counter()
-    model = load(request["path"], threads=request["threads"], split_batch=request["split_batch"], spinning=request["spinning"])
+    model = load(request["path"], threads=request["threads"], split_batch=request["split_batch"], latency="lowest" if request["spinning"] else "normal")
     load_ms = (time.perf_counter() - start) * 1e3
     inputs = example_inputs(model.contract, batch=request["batch"], size_px=request["size_px"])
     return lambda: model.raw(**inputs), load_ms

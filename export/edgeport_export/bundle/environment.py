@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeport_runtime import __version__
-from edgeport_runtime.device import usable_threads
+from edgeport_runtime.threads import usable_threads
 
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "pillow")
 

@@ -33,9 +33,11 @@ from edgeport_export.quantization.output_error import sqnr_db
 from edgeport_export.validation.sweep import with_levels
 from edgeport_runtime import Bundle, Contract, Example, SessionOptions
 from edgeport_runtime.decoding import convert, decode
-from edgeport_runtime.device import PROVIDERS, onnxruntime, open_session, usable_threads
+from edgeport_runtime.device import PROVIDERS, open_session
 from edgeport_runtime.images import prepare
+from edgeport_runtime.installation import onnxruntime
 from edgeport_runtime.tasks import find_task
+from edgeport_runtime.threads import usable_threads
 
 from .graph_ends import normalized
 from .pipelines import Pipeline

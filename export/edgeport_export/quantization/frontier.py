@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from edgeport_export.rewrites.graph import GraphEditor
-from edgeport_runtime.device import onnxruntime
 from edgeport_runtime.engine import Arrays
+from edgeport_runtime.installation import onnxruntime
 
 MOST_BYTES = 2**29  # of kept values; batches beyond that are not kept
 

@@ -18,8 +18,8 @@ from edgeport_export.rewrites.finalize import finalize, finalize_fp32
 from edgeport_export.rewrites.nodes import every_node
 from edgeport_export.validation.quality import QualityEvaluator, drop, metric_is_sufficient
 from edgeport_runtime import Contract, Example
-from edgeport_runtime.device import usable_threads
 from edgeport_runtime.engine import Engine, divides
+from edgeport_runtime.threads import usable_threads
 
 from .budget import Budget
 from .calibration import Calibration, calibrate, clipping, pixel_arrays

@@ -12,8 +12,9 @@ import onnx
 from edgeport_export.rewrites.graph import GraphEditor
 from edgeport_export.rewrites.nodes import attributes, every_node
 from edgeport_runtime import SessionOptions
-from edgeport_runtime.device import onnxruntime, open_session
+from edgeport_runtime.device import open_session
 from edgeport_runtime.engine import Arrays
+from edgeport_runtime.installation import onnxruntime
 
 RECURRENT = ("GRU", "LSTM", "RNN")
 PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", *RECURRENT)

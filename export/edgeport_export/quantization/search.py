@@ -24,7 +24,7 @@ import numpy as np
 from edgeport_export.progress import ProgressCallback, no_progress
 from edgeport_export.rewrites.int8_graph.attention_product import attention_parts
 from edgeport_export.rewrites.nodes import attributes
-from edgeport_runtime.device import onnxruntime
+from edgeport_runtime.installation import onnxruntime
 from edgeport_runtime.timing import example_inputs
 
 from .calibration import METHODS, Calibration

@@ -7,7 +7,7 @@ import torch
 
 from edgeport_export.bundle.environment import machine, processor, versions
 from edgeport_runtime import __version__
-from edgeport_runtime.device import usable_threads
+from edgeport_runtime.threads import usable_threads
 
 
 def test_the_processors_name(tmp_path: Path) -> None:

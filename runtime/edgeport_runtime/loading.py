@@ -1,0 +1,255 @@
+"""From a path to a model that runs: which variant, on which device, with which session."""
+
+import hashlib
+import math
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from .bundle import Bundle
+from .contract import METADATA_KEY, NARROW_KEY, Contract, is_whole
+from .device import DEVICES, SessionOptions, require_cuda
+from .engine import Engine
+from .errors import AlteredError, BundleError, DeviceError, FormatError, InputError
+from .installation import onnxruntime, require_onnxruntime
+from .memory import MEMORY_MB, UNMEASURED, RunBounds, measured_bytes_per_pixel
+from .model import Model
+from .protobuf import Outline, read_outline
+from .selection import choose, require_batch, should_split_batch, with_exact_int8
+
+INTEGERS = {"QuantizeLinear", "DequantizeLinear", "MatMulInteger"}  # operators of int8 variants
+LATENCIES = ("normal", "lowest")
+SessionFactory = Callable[[bytes], Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions:
+    """What `load` was asked for; see there."""
+
+    device: str = "cpu"
+    precision: str = "auto"
+    batch: int = 1
+    threads: int | None = None
+    latency: str = "normal"
+    tf32: bool = False
+    split_batch: bool | None = None
+    max_batch: int | None = None
+    max_memory_mb: float = MEMORY_MB
+    session: SessionFactory | None = None
+
+    def __post_init__(self) -> None:
+        if self.device not in DEVICES:
+            raise InputError(f"device must be one of {list(DEVICES)}, got {self.device!r}")
+        if self.latency not in LATENCIES:
+            raise InputError(f"latency must be one of {list(LATENCIES)}, got {self.latency!r}")
+        if self.split_batch is not None and not isinstance(self.split_batch, bool):
+            raise InputError(f"split_batch must be True, False, or None for what was measured, got {self.split_batch!r}")
+        if self.max_batch is not None and (not is_whole(self.max_batch) or self.max_batch < 1):
+            raise InputError(f"max_batch is a whole number of images, at least 1, got {self.max_batch!r}")
+        if not isinstance(self.max_memory_mb, int | float) or not 0 < self.max_memory_mb < math.inf:
+            raise InputError(f"max_memory_mb is a number of MB above 0, got {self.max_memory_mb!r}")
+        if self.session is not None:
+            self._require_own_session()
+
+    def _require_own_session(self) -> None:
+        if not callable(self.session):
+            raise InputError(f"session is a function that takes the model's bytes and returns an InferenceSession, got {type(self.session).__name__}")
+        if self.device != "cpu" or self.threads is not None or self.latency != "normal" or self.tf32 or self.split_batch:
+            raise InputError("a session of your own brings its device, threads and spinning with it: leave device, threads, latency, tf32 and split_batch out")
+
+    def session_options(self, device: str) -> SessionOptions:
+        """For `device`, "cpu" or "cuda"."""
+        lowest = self.latency == "lowest"
+        return SessionOptions(
+            device=device,
+            threads=self.threads,
+            spinning=lowest,
+            split_batch=self.split_batch is True,
+            tf32=self.tf32 and (device == "cuda" or self.device == "cpu"),
+        )
+
+
+def load(
+    path: str | Path,
+    *,
+    device: str = "cpu",
+    precision: str = "auto",
+    batch: int = 1,
+    threads: int | None = None,
+    latency: str = "normal",
+    tf32: bool = False,
+    split_batch: bool | None = None,
+    max_batch: int | None = None,
+    max_memory_mb: float = MEMORY_MB,
+    session: SessionFactory | None = None,
+) -> Model:
+    """Load a bundle, or a lone .onnx file that edgeport wrote.
+
+    `device`: "cpu" or "cuda": that one, or an error that says why not. "auto" takes CUDA if it can start, and `Model.reason` says what was taken and why.
+    `precision`: "auto", "fp32", "int8" or "fp16".
+    `batch`: the typical number of images per call. With precision="auto", the bundle may prefer int8 only from a certain batch size; the choice
+    is made once at load time and used for every call.
+    `threads`: of this model; None takes as many as CPU affinity and cgroup quota allow.
+    `latency`: "lowest" lets idle threads wait actively without end. That is faster if calls come in quick succession on cores that nothing else uses.
+    `tf32`: let CUDA round float32 products to 10 bits, which is faster and no longer PyTorch's numbers.
+    `split_batch`: see SessionOptions; None takes what was faster for such a `batch` when the bundle was made.
+    `max_batch`, `max_memory_mb`: bounds of one run of `Model.batch`: images, and memory in MB for intermediate results. What an image takes is known
+    from the bundle's evidence, or taken as 512 bytes a pixel; one image runs in any case, and `Model.raw` runs what it is given.
+    `session`: for a provider of your own: a function from the model's bytes, whose hash was checked, to an onnxruntime.InferenceSession.
+
+    Raises BundleError, DeviceError or InputError.
+    """
+    options = LoadOptions(
+        device=device,
+        precision=precision,
+        batch=batch,
+        threads=threads,
+        latency=latency,
+        tf32=tf32,
+        split_batch=split_batch,
+        max_batch=max_batch,
+        max_memory_mb=max_memory_mb,
+        session=session,
+    )
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"path must name a bundle's folder or an .onnx file, got {type(path).__name__}")
+    return _load(Path(path), options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where a model came from: enough to load it again in another process. `sha256`: of the manifest, which holds all others, or of the lone file."""
+
+    path: Path
+    sha256: str
+    options: LoadOptions
+
+    def load(self) -> Model:
+        """The same model, loaded again. Raises AlteredError if the path holds something else by now."""
+        model = _load(self.path, self.options)
+        if model.origin is None or model.origin.sha256 != self.sha256:
+            model.close()
+            raise AlteredError(f"{self.path}: this is another bundle than the model was loaded from (sha256); load it again by its path")
+        return model
+
+
+def _load(path: Path, options: LoadOptions) -> Model:
+    device, reason = _device(options)
+    try:
+        model, sha256 = _load_on(device, path, options)
+    except DeviceError as error:
+        if options.device != "auto" or device == "cpu":
+            raise
+        reason = f"CUDA could not start: {error}"
+        model, sha256 = _load_on("cpu", path, options)
+    if options.device == "auto":
+        model.reason += f"; on {model.device}, because {reason}"
+    model.origin = Origin(path=path.absolute(), sha256=sha256, options=options)
+    return model
+
+
+def _device(options: LoadOptions) -> tuple[str, str]:
+    """The device to try first, and why."""
+    if options.device != "auto":
+        return options.device, "asked for"
+    if options.precision == "int8" or options.split_batch:
+        return "cpu", f"{'int8' if options.precision == 'int8' else 'split_batch'} was asked for, which runs on a CPU"
+    try:
+        require_cuda(onnxruntime())
+    except DeviceError as error:
+        return "cpu", str(error)
+    return "cuda", "CUDA could start"
+
+
+def _load_on(device: str, path: Path, options: LoadOptions) -> tuple[Model, str]:
+    """The model, and the hash of what it was loaded from."""
+    session_options = options.session_options(device)
+    if path.suffix == ".onnx":
+        data = _read(path)
+        model, sha256 = _load_file(path, data, session_options, options), hashlib.sha256(data).hexdigest()
+        require_batch(options.batch, model.contract)
+    else:
+        bundle = Bundle(path)
+        model, sha256 = _load_bundle(bundle, session_options, options), bundle.sha256
+    model.bounds = _bounds(model, options)
+    return model, sha256
+
+
+def _load_bundle(bundle: Bundle, session_options: SessionOptions, options: LoadOptions) -> Model:
+    batch = require_batch(options.batch, bundle.manifest.contract)
+    chosen, reason = choose(bundle, session_options.device, options.precision, platform.machine(), batch)
+    if options.split_batch is None and options.session is None:
+        session_options = replace(session_options, split_batch=should_split_batch(bundle, session_options, chosen, batch))
+    model = _load_variant(bundle, chosen, reason, session_options, options)
+    if chosen == "fp16" and options.precision == "auto":
+        report = model.check()
+        if not report:
+            model.close()
+            return _load_variant(bundle, "fp32", f"fp16 does not pass its golden cases on this card: {report}", session_options, options)
+        model.reason += ", and its golden cases passed on this card"
+    return model
+
+
+def _load_variant(bundle: Bundle, chosen: str, reason: str, session_options: SessionOptions, options: LoadOptions) -> Model:
+    path, variant, contract = bundle.folder, bundle.variant(chosen), bundle.manifest.contract
+    require_onnxruntime(variant.onnxruntime, path)
+    model = bundle.read(variant)
+    if _contract(_outline(model, path), path).to_json() != contract.to_json():
+        raise BundleError(f"{path}: the contract inside {variant.file} is not the manifest's; export the bundle again")
+    saturable = variant.target is not None and not variant.target.narrow_weights
+    engine, reason = _engine(model, contract, session_options, options, reason, saturable=saturable)
+    return Model(engine, precision=chosen, reason=reason, bundle=bundle)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{path}: the model cannot be read ({error.strerror})") from error
+
+
+def _load_file(path: Path, model: bytes, session_options: SessionOptions, options: LoadOptions) -> Model:
+    if options.precision != "auto":
+        raise InputError(f"{path} is one file at one precision: leave precision at 'auto', or load the bundle's folder")
+    outline = _outline(model, path)
+    saturable = bool(INTEGERS & outline.operators) and NARROW_KEY not in outline.metadata
+    engine, reason = _engine(model, _contract(outline, path), session_options, options, "a lone file", saturable=saturable)
+    return Model(engine, precision="as stored", reason=reason, bundle=None)
+
+
+def _engine(model: bytes, contract: Contract, session_options: SessionOptions, options: LoadOptions, reason: str, *, saturable: bool) -> tuple[Engine, str]:
+    """The engine, and the reason with what the device adds to it."""
+    own = options.session
+    if own is not None:
+        return Engine(model, contract, session_options, lambda data, _: own(data)), f"{reason}; in the caller's own session"
+    session_options, reason = with_exact_int8(session_options, reason, saturable=saturable)
+    return Engine(model, contract, session_options), reason
+
+
+def _bounds(model: Model, options: LoadOptions) -> RunBounds:
+    try:
+        evidence = {} if model.bundle is None else model.bundle.evidence()
+    except FormatError:  # evidence is no part of what runs
+        evidence = {}
+    measured = measured_bytes_per_pixel(evidence, model.precision, model.contract)
+    largest = model.contract.largest_batch if options.max_batch is None else min(options.max_batch, model.contract.largest_batch)
+    return RunBounds(max_batch=largest, max_memory_mb=options.max_memory_mb, bytes_per_pixel=UNMEASURED if measured is None else measured)
+
+
+def _outline(model: bytes, path: Path) -> Outline:
+    try:
+        outline = read_outline(model)
+    except FormatError as error:
+        raise FormatError(f"{path}: {error}") from error
+    if outline.external:
+        raise BundleError(f"{path}: {len(outline.external)} tensors are kept outside the model file, which edgeport never writes nor reads")
+    return outline
+
+
+def _contract(outline: Outline, path: Path) -> Contract:
+    if METADATA_KEY not in outline.metadata:
+        raise BundleError(f"{path}: this ONNX file carries no contract, so edgeport did not write it; load it with onnxruntime, or export it with edgeport")
+    return Contract.from_json(outline.metadata[METADATA_KEY])

@@ -1,0 +1,146 @@
+"""How many threads this process may use, and how the models in it share them."""
+
+import atexit
+import os
+import sys
+import threading
+import weakref
+from collections import deque
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from threading import Lock
+
+
+def cgroup_cpus(root: Path = Path("/sys/fs/cgroup")) -> float | None:
+    """CPUs that the cgroup quota allows (version 2, then 1); None if there is no quota."""
+    try:
+        quota, period = (root / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            quota, period = ((root / "cpu" / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period"))
+        except OSError:
+            return None
+    return int(quota) / int(period) if quota not in ("max", "-1") else None
+
+
+def usable_threads() -> int:
+    """CPUs this process may use: affinity, bounded by the cgroup quota. onnxruntime's own default counts the host's cores."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cgroup_cpus()
+    return max(1, allowed if quota is None else min(allowed, int(quota)))
+
+
+class RunQueue:
+    """At most `places` runs at once, whichever models they belong to; others wait in the order in which they came. Use it as a context.
+
+    More runs than processors only take memory and wait for each other. 32 callers of ResNet18 on two threads took 116 MB, and 187 ms at the 99th
+    percentile; with two places 91 MB and 113 ms, for as many images per second. `threading.Semaphore` would let newcomers pass those who wait.
+    """
+
+    def __init__(self, places: int) -> None:
+        self._places, self._running, self._waiting = places, 0, deque[Lock]()
+        self._holds, self._quiet = 0, list[Lock]()  # how many hold the queue, and what they wait for
+        self._lock = Lock()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._running < self._places and not self._waiting and not self._holds:
+                self._running += 1
+                return
+            self._waiting.append(turn := _taken_lock())
+        try:
+            turn.acquire()
+        except BaseException:  # interrupted while waiting
+            self._leave(turn)
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._running -= 1
+            self._admit()
+
+    def hold(self) -> None:
+        """Wait until nothing runs; whoever comes meanwhile waits for `go_on`."""
+        with self._lock:
+            self._holds += 1
+            if not self._running:
+                return
+            self._quiet.append(quiet := _taken_lock())
+        quiet.acquire()
+
+    def go_on(self) -> None:
+        with self._lock:
+            self._holds -= 1
+            self._admit()
+
+    def _leave(self, turn: Lock) -> None:
+        with self._lock:
+            try:
+                self._waiting.remove(turn)
+            except ValueError:  # its turn had come at that moment
+                self._running -= 1
+                self._admit()
+
+    def _admit(self) -> None:
+        if not self._running:
+            while self._quiet:
+                self._quiet.pop().release()
+        while self._waiting and self._running < self._places and not self._holds:
+            self._running += 1
+            self._waiting.popleft().release()
+
+
+def _taken_lock() -> Lock:
+    lock = Lock()
+    lock.acquire()
+    return lock
+
+
+class _Process:
+    """The queues of this process, by device. A CPU has as many places as there are usable threads, a card any number."""
+
+    def __init__(self) -> None:
+        self.queues = {"cpu": RunQueue(usable_threads()), "cuda": RunQueue(sys.maxsize)}
+        self.locks: weakref.WeakSet[Lock] = weakref.WeakSet()
+        self.is_ending = False
+
+    def hold(self) -> None:
+        for queue in self.queues.values():
+            queue.hold()
+
+    def go_on(self) -> None:
+        for queue in self.queues.values():
+            queue.go_on()
+
+    def begin_in_child(self) -> None:
+        """The child has no thread but the one that forked, so nothing runs, and no other thread gives a lock back."""
+        self.queues = {"cpu": RunQueue(usable_threads()), "cuda": RunQueue(sys.maxsize)}
+        for lock in list(self.locks):
+            if lock.locked():
+                lock.release()
+
+    def end(self) -> None:
+        """At the exit. A daemon thread that comes back from onnxruntime after Python has ended its threads ends the process by a signal."""
+        self.is_ending = True
+        self.hold()
+
+
+_process = _Process()
+atexit.register(_process.end)
+if hasattr(os, "register_at_fork"):
+    # A fork in the middle of a run would copy onnxruntime's locks as they are, held by threads that the child does not have.
+    os.register_at_fork(before=_process.hold, after_in_parent=_process.go_on, after_in_child=_process.begin_in_child)
+
+
+def run_queue(device: str) -> AbstractContextManager[None]:
+    """The queue that all models of this process share on a device, "cpu" or "cuda"."""
+    if _process.is_ending and threading.current_thread() is threading.main_thread():
+        return nullcontext()  # nobody else runs any more
+    return _process.queues[device]
+
+
+def fork_safe_lock() -> Lock:
+    """A lock that is free in a forked process, whoever held it at that moment."""
+    lock = Lock()
+    _process.locks.add(lock)
+    return lock
