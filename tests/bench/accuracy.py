@@ -71,7 +71,7 @@ def engines(folder: Path, batch: int, threads: int, peers: str) -> dict[str, tup
     def request(kind: str, path: str, precision: str = "", **more: Any) -> dict[str, Any]:
         stem = f"{kind}-{Path(path).stem}-{precision}-{'-'.join(more.get('nncf', {}))}-{batch}"
         places = {"images": str(folder / "images.npy"), "answer": str(folder / f"{stem}.npy"), "every": str(folder / f"{stem}.npz")}
-        basis = {"batch": batch, "threads": threads, "seconds": ROUND_SECONDS, "calibration": str(folder / "calibration.npy")}
+        basis = {"latency": "lowest", "batch": batch, "threads": threads, "seconds": ROUND_SECONDS, "calibration": str(folder / "calibration.npy")}
         return {**basis, **places, "kind": kind, "path": str(folder / path), "precision": precision, **more}
 
     ours = {"edgeport fp32": request("edgeport", "int8", "fp32")}

@@ -5,7 +5,8 @@ ratios. Pixels to output, uint8 (N, H, W, 3) in. Peers: PyTorch eager, channels-
 fixed-size; plain `quantize_static` with its defaults and with U8 activations, S8 weights per channel; OpenVINO f32, and OpenVINO + NNCF int8, which
 live in an environment of their own (`--peers` names its Python; left out, they are not timed). edgeport runs what `load(path, batch=…)` takes for
 that batch, and each of its variants beside it; its speed was measured at 16 images when the bundle was made, and its int8 keeps 25 dB from fp32, or
-within half a dB as many as plain U8S8 where that has fewer (random weights).
+within half a dB as many as plain U8S8 where that has fewer (random weights). All engines let idle threads wait actively, edgeport by latency="lowest";
+what its default takes, which leaves the processors alone between calls, is a row and a column of its own.
 A fixed matrix product is timed before and after every turn: one in which it took 15 % longer than at its fastest is taken again (`reference_workload.py`).
 Calls of under 40 ms are timed again in new processes (a section says how often): what memory a process got decides up to half of the time of the
 shortest, and 1 % of the longest.
@@ -33,7 +34,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 from reference_workload import ReferenceWorkload
-from report import NNCF, PLAIN_FP32, PLAIN_U8S8, TORCH, table
+from report import NNCF, NORMAL, PLAIN_FP32, PLAIN_U8S8, TORCH, table
 
 warnings.filterwarnings("ignore")
 
@@ -121,11 +122,12 @@ def engines(name: str, folder: Path, batch: int, threads: int, peers: str) -> di
     """Engine -> the Python that runs it, and its request."""
     basis = {"subject": name, "images": str(folder / "images.npy"), "batch": batch, "threads": threads, "seconds": ROUND_SECONDS, "precision": ""}
 
-    def request(kind: str, path: str = "", precision: str = "") -> dict[str, Any]:
-        answer = folder / f"{kind}-{Path(path).stem}-{precision}-{batch}.npy"
-        return {**basis, "kind": kind, "path": str(folder / path) if path else "", "precision": precision, "answer": str(answer)}
+    def request(kind: str, path: str = "", precision: str = "", latency: str = "lowest") -> dict[str, Any]:
+        answer = folder / f"{kind}-{Path(path).stem}-{precision}-{latency}-{batch}.npy"
+        return {**basis, "kind": kind, "path": str(folder / path) if path else "", "precision": precision, "latency": latency, "answer": str(answer)}
 
     ours = {label: (sys.executable, request("edgeport", "bundle", precision)) for label, precision in _edgeport(folder, batch, threads).items()}
+    ours[NORMAL] = (sys.executable, request("edgeport", "bundle", "auto", "normal"))
     torch = {label: (sys.executable, request("torch", "", mode)) for label, mode in zip(TORCH, ("eager", "channels-last", "compile"), strict=True)}
     files = {PLAIN_FP32[0]: "dynamic", PLAIN_FP32[1]: f"fixed{batch}", "ORT quantize_static default": "s8s8", PLAIN_U8S8: "u8s8"}
     plain = {label: (sys.executable, request("onnxruntime", f"{file}.onnx")) for label, file in files.items() if (folder / f"{file}.onnx").exists()}

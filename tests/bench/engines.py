@@ -24,7 +24,7 @@ NNCF_IMAGES = 16
 def edgeport(request: dict[str, Any], pixels: np.ndarray) -> Callable[[], Any]:
     from edgeport_runtime import load
 
-    model = load(request["path"], precision=request["precision"], batch=request["batch"], threads=request["threads"])
+    model = load(request["path"], precision=request["precision"], batch=request["batch"], threads=request["threads"], latency=request["latency"])
     return lambda: model.raw(pixels)
 
 

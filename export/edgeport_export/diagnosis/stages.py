@@ -33,11 +33,10 @@ from edgeport_export.quantization.output_error import sqnr_db
 from edgeport_export.validation.sweep import with_levels
 from edgeport_runtime import Bundle, Contract, Example, SessionOptions
 from edgeport_runtime.decoding import convert, decode
-from edgeport_runtime.device import PROVIDERS, open_session
+from edgeport_runtime.device import PROVIDERS, open_session, session_settings
 from edgeport_runtime.images import prepare
 from edgeport_runtime.installation import onnxruntime
 from edgeport_runtime.tasks import find_task
-from edgeport_runtime.threads import usable_threads
 
 from .graph_ends import normalized
 from .pipelines import Pipeline
@@ -240,7 +239,6 @@ def _session(model: bytes, *, optimized: bool, device: str) -> Any:
     if optimized:
         return open_session(model, SessionOptions(device=device))
     ort = onnxruntime()
-    settings = ort.SessionOptions()
-    settings.graph_optimization_level, settings.log_severity_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL, 4
-    settings.intra_op_num_threads = usable_threads()
+    settings = session_settings(ort, SessionOptions(device=device))
+    settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     return ort.InferenceSession(model, settings, providers=[PROVIDERS[device]])

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from edgeport_export.rewrites.graph import GraphEditor
+from edgeport_runtime.device import SessionOptions, session_settings
 from edgeport_runtime.engine import Arrays
 from edgeport_runtime.installation import onnxruntime
 
@@ -73,7 +74,6 @@ def _session_between(editor: GraphEditor, known: Mapping[str, NDArray[Any]], val
         part.graph.input.append(helper.make_tensor_value_info(name, kind, [None] * known[name].ndim))
     part.graph.output.extend(onnx.ValueInfoProto(name=value) for value in values)
     ort = onnxruntime()
-    settings = ort.SessionOptions()
-    settings.log_severity_level = 3
+    settings = session_settings(ort, SessionOptions())
     settings.add_session_config_entry("session.disable_quant_qdq", "1")  # or onnxruntime rounds float weights between pairs, with one step for all rows
     return ort.InferenceSession(part.SerializeToString(), settings, providers=["CPUExecutionProvider"]), read

@@ -12,7 +12,7 @@ import onnx
 from edgeport_export.rewrites.graph import GraphEditor
 from edgeport_export.rewrites.nodes import attributes, every_node
 from edgeport_runtime import SessionOptions
-from edgeport_runtime.device import open_session
+from edgeport_runtime.device import open_session, session_settings
 from edgeport_runtime.engine import Arrays
 from edgeport_runtime.installation import onnxruntime
 
@@ -82,9 +82,8 @@ def integer_nodes(model: bytes) -> set[str]:
     ort = onnxruntime()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optimized.onnx"
-        settings = ort.SessionOptions()
+        settings = session_settings(ort, SessionOptions())
         settings.optimized_model_filepath = str(path)
-        settings.log_severity_level = 3
         ort.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
         optimized: Any = onnx.load(path)
     return {unfused_name(node.name) for node in every_node(optimized.graph) if node.op_type in INTEGER_PRODUCTS}

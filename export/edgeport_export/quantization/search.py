@@ -24,6 +24,7 @@ import numpy as np
 from edgeport_export.progress import ProgressCallback, no_progress
 from edgeport_export.rewrites.int8_graph.attention_product import attention_parts
 from edgeport_export.rewrites.nodes import attributes
+from edgeport_runtime.device import SessionOptions, session_settings
 from edgeport_runtime.installation import onnxruntime
 from edgeport_runtime.timing import example_inputs
 
@@ -203,8 +204,8 @@ def _kinds(graph: QuantizableGraph, name: str) -> Iterator[str]:
 def profile(path: Path, graph: QuantizableGraph) -> dict[str, float]:
     """Microseconds of every product of the variant as onnxruntime runs it here, by its name in the float graph."""
     ort = onnxruntime()
-    settings = ort.SessionOptions()
-    settings.enable_profiling, settings.log_severity_level = True, 3
+    settings = session_settings(ort, SessionOptions())
+    settings.enable_profiling = True
     settings.profile_file_prefix = str(path.with_suffix(""))
     session = ort.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
     inputs = example_inputs(graph.contract, batch=1)
