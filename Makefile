@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-long parity-faults test-lowest lint docs zoo kernels noise bench bench-accuracy clean
+.PHONY: demo test test-long parity-faults test-lowest lint docs zoo kernels noise bench bench-accuracy bench-runtime soak cuda aarch64 clean
 
 # Rebuilt when a dependency list changes; pip is upgraded first because Python 3.11's own has no --group.
 $(VENV)/installed: pyproject.toml runtime/pyproject.toml
@@ -71,5 +71,25 @@ bench: $(VENV)/installed .venv-peers/installed
 bench-accuracy: $(VENV)/installed .venv-peers/installed
 	$(BIN)/python tests/bench/accuracy.py --peers .venv-peers/bin/python
 
+bench-runtime: $(VENV)/installed
+	$(BIN)/python tests/bench/runtime.py
+
+# Ten minutes at one image size, then at two thousand.
+soak: $(VENV)/installed
+	$(BIN)/python tests/bench/soak.py
+	$(BIN)/python tests/bench/soak.py --sizes 2000
+
+# On a machine with a card, whose Python has torch, onnx and onnxruntime-gpu. Each call takes two minutes, and the next one goes on; bundles that
+# `prepare` made elsewhere are taken as they are.
+CUDA_PYTHON ?= python3
+cuda:
+	PYTHONPATH="runtime:models:export:$$PYTHONPATH" $(CUDA_PYTHON) tests/bench/cuda.py prepare
+	PYTHONPATH="runtime:models:export:$$PYTHONPATH" $(CUDA_PYTHON) tests/bench/cuda.py run
+	PYTHONPATH="runtime:models:export:$$PYTHONPATH" $(CUDA_PYTHON) tests/bench/cuda.py table
+
+# The runtime's tests and the demo's golden cases on another processor, under emulation. Needs Debian's qemu-user and the right to install it.
+aarch64: $(VENV)/installed
+	$(BIN)/python tests/bench/aarch64.py
+
 clean:
-	rm -rf $(VENV) .venv-peers .venv-lowest site bench demo dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-peers .venv-lowest .aarch64 site bench demo cuda-bundles cuda-results.jsonl dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -56,6 +56,8 @@ def with_python() -> list[Any]:
 def test_python_runs_and_prints_what_the_page_shows(name: str, checkpoint: Path, tmp_path: Path) -> None:
     """All blocks of a page in one process, in an own folder that holds the examples, a checkpoint and a folder of images."""
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    (tmp_path / "docs").mkdir()
+    shutil.copy(ROOT / "docs" / "manifest.schema.json", tmp_path / "docs")
     shutil.copy(checkpoint, tmp_path / "cnn.safetensors")
     (tmp_path / "images").mkdir()
     for index in range(24):

@@ -34,11 +34,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_is_small_and_holds_the_runtime_alone(wheel: Path) -> None:
     assert wheel.stat().st_size < LARGEST_WHEEL
     names = zipfile.ZipFile(wheel).namelist()
-    modules = {
-        f"edgeport_runtime/{path.name}"
-        for path in (ROOT / "runtime" / "edgeport_runtime").iterdir()
-        if path.suffix == ".py" or path.name in ("py.typed", "manifest.schema.json")
-    }
+    modules = {f"edgeport_runtime/{path.name}" for path in (ROOT / "runtime" / "edgeport_runtime").iterdir() if path.suffix == ".py" or path.name == "py.typed"}
     assert {name for name in names if not name.startswith(f"edgeport_runtime-{edgeport_runtime.__version__}.dist-info/")} == modules
 
 

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from threading import Condition, Thread
 from typing import Any
 
@@ -22,7 +23,7 @@ from .errors import ClosedError, DeadlineError, InputError, QueueFullError
 from .images import Pixel, prepare, require_size
 from .model import Model
 from .predictions import Answer
-from .tasks import find_task
+from .tasks import Interpret, find_task
 from .threads import usable_threads
 
 COUNTS = ("accepted", "answered", "failed", "refused", "expired", "canceled", "batches", "waiting")
@@ -49,15 +50,14 @@ class Limits:
         for name in ("max_batch", "max_queue", "top"):
             if not is_whole(getattr(self, name)) or getattr(self, name) < 1:
                 raise InputError(f"{name} is a whole number of at least 1, got {getattr(self, name)!r}")
-        _require_ms("max_wait_ms", self.max_wait_ms, least=0)
+        _require_ms("max_wait_ms", self.max_wait_ms)
         if self.deadline_ms is not None:
             _require_ms("deadline_ms", self.deadline_ms)
 
 
-def _require_ms(name: str, value: Any, least: float | None = None) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not (value > 0 or value == least) or not value < math.inf:
-        raise InputError(f"{name} is a number of milliseconds {'above 0' if least is None else 'of at least 0'}, got {value!r}")
+def _require_ms(name: str, value: Any, least: float = 0) -> None:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value < math.inf:
+        raise InputError(f"{name} is a number of milliseconds of at least {least:g}, got {value!r}")
 
 
 class Batcher:
@@ -74,14 +74,15 @@ class Batcher:
     def __init__(
         self, model: Model, *, max_batch: int = 16, max_wait_ms: float = 2.0, max_queue: int = 256, deadline_ms: float | None = None, top: int = 5
     ) -> None:
-        if find_task(model.contract.task).interpret is None:
-            raise InputError("this model takes plain tensors, so there are no images to gather: use raw() with arrays")
-        self._model = model
+        interpret = find_task(model.contract.task).interpret
+        if interpret is None:
+            raise InputError("this model takes plain tensors, so there are no images to gather: use raw()")
         self._limits = Limits(max_batch=max_batch, max_wait_ms=max_wait_ms, max_queue=max_queue, deadline_ms=deadline_ms, top=top)
+        self._make_queue = partial(_Queue, model, interpret, self._limits)
         self._start()
 
     def _start(self) -> None:
-        self._process, self._queue = os.getpid(), _Queue(self._model, self._limits)
+        self._process, self._queue = os.getpid(), self._make_queue()
         self._finalizer = weakref.finalize(self, self._queue.refuse)
         self._finalizer.atexit = False  # see _close_all
 
@@ -126,13 +127,14 @@ class _Request:
     arrived: float = field(default_factory=time.monotonic)
     pending: Pending = field(default_factory=Pending)
     pixels: Pixel | None = None
+    waits: bool = True
 
 
 class _Queue:
-    """The requests of one batcher in one process, and the threads that answer them. It does not know its Batcher, so that one that is dropped ends."""
+    """The requests and the threads of one batcher in one process. It does not know its Batcher, so that one that is dropped ends."""
 
-    def __init__(self, model: Model, limits: Limits) -> None:
-        self.model, self.limits, self.counters = model, limits, Counters(COUNTS)
+    def __init__(self, model: Model, interpret: Interpret, limits: Limits) -> None:
+        self.model, self.interpret, self.limits, self.counters = model, interpret, limits, Counters(COUNTS)
         self._changed = Condition()
         self._groups: dict[tuple[int, ...], deque[_Request]] = {}  # prepared, by the shape of their pixels
         self._waiting, self._unprepared, self._closed = 0, 0, False
@@ -180,23 +182,21 @@ class _Queue:
         if not request.pending.cancelled():
             return
         with self._changed:
-            group = self._groups.get(() if request.pixels is None else request.pixels.shape, ())
-            if request in group:
-                self._take_out(request)
+            self._take_out(request)
             self.counters.add(canceled=1)
 
     def _take_out(self, request: _Request) -> None:
-        assert request.pixels is not None  # it was prepared, or it would be in no group
-        group = self._groups[request.pixels.shape]
-        group.remove(request)
-        if not group:
-            del self._groups[request.pixels.shape]
-        self._left()
-
-    def _left(self) -> None:
-        """One request less is waiting."""
+        """It waits no longer, in its group or for its decoding; once more does no harm."""
+        if not request.waits:
+            return
+        request.waits = False
         self._waiting -= 1
         self.counters.add(waiting=-1)
+        if request.pixels is not None:
+            group = self._groups[request.pixels.shape]
+            group.remove(request)
+            if not group:
+                del self._groups[request.pixels.shape]
 
     def _prepare(self, request: _Request) -> None:
         """On a thread of the decoders."""
@@ -210,11 +210,11 @@ class _Queue:
                 fault = error
         with self._changed:
             self._unprepared -= 1
-            if fault is None and pixels is not None and not request.pending.cancelled():
+            if pixels is not None and fault is None and request.waits:
                 request.pixels = pixels
                 self._groups.setdefault(pixels.shape, deque()).append(request)
             else:
-                self._left()
+                self._take_out(request)
             self._changed.notify_all()
         if fault is not None:
             self._fail(request, fault)
@@ -272,9 +272,7 @@ class _Queue:
         """Run them together; if that fails, each alone, so that no caller pays for another's image."""
         try:
             outputs = self.model.raw(np.stack([each.pixels for each in requests if each.pixels is not None]))
-            interpret = find_task(self.model.contract.task).interpret
-            assert interpret is not None  # or there would be no batcher
-            answers = interpret(outputs[self.model.contract.outputs[0].name], self.model.contract.labels, self.limits.top)
+            answers = self.interpret(outputs[self.model.contract.outputs[0].name], self.model.contract.labels, self.limits.top)
         except BaseException as error:  # of whatever kind: callers wait for an answer
             if len(requests) == 1:
                 self._fail(requests[0], error)

@@ -43,7 +43,9 @@ def diagnose() -> Diagnosis:
         "threads": f"{usable_threads()} usable ({'no cgroup quota' if quota is None else f'cgroup quota {quota:g}'})",
         "graphics card": graphics_card() or "none that NVIDIA's driver knows",
     }
-    faults = [*_quota_faults(quota)]
+    faults = []
+    if quota is not None and quota < 1:
+        faults.append(f"the cgroup quota is {quota:g} of a CPU, so every call is held up for a part of each 100 ms; give the container at least one CPU")
     try:
         ort = onnxruntime()
         facts["onnxruntime"] = f"{ort.__version__} from {Path(str(ort.__file__)).parent}"
@@ -67,17 +69,10 @@ def graphics_card() -> str | None:
     return "; ".join(told.stdout.strip().splitlines()) if told.returncode == 0 and told.stdout.strip() else None
 
 
-def _quota_faults(quota: float | None) -> list[str]:
-    if quota is None or quota >= 1:
-        return []
-    return [f"the cgroup quota is {quota:g} of a CPU, so that every call is held up after a part of each 100 ms; give the container at least one CPU"]
-
-
 def _wheel_faults(owning: dict[str, str]) -> list[str]:
-    if len(owning) < 2:
-        return []
     named = " and ".join(f"{name} {version}" for name, version in owning.items())
-    return [f"{named} are installed into one folder and overwrite each other: `pip uninstall {' '.join(owning)}`, then install one extra of edgeport-runtime"]
+    fault = f"{named} are installed into one folder and overwrite each other: `pip uninstall {' '.join(owning)}`, then install one extra of edgeport-runtime"
+    return [fault] if len(owning) > 1 else []
 
 
 def _cuda(ort: ModuleType, card: str | None) -> tuple[str, list[str]]:

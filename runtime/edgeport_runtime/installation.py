@@ -45,10 +45,9 @@ def version_numbers(version: str) -> tuple[int, ...]:
 
 
 def wheels(imported: Path | None = None) -> dict[str, str]:
-    """The distributions of onnxruntime that are installed here, by name, with their versions.
+    """The distributions of onnxruntime that are installed here, with their versions. `imported`: only those that own this file, PACKAGE as it was imported.
 
-    `imported`: only those that own this file, PACKAGE as it was imported. A wheel elsewhere on the path, which is not imported,
-    does no harm; two wheels that own one folder have overwritten each other's files.
+    A wheel elsewhere on the path does no harm; two that own one folder have overwritten each other's files.
     """
     from importlib.metadata import distributions  # takes 10 ms, and is needed by nobody who only predicts
 

@@ -56,9 +56,9 @@ class LoadOptions:
 
     def _require_own_session(self) -> None:
         if not callable(self.session):
-            raise InputError(f"session is a function that takes the model's bytes and returns an InferenceSession, got {type(self.session).__name__}")
+            raise InputError(f"session is a function from the model's bytes to an InferenceSession, got {type(self.session).__name__}")
         if self.device != "cpu" or self.threads is not None or self.latency != "normal" or self.tf32 or self.split_batch:
-            raise InputError("a session of your own brings its device, threads and spinning with it: leave device, threads, latency, tf32 and split_batch out")
+            raise InputError("a session of your own brings its device with it: leave device, threads, latency, tf32 and split_batch out")
 
     def session_options(self, device: str) -> SessionOptions:
         """For `device`, "cpu" or "cuda"."""
@@ -93,8 +93,8 @@ def load(
     `batch`: the typical number of images per call. With precision="auto", the bundle may prefer int8 only from a certain batch size; the choice
     is made once at load time and used for every call.
     `threads`: of this model; None takes as many as CPU affinity and cgroup quota allow.
-    `latency`: "lowest" lets idle threads wait actively without end. That is faster if calls come in quick succession on cores that nothing else uses.
-    `tf32`: let CUDA round float32 products to 10 bits, which is faster and no longer PyTorch's numbers.
+    `latency`: "lowest" lets idle threads wait actively without end, for cores that nothing else uses.
+    `tf32`: see SessionOptions.
     `split_batch`: see SessionOptions; None takes what was faster for such a `batch` when the bundle was made.
     `max_batch`, `max_memory_mb`: bounds of one run of `Model.batch`: images, and memory in MB for intermediate results. What an image takes is known
     from the bundle's evidence, or taken as 512 bytes a pixel; one image runs in any case, and `Model.raw` runs what it is given.
@@ -121,7 +121,7 @@ def load(
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Where a model came from: enough to load it again in another process. `sha256`: of the manifest, which holds all others, or of the lone file."""
+    """What it takes to load a model again in another process. `sha256`: of the manifest, or of the lone file."""
 
     path: Path
     sha256: str

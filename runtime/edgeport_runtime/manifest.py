@@ -1,7 +1,7 @@
 """The manifest as values: what a bundle holds, promises and has decided, read from every format that there has been.
 
 Format 2 (this one) holds the decision for "auto" as a `Selection`, and an int8 variant's target as a `TargetCpu`. Format 1 held the decision as
-text, and the target by name inside the plan. Its manifests are read into the same values. `manifest.schema.json` describes both formats.
+text, and the target by name inside the plan. Its manifests are read into the same values. `docs/manifest.schema.json` describes both formats.
 """
 
 import hashlib

@@ -188,11 +188,7 @@ class Model:
         return outputs
 
     def raw_on_device(self, pixels: Any = None, /, **tensors: Any) -> dict[str, Any]:
-        """As `raw`, with outputs that stay on the device, as onnxruntime.OrtValue by name.
-
-        Inputs: OrtValues on the card, of which nothing is copied (`onnxruntime.OrtValue.from_dlpack(tensor)` makes one of a torch tensor there), or arrays.
-        Raises InputError or DeviceError.
-        """
+        """As `raw`, with outputs that stay on the device, as onnxruntime.OrtValue by name. Inputs: OrtValues, of which nothing is copied, or arrays."""
         first = {} if pixels is None else pixels if isinstance(pixels, Mapping) else {self.contract.inputs[0].name: pixels}
         return self.engine.run_bound({**first, **tensors})
 
@@ -207,11 +203,11 @@ class Model:
                 self.engine.run(example_inputs(self.contract, batch=batch, size_px=size_px))
 
     def placement(self) -> dict[str, int]:
-        """How many nodes of the graph each provider runs: {"CUDAExecutionProvider": 48, "CPUExecutionProvider": 2}. Raises DeviceError."""
+        """How many nodes each provider runs: {"CUDAExecutionProvider": 48, "CPUExecutionProvider": 2}. Raises DeviceError."""
         return self.engine.placement()
 
     def counters(self) -> dict[str, Any]:
-        """Runs since the model was loaded: "calls", "images", "errors", and "latency_ms", a histogram. `counters.prometheus` writes them as text."""
+        """Since the model was loaded: "calls", "images", "errors", and "latency_ms", a histogram. `counters.prometheus` writes them as text."""
         return self._counters.snapshot()
 
     def batcher(self, *, max_batch: int = 16, max_wait_ms: float = 2.0, max_queue: int = 256, deadline_ms: float | None = None, top: int = 5) -> "Batcher":

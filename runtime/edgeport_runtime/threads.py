@@ -39,7 +39,7 @@ class RunQueue:
 
     def __init__(self, places: int) -> None:
         self._places, self._running, self._waiting = places, 0, deque[Lock]()
-        self._holds, self._quiet = 0, list[Lock]()  # how many hold the queue, and what they wait for
+        self._holds, self._quiet = 0, list[Lock]()
         self._lock = Lock()
 
     def __enter__(self) -> None:
@@ -96,11 +96,15 @@ def _taken_lock() -> Lock:
     return lock
 
 
+def _queues() -> dict[str, RunQueue]:
+    return {"cpu": RunQueue(usable_threads()), "cuda": RunQueue(sys.maxsize)}  # a card has any number of places
+
+
 class _Process:
-    """The queues of this process, by device. A CPU has as many places as there are usable threads, a card any number."""
+    """What all models of this process share."""
 
     def __init__(self) -> None:
-        self.queues = {"cpu": RunQueue(usable_threads()), "cuda": RunQueue(sys.maxsize)}
+        self.queues = _queues()
         self.locks: weakref.WeakSet[Lock] = weakref.WeakSet()
         self.is_ending = False
 
@@ -114,7 +118,7 @@ class _Process:
 
     def begin_in_child(self) -> None:
         """The child has no thread but the one that forked, so nothing runs, and no other thread gives a lock back."""
-        self.queues = {"cpu": RunQueue(usable_threads()), "cuda": RunQueue(sys.maxsize)}
+        self.queues = _queues()
         for lock in list(self.locks):
             if lock.locked():
                 lock.release()

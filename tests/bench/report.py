@@ -66,7 +66,8 @@ def summary(rows: list[dict[str, Any]]) -> list[str]:
         torch = min(median[each] for each in TORCH if each in median)
         gains[row["name"], row["batch"]] = min(fp32, u8s8) / auto
         normal = median.get(NORMAL)
-        cells = [f"{normal / auto:.2f}" if normal else "", f"{fp32 / auto:.2f}", f"{u8s8 / auto:.2f}", f"{min(fp32, u8s8) / auto:.2f}", f"{torch / auto:.2f}", f"{nncf / auto:.2f}" if nncf else ""]
+        shares = [normal, fp32, u8s8, min(fp32, u8s8), torch, nncf]
+        cells = ["" if each is None else f"{each / auto:.2f}" for each in shares]
         lines.append(f"| {row['name']} | {row['batch']} | {label.split('(')[1].rstrip(')')} | {' | '.join(cells)} |")
     own = [gain for (name, batch), gain in gains.items() if batch == 16 and name in ("resnet18", "generator", "attention", "cnn")]
     if len(own) == 4:

@@ -230,7 +230,12 @@ def table(found: dict[str, Any]) -> str:
     from report import about_machine
 
     lines = ["# What the runtime costs", "", f"Written by `make bench-runtime`. {about_machine(2)}", "", (__doc__ or "").split("\n\n")[1], ""]
-    lines += ["## `model.raw` beside bare `session.run`", "", "| network | batch | bare, ms | edgeport, ms | more, µs | more |", "|---|---:|---:|---:|---:|---:|"]
+    lines += [
+        "## `model.raw` beside bare `session.run`",
+        "",
+        "| network | batch | bare, ms | edgeport, ms | more, µs | more |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
     for name, processes in found["raw"].items():
         for batch in ("1", str(BATCH)):
             bare, ours = (statistics.median(each[batch][side] for each in processes) for side in ("bare", "edgeport"))

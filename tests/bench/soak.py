@@ -119,33 +119,37 @@ def half_load(load: Load, per_second: float, seconds: float) -> None:
             each.result(60)
 
 
-def refusals(load: Load, seconds: float) -> Counter[str]:
-    """What clients saw, and what the batcher counted, must be one."""
-    from edgeport_runtime import BusyError, ImageError
+def outcome(load: Load, batcher: Any, picks: random.Random) -> str:
+    """How one request ended: some images are torn, some deadlines short, and some clients leave."""
+    from edgeport_runtime import ImageError
     from edgeport_runtime.errors import DeadlineError, QueueFullError
 
+    index, torn = picks.randrange(len(load.images)), picks.random() < 0.1
+    try:
+        request = batcher(b"torn" if torn else load.images[index], deadline_ms=picks.choice((5.0, 50.0, 5000.0)))
+        if picks.random() < 0.2 and request.cancel():
+            return "canceled"
+        load.check(index, request.result(60), time.perf_counter())
+        return "answered"
+    except QueueFullError:
+        time.sleep(0.001)
+        return "refused"
+    except DeadlineError:
+        return "expired"
+    except ImageError:
+        return "failed"
+
+
+def refusals(load: Load, seconds: float) -> Counter[str]:
+    """What clients saw, and what the batcher counted, must be one."""
     seen, lock, end = Counter[str](), threading.Lock(), time.perf_counter() + seconds
 
     def client(seed: int) -> None:
         picks = random.Random(seed)
         while time.perf_counter() < end:
-            index, torn = picks.randrange(len(load.images)), picks.random() < 0.1
-            try:
-                request = batcher(b"torn" if torn else load.images[index], deadline_ms=picks.choice((5.0, 50.0, 5000.0)))
-                end_of = "canceled" if picks.random() < 0.2 and request.cancel() else "answered"
-                if end_of == "answered":
-                    load.check(index, request.result(60), time.perf_counter())
-            except QueueFullError:
-                end_of = "refused"
-                time.sleep(0.001)
-            except DeadlineError:
-                end_of = "expired"
-            except ImageError:
-                end_of = "failed"
-            except BusyError as error:
-                end_of = type(error).__name__
+            ended = outcome(load, batcher, picks)
             with lock:
-                seen[end_of] += 1
+                seen[ended] += 1
 
     with load.model.batcher(max_batch=MAX_BATCH, max_wait_ms=MAX_WAIT_MS, max_queue=24) as batcher:
         threads = [threading.Thread(target=client, args=(seed,)) for seed in range(48)]

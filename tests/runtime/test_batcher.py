@@ -275,7 +275,7 @@ def test_every_request_ends_in_exactly_one_way(classifier: Path, plan: list[str]
         ({"max_queue": True}, "max_queue is a whole number of at least 1, got True"),
         ({"max_wait_ms": -1}, "max_wait_ms is a number of milliseconds of at least 0, got -1"),
         ({"max_wait_ms": float("nan")}, "max_wait_ms is a number of milliseconds of at least 0, got nan"),
-        ({"deadline_ms": 0}, "deadline_ms is a number of milliseconds above 0, got 0"),
+        ({"deadline_ms": -1}, "deadline_ms is a number of milliseconds of at least 0, got -1"),
         ({"top": 0}, "top is a whole number of at least 1, got 0"),
     ],
 )

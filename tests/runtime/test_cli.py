@@ -9,6 +9,8 @@ from edgeport_runtime.bundle import MANIFEST
 from edgeport_runtime.cli import main
 from edgeport_runtime.manifest import sealed
 
+pytestmark = pytest.mark.usefixtures("on_x86")
+
 
 @pytest.fixture
 def photo(tmp_path: Path) -> Path:

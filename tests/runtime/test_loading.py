@@ -22,6 +22,7 @@ from edgeport_runtime.engine import Engine
 from edgeport_runtime.loading import LoadOptions
 from edgeport_runtime.manifest import TargetCpu, sealed
 
+pytestmark = pytest.mark.usefixtures("on_x86")
 DARK, BRIGHT = (np.full((16, 16, 3), level, np.uint8) for level in (30, 220))
 
 
@@ -198,7 +199,7 @@ def test_auto_takes_the_cpu_for_what_only_a_cpu_does(classifier: Path, asked: di
         ({"latency": "low"}, r"latency must be one of \['normal', 'lowest'\], got 'low'"),
         ({"tf32": True}, "so there is none on cpu"),
         ({"max_batch": 0}, "max_batch is a whole number of images, at least 1, got 0"),
-        ({"session": "session"}, "session is a function that takes the model's bytes"),
+        ({"session": "session"}, "session is a function from the model's bytes"),
         ({"session": lambda model: None, "device": "cuda"}, "a session of your own brings its device"),
         ({"session": lambda model: None, "threads": 2}, "a session of your own brings its device"),
     ],

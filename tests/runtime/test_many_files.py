@@ -10,6 +10,8 @@ from PIL import Image
 
 from edgeport_runtime.cli import main
 
+pytestmark = pytest.mark.usefixtures("on_x86")
+
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv"])
 def test_predict_folders_streams_rows_and_goes_on(name: str, classifier: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

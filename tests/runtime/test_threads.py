@@ -63,9 +63,11 @@ def test_no_more_runs_at_once_than_places(places: int) -> None:
 def test_newcomers_do_not_pass_those_who_wait() -> None:
     """With `threading.Semaphore` the one who leaves and comes back at once is in again: others waited for 3 s."""
     queue, turns = RunQueue(1), dict.fromkeys(("one", "two"), 0)
-    end = time.monotonic() + 0.2
+    both_are_there = threading.Barrier(2)
 
     def greedy(name: str) -> None:
+        both_are_there.wait(30)
+        end = time.monotonic() + 0.2
         while time.monotonic() < end:
             with queue:
                 turns[name] += 1
@@ -76,7 +78,7 @@ def test_newcomers_do_not_pass_those_who_wait() -> None:
         each.start()
     for each in both:
         each.join()
-    assert abs(turns["one"] - turns["two"]) <= 2 and turns["one"] > 10
+    assert min(turns.values()) >= 0.8 * max(turns.values()) - 2
 
 
 def test_a_place_is_free_again_after_an_error() -> None:
