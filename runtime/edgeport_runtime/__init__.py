@@ -1,15 +1,20 @@
 """Run edgeport bundles without PyTorch: `load` a bundle, call it with an image, `check` it on the machine at hand."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from .bundle import Bundle
-from .check import CheckReport
 from .contract import Contract, Input, Output, Pixels, Range
 from .device import SessionOptions
 from .errors import AlteredError, BundleError, BusyError, ContractError, DeviceError, EdgeportError, FormatError, ImageError, InputError
-from .evaluation import Example, evaluate
 from .loading import load
 from .model import Model
 from .predictions import Prediction, Segmentation
 from .tasks import Quality
+
+if TYPE_CHECKING:
+    from .check import CheckReport
+    from .evaluation import Example, evaluate
 
 __version__ = "0.1.0"
 
@@ -39,6 +44,15 @@ __all__ = [
     "evaluate",
     "load",
 ]
+
+
+_LATER = {"CheckReport": "check", "Example": "evaluation", "evaluate": "evaluation"}  # a process that predicts starts without them
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_LATER[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:

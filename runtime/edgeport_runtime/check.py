@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .bundle import Bundle
-from .comparison import Comparison, Tolerance, compare, not_compared
+from .comparison import Comparison, compare, not_compared
 from .contract import Contract
 from .engine import Arrays
 from .errors import BundleError, DeviceError
 from .golden_inputs import case_inputs, sampled
-from .manifest import GoldenCase
+from .manifest import GoldenCase, Tolerance
 from .protobuf import Array
 
 

@@ -7,13 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-
-@dataclass(frozen=True, kw_only=True)
-class Tolerance:
-    """The largest difference allowed, and if it matters the root mean square, in the units of the output."""
-
-    max_abs: float
-    rms: float | None = None
+from .manifest import Tolerance
 
 
 @dataclass(frozen=True, kw_only=True)

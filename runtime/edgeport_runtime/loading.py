@@ -6,6 +6,7 @@ import os
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -119,21 +120,13 @@ def load(
     return _load(Path(path), options)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Origin:
-    """What it takes to load a model again in another process. `sha256`: of the manifest, or of the lone file."""
-
-    path: Path
-    sha256: str
-    options: LoadOptions
-
-    def load(self) -> Model:
-        """The same model, loaded again. Raises AlteredError if the path holds something else by now."""
-        model = _load(self.path, self.options)
-        if model.origin is None or model.origin.sha256 != self.sha256:
-            model.close()
-            raise AlteredError(f"{self.path}: this is another bundle than the model was loaded from (sha256); load it again by its path")
-        return model
+def load_again(path: Path, sha256: str, options: LoadOptions) -> Model:
+    """A model as it was loaded, for a copy or another process. `sha256`: of the manifest then, or of the lone file. Raises AlteredError if it changed."""
+    model = _load(path, options)
+    if model.origin is None or model.origin.args[1] != sha256:
+        model.close()
+        raise AlteredError(f"{path}: this is another bundle than the model was loaded from (sha256); load it again by its path")
+    return model
 
 
 def _load(path: Path, options: LoadOptions) -> Model:
@@ -147,7 +140,7 @@ def _load(path: Path, options: LoadOptions) -> Model:
         model, sha256 = _load_on("cpu", path, options)
     if options.device == "auto":
         model.reason += f"; on {model.device}, because {reason}"
-    model.origin = Origin(path=path.absolute(), sha256=sha256, options=options)
+    model.origin = partial(load_again, path.absolute(), sha256, options)
     return model
 
 

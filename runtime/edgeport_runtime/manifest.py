@@ -10,11 +10,18 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .comparison import Tolerance
 from .contract import Contract, is_whole
 from .json_text import canonical_json
 
 FORMAT = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tolerance:
+    """The largest difference allowed, and if it matters the root mean square, in the units of the output."""
+
+    max_abs: float
+    rms: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

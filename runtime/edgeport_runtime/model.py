@@ -2,13 +2,13 @@
 
 import time
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .bundle import Bundle
-from .check import CheckReport, check
 from .contract import is_whole
 from .counters import Counters
 from .decoding import ImageSource, in_rgb
@@ -18,12 +18,11 @@ from .images import are_several, kind_of, pixel_batches, require_size
 from .memory import RunBounds
 from .predictions import Answer
 from .tasks import find_task
-from .tiling import TiledModel
-from .timing import example_inputs
 
 if TYPE_CHECKING:
     from .batcher import Batcher
-    from .loading import Origin
+    from .check import CheckReport
+    from .tiling import TiledModel
 
 PREPARED = 64  # images whose pixels are in memory at once
 
@@ -43,9 +42,9 @@ class Model:
         self.reason = reason
         self.bundle = bundle
         self.bounds = bounds or RunBounds(max_batch=self.contract.largest_batch)
-        self.origin: Origin | None = None  # set by `load`
+        self.origin: partial[Model] | None = None  # how `load` made it
         self._counters = Counters(("calls", "images", "errors"))
-        self._tiled: dict[int, TiledModel] = {}
+        self._tiled: dict[int, TiledModel] = {}  # what few applications use is imported where it is used
 
     def __enter__(self) -> "Model":
         return self
@@ -60,7 +59,7 @@ class Model:
     def __reduce__(self) -> tuple[Any, ...]:
         if self.origin is None:
             raise InputError("this model was not made by load, so nothing says how to load it again in a copy or in another process")
-        return self.origin.load, ()
+        return self.origin, ()
 
     @property
     def device(self) -> str:
@@ -151,6 +150,8 @@ class Model:
         return [answers[index] for index in range(len(images))]
 
     def _in_tiles(self, images: list[ImageSource], tile_px: int, errors: str, channels: str) -> list[Answer | ImageError]:
+        from .tiling import TiledModel
+
         if tile_px not in self._tiled:
             self._tiled[tile_px] = TiledModel(self, tile_px)
         answers: list[Answer | ImageError] = []
@@ -197,6 +198,8 @@ class Model:
 
         `sizes_px`: the contract's default size if left out. A card chooses its kernels anew for each size. Raises InputError outside the contract.
         """
+        from .timing import example_inputs
+
         sizes = [None] if sizes_px is None else list(sizes_px)
         for batch in batches:
             for size_px in sizes:
@@ -212,14 +215,16 @@ class Model:
 
     def batcher(self, *, max_batch: int = 16, max_wait_ms: float = 2.0, max_queue: int = 256, deadline_ms: float | None = None, top: int = 5) -> "Batcher":
         """Gathers single images from many threads, or from asyncio, into batches: see Batcher."""
-        from .batcher import Batcher  # an application that needs none does not pay for it
+        from .batcher import Batcher
 
         return Batcher(self, max_batch=max_batch, max_wait_ms=max_wait_ms, max_queue=max_queue, deadline_ms=deadline_ms, top=top)
 
-    def check(self) -> CheckReport:
+    def check(self) -> "CheckReport":
         """Re-run the golden cases on this machine. Raises BundleError for a lone .onnx file, which carries none."""
         if self.bundle is None:
             raise BundleError("a lone .onnx file carries no golden cases: load the bundle's folder to check it")
+        from .check import check
+
         return check(self.bundle, self.precision, self.engine.execution_modes())
 
 

@@ -1,6 +1,5 @@
 """How long one call takes on this machine: medians of single calls after a warm-up."""
 
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,7 +34,7 @@ def measure_calls(call: Callable[[], Any], *, seconds: float = 1.0, warm_up: int
         start = time.perf_counter()
         call()
         spent_ms.append((time.perf_counter() - start) * 1e3)
-    return Timing(median_ms=statistics.median(spent_ms), fastest_ms=min(spent_ms), slowest_ms=max(spent_ms), calls=len(spent_ms))
+    return Timing(median_ms=float(np.median(spent_ms)), fastest_ms=min(spent_ms), slowest_ms=max(spent_ms), calls=len(spent_ms))
 
 
 def example_inputs(contract: Contract, *, batch: int, size_px: tuple[int, int] | None = None, seed: int = 0) -> dict[str, NDArray[Any]]:
@@ -60,7 +59,7 @@ def example_inputs(contract: Contract, *, batch: int, size_px: tuple[int, int] |
     return {each.name: random_array(shapes[each.name], each.dtype, generator) for each in contract.inputs}
 
 
-def random_array(shape: tuple[int, ...], dtype: str, generator: np.random.Generator) -> NDArray[Any]:
+def random_array(shape: tuple[int, ...], dtype: str, generator: "np.random.Generator") -> NDArray[Any]:
     """Random numbers for an input that holds no pixels, or that need not look like an image.
 
     Floats from a normal distribution, uint8 over 0..255, bool as True and False. Other integers are 0 or 1, because they may be indices.

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 OWN = {"resnet18": 224, "generator": 128, "attention": 64, "cnn": 64}
 PROCESSES, PAIRS = 3, 400
-STARTS, FILES, BATCH = 15, 500, 16
+STARTS, FILES, BATCH = 31, 500, 16
 
 
 def alternating(calls: dict[str, Callable[[], Any]], rounds: int, seconds: float = 8.0) -> dict[str, float]:

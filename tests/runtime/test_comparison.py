@@ -3,7 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from edgeport_runtime.comparison import Tolerance, compare
+from edgeport_runtime.comparison import compare
+from edgeport_runtime.manifest import Tolerance
 
 ANY = Tolerance(max_abs=math.inf)
 

@@ -8,8 +8,19 @@ from jsonschema import Draft202012Validator
 
 from edgeport_runtime import Bundle, Contract, Input, Output, Pixels, Range
 from edgeport_runtime.bundle import MANIFEST
-from edgeport_runtime.comparison import Tolerance
-from edgeport_runtime.manifest import FORMAT, File, GoldenCase, Manifest, Selection, TargetCpu, Variant, parse_manifest, sealed, selection_of_format_1
+from edgeport_runtime.manifest import (
+    FORMAT,
+    File,
+    GoldenCase,
+    Manifest,
+    Selection,
+    TargetCpu,
+    Tolerance,
+    Variant,
+    parse_manifest,
+    sealed,
+    selection_of_format_1,
+)
 
 MEASURED = Selection(precision="int8", reason="measured")
 

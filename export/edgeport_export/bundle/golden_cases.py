@@ -17,11 +17,10 @@ from edgeport_export.rewrites.names import levels_name
 from edgeport_export.validation.parity import FACTOR, Parity
 from edgeport_runtime import Contract, Example
 from edgeport_runtime.check import drift_tolerance
-from edgeport_runtime.comparison import Tolerance
 from edgeport_runtime.engine import Arrays, Engine
 from edgeport_runtime.golden_inputs import formula_inputs, sampled
 from edgeport_runtime.images import pixel_batches
-from edgeport_runtime.manifest import File, GoldenCase
+from edgeport_runtime.manifest import File, GoldenCase, Tolerance
 
 DEVICE_FACTOR = 10.0  # times PyTorch's floor: another CPU or a GPU sums in another order, and a changed weight shows above it
 HALF_FACTOR = 4.0  # times fp16's own error on the host, which sums in float32 what a card may sum in half precision

@@ -7,8 +7,9 @@ from edgeport_export.network.reference import TorchReference
 from edgeport_export.rewrites.names import levels_name
 from edgeport_export.validation.parity import FACTOR, Parity
 from edgeport_runtime import Bundle
-from edgeport_runtime.comparison import Comparison, Tolerance, compare
+from edgeport_runtime.comparison import Comparison, compare
 from edgeport_runtime.golden_inputs import case_inputs, sampled
+from edgeport_runtime.manifest import Tolerance
 
 LOOSEST = 10.0  # times the tolerance that the noise of this run explains: noise differs from input to input, but not by so much
 

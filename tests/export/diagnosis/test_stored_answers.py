@@ -8,8 +8,7 @@ from edgeport_export.network.reference import TorchReference
 from edgeport_export.validation.parity import Parity
 from edgeport_export.validation.sweep import measure_parity
 from edgeport_runtime import Bundle
-from edgeport_runtime.comparison import Tolerance
-from edgeport_runtime.manifest import File
+from edgeport_runtime.manifest import File, Tolerance
 
 
 @pytest.fixture
