@@ -6,6 +6,8 @@ Names are imported when they are first asked for: torch takes seconds, and `edge
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from . import crowding as crowding  # before PyTorch, whose threads it tells how to wait
+
 if TYPE_CHECKING:
     from .bundle.diff import diff_bundles
     from .diagnosis.two_models import ModelComparison, assert_parity, compare_models

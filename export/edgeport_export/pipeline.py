@@ -20,6 +20,7 @@ from .bundle.environment import machine, versions
 from .bundle.golden_cases import GoldenAnswers, answer_golden, golden_inputs
 from .bundle.staging import free_place, staged
 from .bundle.writer import BundleContents, write_contents
+from .crowding import considerate_threads
 from .errors import ExportError, NoIntegerProducts, ParityError, logged, shortened
 from .network.contracts import ImageTask
 from .network.preflight import check_behavior, check_modules
@@ -39,6 +40,7 @@ from .validation.quality import QualityEvaluator, QualityReport, quality_evaluat
 from .validation.sweep import full_sweep, measure_parity
 
 
+@considerate_threads()
 def export_bundle(
     network: nn.Module,
     contract: Contract | ImageTask,

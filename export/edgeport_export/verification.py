@@ -11,6 +11,7 @@ from torch import nn
 from edgeport_runtime import Bundle, CheckReport, Contract, load
 from edgeport_runtime.evaluation import Examples, read_examples
 
+from .crowding import considerate_threads
 from .diagnosis.bundle_blame import BundleBlame, blame_bundle
 from .diagnosis.contract_changes import contract_changes
 from .diagnosis.pipelines import Pipeline, find_pipeline
@@ -90,6 +91,7 @@ class Verification:
         }
 
 
+@considerate_threads()
 def verify(
     bundle: Bundle | str | Path,
     network: nn.Module,

@@ -15,12 +15,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from edgeport_export.crowding import BUSY
 from edgeport_export.errors import ExportError
 
 WORKER = Path(__file__).with_name("worker.py")
 ROUND_SECONDS = 0.25
 SPLIT_BATCH = " split batch"  # appended to the precision in the name of an engine in which each thread runs images of its own
-BUSY = 0.2  # of their time that threads wait for a processor: 0.08 on a quiet machine with two, 0.35 and more beside one program that computes
 UNSTEADY = 1.3  # upper over lower quartile of one engine's rounds: mostly below 1.1, and 1.4 to 1.7 if a rented machine's slow phase fell into them
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from edgeport_export.crowding import processor_seconds
 from edgeport_runtime import Bundle, load
 from edgeport_runtime.installation import onnxruntime
 from edgeport_runtime.threads import usable_threads
@@ -34,13 +35,6 @@ def main(request: dict[str, Any]) -> None:
             crowded = (request["threads"] or 1) > usable_threads()  # they wait for one another
             share = None if crowded or not ran + waited else waited / (ran + waited)
             print(json.dumps({"ms": timing.median_ms, "waited": share, "processor_ms": 1e3 * ran / (timing.calls + 1)}), flush=True)
-
-
-def processor_seconds(tasks: Path = Path("/proc/self/task")) -> tuple[float, float]:
-    """Seconds that all threads of this process have run, and waited for a processor that others held. Zeros if the system does not tell."""
-    fields = [path.read_text().split() for path in tasks.glob("*/schedstat")]
-    ran, waited = (sum(int(each[index]) for each in fields if len(each) == 3) / 1e9 for index in (0, 1))
-    return ran, waited
 
 
 def _ready(request: dict[str, Any]) -> Callable[[], Any]:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from edgeport_export.crowding import considerate_threads
 from edgeport_export.errors import ExportError
 from edgeport_export.progress import ProgressCallback, no_progress
 from edgeport_export.quantization.budget import Budget
@@ -64,6 +65,7 @@ class ModelComparison:
         return {**head, "outputs": [each.to_dict() for each in self.outputs], "task": task, "left_out": self.left_out}
 
 
+@considerate_threads()
 def compare_models(
     first: Comparable,
     second: Comparable,

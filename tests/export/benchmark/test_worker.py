@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgeport_export.benchmark import runner
-from edgeport_export.benchmark.worker import _peak_bytes, processor_seconds
+from edgeport_export.benchmark.worker import _peak_bytes
 
 STORED = Path(__file__).parents[2] / "fixtures" / "format1" / "classifier"
 
@@ -33,14 +33,6 @@ def test_a_round_is_timed_for_every_line_and_a_request_changes_the_engine() -> N
 def test_threads_that_wait_for_each_other_do_not_count_as_waiting() -> None:
     crowd = 4 * (os.cpu_count() or 1)
     assert answers({"path": str(STORED / "model.onnx"), "threads": crowd, "seconds": 0.05}, "go")[1]["waited"] is None
-
-
-def test_the_kernel_is_asked_how_long_threads_ran_and_waited(tmp_path: Path) -> None:
-    for thread, line in (("7", "3000000000 500000000 20\n"), ("8", "1000000000 500000000 20\n")):  # ns that it ran, ns that it waited, turns
-        (tmp_path / thread).mkdir()
-        (tmp_path / thread / "schedstat").write_text(line)
-    assert processor_seconds(tmp_path) == (4.0, 1.0)
-    assert processor_seconds(tmp_path / "none") == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("text, expected", [("Name:\tx\nVmHWM:\t  2048 kB\nVmRSS:\t 9 kB\n", 2048 * 1024)])
