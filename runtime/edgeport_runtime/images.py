@@ -98,7 +98,7 @@ def prepare(source: ImageSource, pixels: Pixels, size_px: tuple[int, int] | None
         reason = "keeps every image's own size" if pixels.resize == "keep" else "takes sizes from 1 pixel up"
         raise InputError(f"size_px is {size_px}, but this model {reason}: leave size_px out")
     height, width = size_px or (pixels.height, pixels.width)
-    if isinstance(source, np.ndarray) and _fits_already(source, pixels, height, width):
+    if isinstance(source, np.ndarray) and is_prepared(source, replace(pixels, height=height, width=width)):
         return source.copy()
     image = decode(source)
     if not image.width or not image.height:
@@ -108,9 +108,9 @@ def prepare(source: ImageSource, pixels: Pixels, size_px: tuple[int, int] | None
     return array if array.ndim == 3 else array[:, :, np.newaxis]
 
 
-def _fits_already(array: NDArray[Any], pixels: Pixels, height: int, width: int) -> bool:
+def is_prepared(array: NDArray[Any], pixels: Pixels) -> bool:
     """Whether an array is pixels of the contract's own size and mode, so that every step would leave it as it is."""
-    same_size = pixels.resize == "keep" or (pixels.resize in ("stretch", "letterbox") and array.shape[:2] == (height, width))
+    same_size = pixels.resize == "keep" or (pixels.resize in ("stretch", "letterbox") and array.shape[:2] == (pixels.height, pixels.width))
     return array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] == pixels.channels and 0 not in array.shape and same_size
 
 

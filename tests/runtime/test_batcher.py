@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgeport_runtime import BusyError, DeviceError, ImageError, InputError, Model, Prediction, load
-from edgeport_runtime.batcher import Batcher
+from edgeport_runtime.batcher import RUNNERS, Batcher, Pending
 from edgeport_runtime.errors import ClosedError, DeadlineError, QueueFullError
 
-WAIT_S = 30.0  # for an answer that must come
+WAIT_S = 10.0  # for an answer that must come
 ENDS = ("answered", "failed", "expired", "canceled")
 
 
@@ -38,16 +38,24 @@ class Gate:
     """Holds the model's runs until it is opened, and records their shapes."""
 
     def __init__(self, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.opened, self.entered, self.shapes = threading.Event(), threading.Event(), list[tuple[int, ...]]()
+        self.opened, self.entered, self.shapes = threading.Event(), threading.Semaphore(0), list[tuple[int, ...]]()
         real = model.raw
 
         def raw(pixels: NDArray[np.uint8]) -> Any:
             self.shapes.append(pixels.shape)
-            self.entered.set()
+            self.entered.release()
             assert self.opened.wait(WAIT_S)
             return real(pixels)
 
         monkeypatch.setattr(model, "raw", raw)
+
+    def occupy(self, batcher: Batcher, height: int = 16) -> list[Pending]:
+        """Every runner has a request that does not end before the gate is opened."""
+        running = []
+        for seed in range(RUNNERS):
+            running.append(batcher(photo(seed, height, 16), deadline_ms=1e6))
+            assert self.entered.acquire(timeout=WAIT_S)
+        return running
 
 
 @pytest.fixture
@@ -103,14 +111,13 @@ def test_a_run_holds_one_size_and_no_more_than_it_may(model: Model, generator: P
     with load(generator) as made:
         gate = Gate(made, monkeypatch)
         with made.batcher(max_batch=4, max_wait_ms=0) as batcher:
-            first = batcher(photo(0, 8, 8))
-            assert gate.entered.wait(WAIT_S)
-            later = [batcher(photo(seed, 8 + 8 * (seed % 2), 8)) for seed in range(20)]
+            first = gate.occupy(batcher, 8)
+            later = [batcher(photo(seed, 8 + 8 * (seed % 2), 16)) for seed in range(20)]
             settled(batcher, lambda found: found["waiting"] == 20)
             time.sleep(0.05)  # all are prepared
             gate.opened.set()
-            assert all(each.result(WAIT_S) for each in (first, *later))
-    assert gate.shapes[0] == (1, 8, 8, 3) and max(shape[0] for shape in gate.shapes) == 4 and {shape[1] for shape in gate.shapes} == {8, 16}
+            assert all(each.result(WAIT_S) for each in (*first, *later))
+    assert max(shape[0] for shape in gate.shapes) == 4 and {shape[1] for shape in gate.shapes} == {8, 16}
 
 
 def test_a_bad_image_fails_alone(model: Model, tmp_path: Path) -> None:
@@ -143,31 +150,29 @@ def test_a_run_that_fails_is_tried_with_each_image_alone(model: Model, monkeypat
 
 def test_a_full_queue_refuses_at_once_and_takes_more_later(model: Model, gate: Gate) -> None:
     with model.batcher(max_batch=1, max_queue=3, max_wait_ms=0) as batcher:
-        running = batcher(photo(0))
-        assert gate.entered.wait(WAIT_S)
+        running = gate.occupy(batcher)
         waiting = [batcher(photo(seed)) for seed in range(3)]
         with pytest.raises(QueueFullError, match="3 requests wait already, which is max_queue"):
             batcher(photo(9))
         assert waiting[1].cancel()
         last = batcher(photo(4))
         gate.opened.set()
-        assert all(each.result(WAIT_S) for each in (running, waiting[0], waiting[2], last))
+        assert all(each.result(WAIT_S) for each in (*running, waiting[0], waiting[2], last))
         found = batcher.counters()
-    assert (found["accepted"], found["refused"], found["canceled"], found["answered"], found["waiting"]) == (5, 1, 1, 4, 0)
+    assert (found["accepted"], found["refused"], found["canceled"], found["answered"], found["waiting"]) == (4 + RUNNERS, 1, 1, 3 + RUNNERS, 0)
 
 
 def test_a_deadline_that_passes_while_waiting_costs_no_work(model: Model, gate: Gate) -> None:
     with model.batcher(max_batch=1, max_wait_ms=0, deadline_ms=10_000) as batcher:
-        running = batcher(photo(0), deadline_ms=1e6)
-        assert gate.entered.wait(WAIT_S)
+        running = gate.occupy(batcher)
         late, patient = batcher(photo(1), deadline_ms=1), batcher(photo(2))
         time.sleep(0.02)
         gate.opened.set()
         with pytest.raises(DeadlineError, match="longer than its deadline allows, and was not run"):
             late.result(WAIT_S)
-        assert running.result(WAIT_S) and patient.result(WAIT_S)
+        assert all(each.result(WAIT_S) for each in (*running, patient))
         assert batcher.counters()["expired"] == 1
-    assert len(gate.shapes) == 2
+    assert len(gate.shapes) == RUNNERS + 1
 
 
 def test_a_request_that_was_canceled_is_not_run(model: Model, gate: Gate) -> None:
@@ -179,17 +184,16 @@ def test_a_request_that_was_canceled_is_not_run(model: Model, gate: Gate) -> Non
             await task
 
     with model.batcher(max_batch=1, max_wait_ms=0) as batcher:
-        running = batcher(photo(0))
-        assert gate.entered.wait(WAIT_S)
+        running = gate.occupy(batcher)
         asyncio.run(leave(batcher))
         thrown = batcher(photo(2))
-        assert thrown.cancel() and not running.cancel()
+        assert thrown.cancel() and not running[0].cancel()
         gate.opened.set()
-        assert running.result(WAIT_S)
+        assert all(each.result(WAIT_S) for each in running)
         with pytest.raises(CancelledError):
             thrown.result(WAIT_S)
         settled(batcher, lambda found: found["canceled"] == 2 and found["waiting"] == 0)
-    assert len(gate.shapes) == 1
+    assert len(gate.shapes) == RUNNERS
 
 
 def test_a_lone_request_does_not_wait_for_a_full_batch(model: Model) -> None:
@@ -212,12 +216,13 @@ def test_close_answers_what_was_accepted_and_refuses_the_rest(model: Model, gate
 
 def test_a_batcher_that_is_dropped_ends_its_threads(model: Model) -> None:
     batcher = model.batcher()
-    runner, pending = batcher._queue._runner, [batcher(photo(seed)) for seed in range(5)]
+    runners, pending = batcher._queue._runners, [batcher(photo(seed)) for seed in range(5)]
     del batcher
     gc.collect()
     assert all(each.result(WAIT_S) for each in pending)
-    runner.join(WAIT_S)
-    assert not runner.is_alive()
+    for each in runners:
+        each.join(WAIT_S)
+        assert not each.is_alive()
 
 
 def test_a_closed_model_fails_its_requests_and_the_batcher_lives(classifier: Path) -> None:
