@@ -1,7 +1,6 @@
 """Single images from many threads, or from asyncio, gathered into batches."""
 
 import asyncio
-import atexit
 import math
 import os
 import time
@@ -9,7 +8,7 @@ import weakref
 from collections import deque
 from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from threading import Condition, Thread
 from typing import Any
@@ -25,7 +24,7 @@ from .images import Pixel, is_prepared, prepare, require_size
 from .model import Model
 from .predictions import Answer
 from .tasks import Interpret, find_task
-from .threads import usable_threads
+from .threads import close_at_exit, usable_threads
 
 RUNNERS = 2  # one gathers and stacks while the other's batch runs: 93 % of what direct batches give, instead of 90
 COUNTS = ("accepted", "answered", "failed", "refused", "expired", "canceled", "batches", "waiting")
@@ -40,26 +39,26 @@ class Pending(Future[Answer]):
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """See Batcher."""
+    """`max_batch`: images of one run, within the bounds of the model. `max_wait_ms`: how long the first image of a batch waits for others.
 
-    max_batch: int
-    max_wait_ms: float
-    max_queue: int
-    deadline_ms: float | None
-    top: int
+    `max_queue`: requests that may wait; one more raises QueueFullError at once. `deadline_ms`: a request that has not begun to run by then raises
+    DeadlineError, and no work is done for it; one that has begun is answered. `top`: see `Model.__call__`.
+    """
+
+    max_batch: int = 16
+    max_wait_ms: float = 2.0
+    max_queue: int = 256
+    deadline_ms: float | None = None
+    top: int = 5
 
     def __post_init__(self) -> None:
         for name in ("max_batch", "max_queue", "top"):
             if not is_whole(getattr(self, name)) or getattr(self, name) < 1:
                 raise InputError(f"{name} is a whole number of at least 1, got {getattr(self, name)!r}")
-        _require_ms("max_wait_ms", self.max_wait_ms)
-        if self.deadline_ms is not None:
-            _require_ms("deadline_ms", self.deadline_ms)
-
-
-def _require_ms(name: str, value: Any, least: float = 0) -> None:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value < math.inf:
-        raise InputError(f"{name} is a number of milliseconds of at least {least:g}, got {value!r}")
+        for name in ("max_wait_ms", "deadline_ms"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < math.inf):
+                raise InputError(f"{name} is a number of milliseconds of at least 0, got {value!r}")
 
 
 class Batcher:
@@ -67,26 +66,19 @@ class Batcher:
 
     `batcher(image).result()` in a thread and `await batcher(image)` in asyncio give what `model(image)` gives. Images are decoded by threads
     of their own while the model runs. An image that cannot be read raises its ImageError for its caller alone.
-
-    `max_batch`: images of one run, within the bounds of the model. `max_wait_ms`: how long the first image of a batch waits for others while nothing runs.
-    `max_queue`: requests that may wait; one more raises QueueFullError at once. `deadline_ms`: a request that has not begun to run by then raises
-    DeadlineError, and no work is done for it; one that has begun is answered. `top`: see `Model.__call__`.
     """
 
-    def __init__(
-        self, model: Model, *, max_batch: int = 16, max_wait_ms: float = 2.0, max_queue: int = 256, deadline_ms: float | None = None, top: int = 5
-    ) -> None:
+    def __init__(self, model: Model, limits: Limits) -> None:
         interpret = find_task(model.contract.task).interpret
         if interpret is None:
             raise InputError("this model takes plain tensors, so there are no images to gather: use raw()")
-        self._limits = Limits(max_batch=max_batch, max_wait_ms=max_wait_ms, max_queue=max_queue, deadline_ms=deadline_ms, top=top)
-        self._make_queue = partial(_Queue, model, interpret, self._limits)
+        self._limits, self._make_queue = limits, partial(_Queue, model, interpret, limits)
         self._start()
 
     def _start(self) -> None:
         self._process, self._queue = os.getpid(), self._make_queue()
         self._finalizer = weakref.finalize(self, self._queue.refuse)
-        self._finalizer.atexit = False  # see _close_all
+        self._finalizer.atexit = False  # see close_at_exit
 
     def __call__(self, image: ImageSource, *, deadline_ms: float | None = None, channels: str = "rgb") -> Pending:
         """Accept one image, as `Model.__call__` takes it; an array may be written over afterwards. `deadline_ms`: instead of the batcher's own.
@@ -96,9 +88,8 @@ class Batcher:
         if self._process != os.getpid():
             self._finalizer.detach()
             self._start()  # a forked process has none of the threads; the parent answers what it has accepted
-        if deadline_ms is not None:
-            _require_ms("deadline_ms", deadline_ms)
-        return self._queue.accept(image, self._limits.deadline_ms if deadline_ms is None else deadline_ms, channels)
+        limits = self._limits if deadline_ms is None else replace(self._limits, deadline_ms=deadline_ms)
+        return self._queue.accept(image, limits.deadline_ms, channels)
 
     def counters(self) -> dict[str, Any]:
         """Counts since the start: "accepted", "answered", "failed", "refused" (queue full), "expired" (deadline), "canceled", "batches"; how many are
@@ -144,7 +135,7 @@ class _Queue:
         self._runners = [Thread(target=self._run, name="edgeport-batcher", daemon=True) for _ in range(RUNNERS)]
         for each in self._runners:
             each.start()
-        _open.add(self)
+        close_at_exit(self)
 
     def accept(self, source: ImageSource, deadline_ms: float | None, channels: str) -> Pending:
         ready = isinstance(source, np.ndarray) and channels == "rgb" and is_prepared(source, self.model.contract.pixels)
@@ -301,15 +292,3 @@ class _Queue:
         for each, answer in zip(requests, answers, strict=True):
             self.counters.observe((time.monotonic() - each.arrived) * 1e3, answered=1)
             each.pending.set_result(answer)
-
-
-_open: "weakref.WeakSet[_Queue]" = weakref.WeakSet()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_open.clear)  # their threads are the parent's
-
-
-@atexit.register
-def _close_all() -> None:
-    """At the interpreter's exit, before its threads are cut off inside onnxruntime, which would end the process by a signal."""
-    for each in list(_open):
-        each.close()

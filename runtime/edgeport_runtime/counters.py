@@ -9,10 +9,7 @@ LIMITS_MS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0
 
 
 class Counters:
-    """Counts by name, and a histogram of latencies. Safe to use from several threads.
-
-    `names`: every count there is, so that one that nothing has happened to is 0 and not missing.
-    """
+    """Counts by name, and a histogram of latencies. Safe to use from several threads. `names`: every count there is, at first 0."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self._lock = fork_safe_lock()

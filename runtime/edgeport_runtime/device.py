@@ -100,10 +100,7 @@ def session_settings(ort: ModuleType, options: SessionOptions) -> Any:
 
 
 def placement(session: Any) -> dict[str, int]:
-    """How many nodes of the graph each provider was given, the most first; each may join some of its own later.
-
-    Raises DeviceError if the session does not tell.
-    """
+    """How many nodes each provider was given, the most first; it may join some later. Raises DeviceError if the session does not tell."""
     try:
         assigned = session.get_provider_graph_assignment_info()
     except Exception as error:  # of an older onnxruntime, or of a session that was opened without the record
@@ -133,10 +130,7 @@ def require_cuda(ort: ModuleType) -> None:
 
 
 def missing_library(ort: ModuleType) -> str | None:
-    """The first library that CUDA's provider lacks, in the words of the system's loader, and what to install; None if it loads.
-
-    onnxruntime itself would log that in red and go on with the CPU.
-    """
+    """The first library that CUDA's provider lacks, in the words of the system's loader, and what to install; None if it loads."""
     with redirect_stdout(sys.stderr):  # it prints whatever it does not find
         ort.preload_dlls()  # the libraries of the nvidia-* wheels
     suffix, prefix = (".dll", "") if os.name == "nt" else (".so", "lib")

@@ -85,4 +85,4 @@ def _cuda(ort: ModuleType, card: str | None) -> tuple[str, list[str]]:
     missing = missing_library(ort)
     if missing is not None:
         return "in this onnxruntime, but it cannot start", [f"CUDA cannot start: {missing}"]
-    return "its libraries are here", [] if card else ["onnxruntime has CUDA with its libraries, but NVIDIA's driver knows of no card: ask for device='cpu'"]
+    return "its libraries are here", [] if card else ["CUDA's libraries are here, but NVIDIA's driver knows of no card: ask for device='cpu'"]

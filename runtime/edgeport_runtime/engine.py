@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from . import device
 from .contract import Contract, Input, Output
 from .device import SessionOptions, open_session, placement
 from .errors import BundleError, DeviceError, InputError, first_line
@@ -34,7 +35,7 @@ class Engine:
         self.contract = contract
         self.options = options
         self._open_session = open_session
-        self._spikes = SpikeWatch()
+        self._spikes = SpikeWatch() if open_session is device.open_session else None  # others may have no arena
         self._outputs = [each.name for each in contract.outputs]
         self._threads = options.threads or usable_threads()
         self._model, self._lock = b"", fork_safe_lock()  # bytes from which a session may still be opened
@@ -153,7 +154,7 @@ class Engine:
             return self._multi_thread_session
 
     def _run_on(self, session: Any, arrays: Arrays) -> Arrays:
-        spike = self._spikes.seen(sum(array.nbytes for array in arrays.values()))
+        spike = self._spikes is not None and self._spikes.seen(sum(array.nbytes for array in arrays.values()))
         try:
             values = session.run(self._outputs, arrays, _freeing_memory(self.options.device)) if spike else session.run(self._outputs, arrays)
         except Exception as error:  # onnxruntime's exceptions derive from Exception directly

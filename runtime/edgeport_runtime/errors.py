@@ -13,7 +13,7 @@
         ├── DeadlineError    it waited longer than it may
         └── ClosedError      the batcher was closed
 
-The host side adds its own branches where they belong (`CheckpointError`, `DataError`, `ExportError`, …).
+The host side adds its own branches where they belong.
 Each message says what was expected, what came, and what to do.
 """
 

@@ -203,9 +203,9 @@ def pixel_batches(
 def in_parallel(
     prepared: Callable[[ImageSource], Pixel | ImageError], windows: Sequence[Sequence[ImageSource]], pixels: Pixels
 ) -> Iterator[list[Pixel | ImageError]]:
-    """Windows of images prepared one after the other; files and bytes by several threads, and the next window while a model runs on this one.
+    """Windows of images prepared in order; files and bytes by several threads, and the next window while a model runs on this one.
 
-    Pillow decodes and resizes without Python's lock. Arrays and PIL images cost little, and images that keep their own size may be too large for two windows.
+    Arrays and PIL images cost little, and images that keep their own size may be too large for two windows.
     """
     files = all(isinstance(each, str | Path | bytes) for window in windows for each in window)
     if not files or pixels.resize == "keep" or sum(map(len, windows)) < 2:

@@ -1,7 +1,6 @@
 """Predicting many files: answers in order as they come, an error row for a file that cannot be read, and going on where an earlier call stopped."""
 
 import csv
-import hashlib
 import io
 import json
 import sys
@@ -14,7 +13,6 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from .bundle import MANIFEST
 from .errors import ImageError, InputError
 from .images import SUFFIXES, image_files
 from .model import Model
@@ -40,7 +38,7 @@ def fingerprint(model: Model) -> str:
     """The bundle and the variant that answer: the beginning of the manifest's hash, and the precision."""
     if model.bundle is None:
         return model.precision
-    return f"{hashlib.sha256((model.bundle.folder / MANIFEST).read_bytes()).hexdigest()[:12]} {model.precision}"
+    return f"{model.bundle.sha256[:12]} {model.precision}"
 
 
 def find_files(given: Sequence[str]) -> list[File]:

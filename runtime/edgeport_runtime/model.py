@@ -214,10 +214,10 @@ class Model:
         return self._counters.snapshot()
 
     def batcher(self, *, max_batch: int = 16, max_wait_ms: float = 2.0, max_queue: int = 256, deadline_ms: float | None = None, top: int = 5) -> "Batcher":
-        """Gathers single images from many threads, or from asyncio, into batches: see Batcher."""
-        from .batcher import Batcher
+        """Gathers single images from many threads, or from asyncio, into batches: see Batcher and Limits."""
+        from .batcher import Batcher, Limits
 
-        return Batcher(self, max_batch=max_batch, max_wait_ms=max_wait_ms, max_queue=max_queue, deadline_ms=deadline_ms, top=top)
+        return Batcher(self, Limits(max_batch=max_batch, max_wait_ms=max_wait_ms, max_queue=max_queue, deadline_ms=deadline_ms, top=top))
 
     def check(self) -> "CheckReport":
         """Re-run the golden cases on this machine. Raises BundleError for a lone .onnx file, which carries none."""

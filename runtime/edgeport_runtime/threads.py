@@ -9,6 +9,7 @@ from collections import deque
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from threading import Lock
+from typing import Protocol
 
 
 def cgroup_cpus(root: Path = Path("/sys/fs/cgroup")) -> float | None:
@@ -33,8 +34,7 @@ def usable_threads() -> int:
 class RunQueue:
     """At most `places` runs at once, whichever models they belong to; others wait in the order in which they came. Use it as a context.
 
-    More runs than processors only take memory and wait for each other. 32 callers of ResNet18 on two threads took 116 MB, and 187 ms at the 99th
-    percentile; with two places 91 MB and 113 ms, for as many images per second. `threading.Semaphore` would let newcomers pass those who wait.
+    More runs than processors only take memory and wait for each other: docs/application.md has figures. `threading.Semaphore` lets newcomers pass.
     """
 
     def __init__(self, places: int) -> None:
@@ -100,12 +100,17 @@ def _queues() -> dict[str, RunQueue]:
     return {"cpu": RunQueue(usable_threads()), "cuda": RunQueue(sys.maxsize)}  # a card has any number of places
 
 
+class Closable(Protocol):
+    def close(self) -> None: ...
+
+
 class _Process:
     """What all models of this process share."""
 
     def __init__(self) -> None:
         self.queues = _queues()
         self.locks: weakref.WeakSet[Lock] = weakref.WeakSet()
+        self.open: weakref.WeakSet[Closable] = weakref.WeakSet()
         self.is_ending = False
 
     def hold(self) -> None:
@@ -119,12 +124,15 @@ class _Process:
     def begin_in_child(self) -> None:
         """The child has no thread but the one that forked, so nothing runs, and no other thread gives a lock back."""
         self.queues = _queues()
+        self.open.clear()  # their threads are the parent's
         for lock in list(self.locks):
             if lock.locked():
                 lock.release()
 
     def end(self) -> None:
         """At the exit. A daemon thread that comes back from onnxruntime after Python has ended its threads ends the process by a signal."""
+        for each in list(self.open):
+            each.close()
         self.is_ending = True
         self.hold()
 
@@ -141,6 +149,11 @@ def run_queue(device: str) -> AbstractContextManager[None]:
     if _process.is_ending and threading.current_thread() is threading.main_thread():
         return nullcontext()  # nobody else runs any more
     return _process.queues[device]
+
+
+def close_at_exit(each: Closable) -> None:
+    """While Python still has its threads, and not in a forked process."""
+    _process.open.add(each)
 
 
 def fork_safe_lock() -> Lock:

@@ -10,16 +10,16 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .contract import Contract, Range, is_whole
 from .decoding import ImageSource
-from .engine import Arrays
 from .errors import InputError
 from .images import Pixel, prepare
+from .model import Model
 from .predictions import Answer
 from .tasks import Positions, find_task
 
@@ -29,14 +29,6 @@ DIFFERENT = 0.01  # share of values one level apart in the same neighborhood at 
 SMALLEST_CORE = 0.25  # of a tile: what is left when the overlap is taken away
 
 Run = Callable[[Pixel], NDArray[Any]]  # uint8 (N, H, W, C) -> (N, h, w, channels)
-
-
-class Tileable(Protocol):
-    """What is needed of a model."""
-
-    contract: Contract
-
-    def raw(self, pixels: Any, /) -> Arrays: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +168,7 @@ def _levels_apart(got: NDArray[Any], other: NDArray[Any]) -> NDArray[Any]:
 class TiledModel:
     """A model that takes images of any size, one at a time, tile by tile."""
 
-    def __init__(self, model: Tileable, tile_px: int) -> None:
+    def __init__(self, model: Model, tile_px: int) -> None:
         """Raises InputError if the model's task has no answer for each position, or tiles would show seams."""
         self.model, self.contract = model, model.contract
         task = find_task(self.contract.task)

@@ -224,6 +224,19 @@ def test_a_session_of_ones_own_gets_the_bytes_whose_hash_was_checked(classifier:
         load(altered, session=own_session, precision="fp32")
 
 
+def test_a_session_of_ones_own_may_have_no_arena(generator: Path) -> None:
+    """onnxruntime refuses to give memory back that it does not manage, so such sessions are not asked to after a spike."""
+
+    def without_arena(model: bytes) -> onnxruntime.InferenceSession:
+        settings = onnxruntime.SessionOptions()
+        settings.enable_cpu_mem_arena = False
+        return onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
+
+    with load(generator, session=without_arena, precision="fp32") as model:
+        for side in (8, 8, 8, 64, 8):
+            assert model.raw(np.zeros((1, side, side, 3), np.uint8))["image"].shape[1] == side
+
+
 @pytest.mark.parametrize("how", [copy.copy, copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))], ids=["copy", "deepcopy", "pickle"])
 def test_a_copy_is_loaded_with_the_same_options(classifier: Path, how: Any) -> None:
     with load(classifier, precision="int8", threads=1, latency="lowest", max_batch=3, max_memory_mb=7) as model, how(model) as other:
