@@ -1,16 +1,16 @@
 """A bundle as a web service: images from many clients are gathered into batches.
 
-BUNDLE=examples/digits uvicorn app:app --app-dir examples/service
+BUNDLE=examples/digits uvicorn app:app --app-dir examples/service --timeout-graceful-shutdown 10
 curl --data-binary @examples/seven.png localhost:8000/predict
 """
 
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
@@ -26,7 +26,11 @@ DEADLINE_MS = float(os.environ.get("DEADLINE_MS", 2000))
 @asynccontextmanager
 async def lifespan(app: Starlette) -> AsyncIterator[None]:
     """On SIGTERM the server takes no new request, ends those that it has, and then comes here."""
+    if "BUNDLE" not in os.environ:
+        raise SystemExit("set BUNDLE to the folder of a bundle, as in BUNDLE=examples/digits")
     with load(os.environ["BUNDLE"], device=os.environ.get("DEVICE", "cpu"), batch=16) as model:
+        if model.contract.task != "classification":
+            raise SystemExit(f"this service answers with labels, but {os.environ['BUNDLE']} is for {model.contract.task}: write your own answer in predict()")
         model.warmup(batches=(1, 16))
         with model.batcher(max_batch=16, max_queue=MAX_QUEUE, deadline_ms=DEADLINE_MS) as batcher:
             app.state.model, app.state.batcher = model, batcher
@@ -34,10 +38,7 @@ async def lifespan(app: Starlette) -> AsyncIterator[None]:
 
 
 async def predict(request: Request) -> Response:
-    answer = await request.app.state.batcher(await request.body())
-    if not is_dataclass(answer):
-        return JSONResponse({"error": "this service answers with labels: load a classifier"}, 501)
-    return JSONResponse(asdict(answer))
+    return JSONResponse(asdict(await request.app.state.batcher(await request.body())))
 
 
 async def health(request: Request) -> Response:
@@ -62,9 +63,14 @@ async def fault(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": str(error)}, status, headers={"Retry-After": "1"} if status in (503, 504) else None)
 
 
+async def gone(request: Request, error: Exception) -> Response:
+    """The client left in the middle of its image, and reads no answer."""
+    return Response(status_code=400)
+
+
 app = Starlette(
     routes=[Route("/predict", predict, methods=["POST"]), Route("/healthz", health), Route("/readyz", readiness), Route("/metrics", metrics)],
-    exception_handlers={EdgeportError: fault},
+    exception_handlers={EdgeportError: fault, ClientDisconnect: gone},
     lifespan=lifespan,
     max_body_size=MAX_BODY_BYTES,
 )

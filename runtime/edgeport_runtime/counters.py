@@ -1,6 +1,7 @@
 """Counts and latencies of a model or a batcher, as plain numbers and in the text form that Prometheus reads."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from .threads import fork_safe_lock
@@ -40,7 +41,7 @@ class Counters:
         return {**counts, "latency_ms": {"count": reached[-1], "sum": total_ms, "at_most": dict(zip(LIMITS_MS, reached, strict=False))}}
 
 
-def prometheus(snapshot: dict[str, Any], *, prefix: str, gauges: Iterable[str] = (), **labels: str) -> str:
+def prometheus(snapshot: Mapping[str, Any], labels: Mapping[str, object] = MappingProxyType({}), *, prefix: str, gauges: Iterable[str] = ()) -> str:
     """A snapshot in Prometheus's text form: counts as `PREFIX_NAME_total`, gauges as `PREFIX_NAME`, latencies in seconds as a histogram.
 
     `gauges`: names of counts that also fall. `labels`: of every line. https://prometheus.io/docs/instrumenting/exposition_formats/
@@ -59,7 +60,7 @@ def prometheus(snapshot: dict[str, Any], *, prefix: str, gauges: Iterable[str] =
     return "\n".join(lines) + "\n"
 
 
-def _labels(labels: dict[str, str]) -> str:
+def _labels(labels: Mapping[str, object]) -> str:
     """Backslashes, quotes and line breaks are escaped as the format asks."""
-    escaped = {name: value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") for name, value in labels.items()}
+    escaped = {name: str(value).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") for name, value in labels.items()}
     return "{" + ",".join(f'{name}="{value}"' for name, value in escaped.items()) + "}" if labels else ""

@@ -14,10 +14,11 @@ from .device import SessionOptions, open_session, placement
 from .errors import BundleError, DeviceError, InputError, first_line
 from .installation import onnxruntime
 from .memory import SpikeWatch
-from .thread_pool import ThreadPool
+from .thread_pool import ClosedPoolError, ThreadPool
 from .threads import fork_safe_lock, run_queue, usable_threads
 
 Arrays = dict[str, NDArray[Any]]
+CLOSED = "this engine was closed: load the model again"
 OpenSession = Callable[[bytes, SessionOptions], Any]
 
 
@@ -42,7 +43,7 @@ class Engine:
         self._multi_thread_session: Any = None
         self._single_thread_session: Any = None
         self._pool: ThreadPool | None = None
-        self._passed: tuple[Any, ...] = ()  # names, dtypes and shapes of the last call that the contract allowed
+        self._passed: tuple[Any, ...] | None = None  # names, dtypes and shapes of the last call that the contract allowed
         if options.split_batch:
             _require_rows(contract)
         if options.split_batch and self._threads > 1:
@@ -97,6 +98,9 @@ class Engine:
         """
         ort = onnxruntime()
         values = {name: ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(each)) if isinstance(each, np.ndarray) else each for name, each in inputs.items()}
+        others = [type(each).__name__ for each in values.values() if not isinstance(each, ort.OrtValue)]
+        if others:
+            raise InputError(f"expected onnxruntime.OrtValue or arrays, got {', '.join(others)}")
         self.contract.require_arrays({name: _Described(dtype=_dtype(each), shape=tuple(each.shape())) for name, each in values.items()})
         session = self._shared_session()
         binding = session.io_binding()
@@ -110,6 +114,11 @@ class Engine:
         except Exception as error:  # onnxruntime's exceptions derive from Exception directly
             raise self._failure(error, {name: tuple(each.shape()) for name, each in values.items()}) from error
         return dict(zip(self._outputs, binding.get_outputs(), strict=True))
+
+    def require_open(self) -> None:
+        """Raises DeviceError after `close`."""
+        if self._single_thread_session is None and self._multi_thread_session is None:
+            raise DeviceError(CLOSED)
 
     def placement(self) -> dict[str, int]:
         """See `device.placement`."""
@@ -138,17 +147,20 @@ class Engine:
         """Each thread, this one included, runs as many images."""
         pool, session = self._pool, self._single_thread_session
         if pool is None:
-            raise DeviceError("this engine was closed: load the model again")
+            raise DeviceError(CLOSED)
         part = len(next(iter(arrays.values()))) // self._threads
         cuts = [{name: array[start : start + part] for name, array in arrays.items()} for start in range(0, part * self._threads, part)]
-        done = pool.map(partial(self._run_on, session), cuts)
+        try:
+            done = pool.map(partial(self._run_on, session), cuts)
+        except ClosedPoolError as error:
+            raise DeviceError(CLOSED) from error
         return {name: np.concatenate([part[name] for part in done]) for name in self._outputs}
 
     def _shared_session(self) -> Any:
         """The session that shares each operator among all threads."""
         with self._lock:
             if self._multi_thread_session is None and not self._model:
-                raise DeviceError("this engine was closed: load the model again")
+                raise DeviceError(CLOSED)
             if self._multi_thread_session is None:
                 self._multi_thread_session, self._model = self._open_session(self._model, self.options), b""
             return self._multi_thread_session
@@ -161,7 +173,10 @@ class Engine:
             raise self._failure(error, {name: array.shape for name, array in arrays.items()}) from error
         return dict(zip(self._outputs, values, strict=True))
 
-    def _failure(self, error: Exception, shapes: Mapping[str, tuple[int, ...]]) -> DeviceError:
+    def _failure(self, error: Exception, shapes: Mapping[str, tuple[int, ...]]) -> Exception:
+        """What to raise: an error of a signal's handler, a time limit say, is no failure of the run."""
+        if (type(error).__module__ not in ("builtins", "numpy") and not type(error).__module__.startswith("onnxruntime")) or isinstance(error, OSError):
+            return error
         return DeviceError(f"onnxruntime {onnxruntime().__version__} failed on {self.options.device} at {dict(shapes)}: {first_line(error)}")
 
 

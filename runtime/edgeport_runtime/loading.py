@@ -50,7 +50,9 @@ class LoadOptions:
             raise InputError(f"split_batch must be True, False, or None for what was measured, got {self.split_batch!r}")
         if self.max_batch is not None and (not is_whole(self.max_batch) or self.max_batch < 1):
             raise InputError(f"max_batch is a whole number of images, at least 1, got {self.max_batch!r}")
-        if not isinstance(self.max_memory_mb, int | float) or not 0 < self.max_memory_mb < math.inf:
+        if not isinstance(self.tf32, bool):
+            raise InputError(f"tf32 must be True or False, got {self.tf32!r}")
+        if not isinstance(self.max_memory_mb, int | float) or isinstance(self.max_memory_mb, bool) or not 0 < self.max_memory_mb < math.inf:
             raise InputError(f"max_memory_mb is a number of MB above 0, got {self.max_memory_mb!r}")
         if self.session is not None:
             self._require_own_session()
@@ -217,9 +219,15 @@ def _engine(model: bytes, contract: Contract, session_options: SessionOptions, o
     """The engine, and the reason with what the device adds to it."""
     own = options.session
     if own is not None:
-        return Engine(model, contract, session_options, lambda data, _: own(data)), f"{reason}; in the caller's own session"
+        return Engine(model, contract, session_options, lambda data, _: _required(own(data))), f"{reason}; in the caller's own session"
     session_options, reason = with_exact_int8(session_options, reason, saturable=saturable)
     return Engine(model, contract, session_options), reason
+
+
+def _required(session: Any) -> Any:
+    if not all(callable(getattr(session, name, None)) for name in ("run", "get_inputs", "get_outputs")):
+        raise InputError(f"session must return an onnxruntime.InferenceSession, got {type(session).__name__}")
+    return session
 
 
 def _bounds(model: Model, options: LoadOptions) -> RunBounds:

@@ -1,7 +1,7 @@
 """The model an application holds: images in, predictions out."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -63,6 +63,7 @@ class Model:
 
     @property
     def device(self) -> str:
+        """Where it runs: "cpu" or "cuda"."""
         return self.engine.options.device
 
     def __repr__(self) -> str:
@@ -179,19 +180,22 @@ class Model:
             arrays = {each: np.asarray(value) for each, value in given.items()}
         except ValueError as error:  # lists of unequal lengths
             raise InputError(f"expected arrays, got what numpy makes none of: {error}") from error
+        return self._counted(self.engine.run, arrays)
+
+    def _counted(self, run: Callable[[Any], dict[str, Any]], inputs: Mapping[str, Any]) -> dict[str, Any]:
         start = time.perf_counter()
         try:
-            outputs = self.engine.run(arrays)
+            outputs = run(inputs)
         except EdgeportError:
             self._counters.add(errors=1)
             raise
-        self._counters.observe((time.perf_counter() - start) * 1e3, calls=1, images=_rows(arrays))
+        self._counters.observe((time.perf_counter() - start) * 1e3, calls=1, images=_rows(inputs))
         return outputs
 
     def raw_on_device(self, pixels: Any = None, /, **tensors: Any) -> dict[str, Any]:
         """As `raw`, with outputs that stay on the device, as onnxruntime.OrtValue by name. Inputs: OrtValues, of which nothing is copied, or arrays."""
         first = {} if pixels is None else pixels if isinstance(pixels, Mapping) else {self.contract.inputs[0].name: pixels}
-        return self.engine.run_bound({**first, **tensors})
+        return self._counted(self.engine.run_bound, {**first, **tensors})
 
     def warmup(self, batches: Iterable[int] = (1,), sizes_px: Iterable[tuple[int, int]] | None = None) -> None:
         """Run once for each of these batch sizes at each (height, width), so that the first real call is as fast as later ones.
@@ -200,7 +204,11 @@ class Model:
         """
         from .timing import example_inputs
 
+        if not isinstance(batches, Iterable) or not isinstance(sizes_px, Iterable | None):
+            raise InputError(f"warmup takes batch sizes and pairs (height, width) in lists, got {batches!r} and {sizes_px!r}")
         sizes = [None] if sizes_px is None else list(sizes_px)
+        for pair in sizes_px or ():
+            _require_pair(pair)
         for batch in batches:
             for size_px in sizes:
                 self.engine.run(example_inputs(self.contract, batch=batch, size_px=size_px))
@@ -210,12 +218,13 @@ class Model:
         return self.engine.placement()
 
     def counters(self) -> dict[str, Any]:
-        """Since the model was loaded: "calls", "images", "errors", and "latency_ms", a histogram. `counters.prometheus` writes them as text."""
+        """Of all runs but warm-ups: "calls", "images", "errors", and "latency_ms", a histogram. `counters.prometheus` writes them as text."""
         return self._counters.snapshot()
 
     def batcher(self, *, max_batch: int = 16, max_wait_ms: float = 2.0, max_queue: int = 256, deadline_ms: float | None = None, top: int = 5) -> "Batcher":
         """Gathers single images from many threads, or from asyncio, into batches: see Batcher and Limits."""
-        from .batcher import Batcher, Limits
+        from .batcher import Batcher
+        from .request_queue import Limits
 
         return Batcher(self, Limits(max_batch=max_batch, max_wait_ms=max_wait_ms, max_queue=max_queue, deadline_ms=deadline_ms, top=top))
 
@@ -223,15 +232,16 @@ class Model:
         """Re-run the golden cases on this machine. Raises BundleError for a lone .onnx file, which carries none."""
         if self.bundle is None:
             raise BundleError("a lone .onnx file carries no golden cases: load the bundle's folder to check it")
+        self.engine.require_open()
         from .check import check
 
         return check(self.bundle, self.precision, self.engine.execution_modes())
 
 
-def _rows(arrays: Mapping[str, NDArray[Any]]) -> int:
-    """How many images a run holds: the first axis of the first input."""
-    first = next(iter(arrays.values()))
-    return len(first) if first.ndim else 1
+def _rows(inputs: Mapping[str, Any]) -> int:
+    """How many images a run holds: the first axis of the first input, an array or an OrtValue."""
+    shape = next(iter(inputs.values())).shape
+    return next(iter(shape() if callable(shape) else shape), 1)
 
 
 def _require_pair(size_px: Any) -> None:

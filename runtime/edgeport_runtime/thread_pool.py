@@ -9,11 +9,17 @@ import sys
 import weakref
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
-from threading import Lock, Thread
+from threading import Thread
 from typing import Any
+
+from .threads import fork_safe_lock
 
 Done = SimpleQueue[tuple[int, Any, BaseException | None]]
 Jobs = SimpleQueue[tuple[Done, int, Callable[[Any], Any], Any] | None]
+
+
+class ClosedPoolError(RuntimeError):
+    """The pool takes no more calls."""
 
 
 class ThreadPool:
@@ -24,23 +30,24 @@ class ThreadPool:
 
     def __init__(self, size: int, name: str) -> None:
         self._size, self._name = size, name
-        self._lock, self._closed = Lock(), False
+        self._lock, self._closed = fork_safe_lock(), False
         self._process, self._jobs = os.getpid(), self._start_threads()
 
     def map(self, call: Callable[[Any], Any], parts: Sequence[Any]) -> list[Any]:
         """The result of `call` for each of the parts, in their order; the caller's thread runs the first.
 
-        Raises what a part raised, after all have ended; RuntimeError if the pool was closed.
+        Raises what a part raised, after all have ended; ClosedPoolError if the pool was closed.
         """
-        if self._closed:
-            raise RuntimeError("the thread pool was closed")
         if sys.is_finalizing():  # no other thread runs any more
             return [call(part) for part in parts]
         if self._process != os.getpid():
             self._restart()
         done: Done = SimpleQueue()
-        for index in range(1, len(parts)):
-            self._jobs.put((done, index, call, parts[index]))
+        with self._lock:  # what is put behind the sign to stop would never be done
+            if self._closed:
+                raise ClosedPoolError("the thread pool was closed")
+            for index in range(1, len(parts)):
+                self._jobs.put((done, index, call, parts[index]))
         _run(done, 0, call, parts[0])
         ended = sorted((done.get() for _ in parts), key=lambda each: each[0])
         for _, _, error in ended:
@@ -50,8 +57,9 @@ class ThreadPool:
 
     def close(self) -> None:
         """End the threads, once no call is running."""
-        self._closed = True
-        self._finalizer()
+        with self._lock:
+            self._closed = True
+            self._finalizer()
 
     def _start_threads(self) -> Jobs:
         jobs: Jobs = SimpleQueue()

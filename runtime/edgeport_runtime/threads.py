@@ -6,14 +6,24 @@ import sys
 import threading
 import weakref
 from collections import deque
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
-from threading import Lock
+from threading import Lock, get_ident
 from typing import Protocol
 
 
-def cgroup_cpus(root: Path = Path("/sys/fs/cgroup")) -> float | None:
-    """CPUs that the cgroup quota allows (version 2, then 1); None if there is no quota."""
+def cgroup_cpus(root: Path = Path("/sys/fs/cgroup"), groups: Path = Path("/proc/self/cgroup")) -> float | None:
+    """CPUs that the cgroup quotas allow (version 2, then 1); None if there is none. A process in a group of its own is bound by those above it, too."""
+    try:
+        own = next((line[3:].strip("/") for line in groups.read_text().splitlines() if line.startswith("0::")), "")
+    except OSError:
+        own = ""
+    places = [root / own, *(root / own).parents][: len(Path(own).parts) + 1]
+    quotas = [quota for quota in map(_quota, places) if quota is not None]
+    return min(quotas, default=None)
+
+
+def _quota(root: Path) -> float | None:
     try:
         quota, period = (root / "cpu.max").read_text().split()
     except (OSError, ValueError):
@@ -38,56 +48,62 @@ class RunQueue:
     """
 
     def __init__(self, places: int) -> None:
-        self._places, self._running, self._waiting = places, 0, deque[Lock]()
+        self._places, self._running = places, set[int]()  # which threads: one whose exit a signal cut short is found by its next entry
+        self._waiting = deque[tuple[int, Lock]]()
         self._holds, self._quiet = 0, list[Lock]()
         self._lock = Lock()
 
     def __enter__(self) -> None:
+        """A thread that has a place already, because its session runs another model, waits for no other."""
         with self._lock:
-            if self._running < self._places and not self._waiting and not self._holds:
-                self._running += 1
+            thread = get_ident()
+            if thread in self._running:
                 return
-            self._waiting.append(turn := _taken_lock())
+            if len(self._running) < self._places and not self._waiting and not self._holds:
+                self._running.add(thread)
+                return
+            self._waiting.append((thread, turn := _taken_lock()))
         try:
             turn.acquire()
         except BaseException:  # interrupted while waiting
-            self._leave(turn)
+            with self._lock:
+                with suppress(ValueError):  # its turn had come at that moment
+                    self._waiting.remove((thread, turn))
+                self._end(thread)
             raise
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
-            self._running -= 1
-            self._admit()
+            self._end(get_ident())
 
     def hold(self) -> None:
-        """Wait until nothing runs; whoever comes meanwhile waits for `go_on`."""
+        """Wait until nothing runs; whoever comes meanwhile waits for `go_on`. The caller's own thread runs nothing."""
         with self._lock:
             self._holds += 1
+            self._end(get_ident())
             if not self._running:
                 return
             self._quiet.append(quiet := _taken_lock())
         quiet.acquire()
 
     def go_on(self) -> None:
+        """Admit those who wait."""
         with self._lock:
             self._holds -= 1
             self._admit()
 
-    def _leave(self, turn: Lock) -> None:
-        with self._lock:
-            try:
-                self._waiting.remove(turn)
-            except ValueError:  # its turn had come at that moment
-                self._running -= 1
-                self._admit()
+    def _end(self, thread: int) -> None:
+        self._running.discard(thread)
+        self._admit()
 
     def _admit(self) -> None:
         if not self._running:
             while self._quiet:
                 self._quiet.pop().release()
-        while self._waiting and self._running < self._places and not self._holds:
-            self._running += 1
-            self._waiting.popleft().release()
+        while self._waiting and len(self._running) < self._places and not self._holds:
+            thread, turn = self._waiting.popleft()
+            self._running.add(thread)
+            turn.release()
 
 
 def _taken_lock() -> Lock:
@@ -101,7 +117,10 @@ def _queues() -> dict[str, RunQueue]:
 
 
 class Closable(Protocol):
-    def close(self) -> None: ...
+    """What ends with its process."""
+
+    def close(self) -> None:
+        """End the threads."""
 
 
 class _Process:

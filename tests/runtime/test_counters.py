@@ -35,7 +35,8 @@ def test_prometheus_reads_the_text(label: str) -> None:
     counters = Counters(("calls", "waiting"))
     counters.observe(1.5, calls=3, waiting=1)
     families = {
-        each.name: each for each in text_string_to_metric_families(prometheus(counters.snapshot(), prefix="edgeport", gauges=("waiting",), model=label))
+        each.name: each
+        for each in text_string_to_metric_families(prometheus(counters.snapshot(), {"model": label, "worker": 3}, prefix="edgeport", gauges=("waiting",)))
     }
     assert (families["edgeport_calls"].type, families["edgeport_waiting"].type, families["edgeport_latency_seconds"].type) == ("counter", "gauge", "histogram")
     samples = {(each.name, each.labels.get("le")): each for family in families.values() for each in family.samples}

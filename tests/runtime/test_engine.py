@@ -227,3 +227,49 @@ def test_runs_of_all_models_share_one_queue(monkeypatch: pytest.MonkeyPatch) -> 
     with ThreadPoolExecutor(8) as callers:
         list(callers.map(lambda index: both[index % 2].run({"pixels": images(4)}), range(64)))
     assert most == 1
+
+
+def test_a_call_without_arrays_is_refused_as_the_first_one_too() -> None:
+    with pytest.raises(InputError, match=r"expected the inputs \['pixels'\], got \[\]"):
+        engine(threads=1).run({})
+
+
+class TimeIsUpError(Exception):
+    """As a task queue raises it in a signal's handler, in the middle of whatever runs."""
+
+
+@pytest.mark.parametrize("error", [TimeIsUpError("90 s"), TimeoutError("90 s")])
+def test_errors_that_are_not_of_the_run_pass(error: Exception) -> None:
+    class Interrupted:
+        def run(self, *_: Any) -> Any:
+            raise error
+
+    made = engine(threads=1)
+    made._multi_thread_session = Interrupted()
+    with pytest.raises(type(error), match="90 s"):
+        made.run({"pixels": images(1)})
+
+
+def test_a_pool_that_closes_under_a_call_is_a_closed_engine() -> None:
+    made = engine(threads=2, split_batch=True)
+    assert made._pool is not None
+    made._pool.close()  # as another thread's `close` does, after this call has begun
+    with pytest.raises(DeviceError, match="this engine was closed: load the model again"):
+        made.run({"pixels": images(4)})
+
+
+def test_a_session_may_run_another_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An ensemble: the inner run takes no place of its own, or all would wait for each other."""
+    queue = RunQueue(1)
+    monkeypatch.setattr("edgeport_runtime.engine.run_queue", lambda device: queue)
+    inner, outer = engine(threads=1), engine(threads=1)
+
+    class Ensemble(Watched):
+        def run(self, names: list[str], arrays: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+            inner.run(dict(arrays))
+            return super().run(names, arrays)
+
+    outer._multi_thread_session = Ensemble(outer._multi_thread_session)
+    with ThreadPoolExecutor(4) as callers:
+        answers = list(callers.map(lambda _: outer.run({"pixels": images(2)})["logits"], range(20)))
+    assert all((each == answers[0]).all() for each in answers)

@@ -200,6 +200,9 @@ def test_auto_takes_the_cpu_for_what_only_a_cpu_does(classifier: Path, asked: di
         ({"tf32": True}, "so there is none on cpu"),
         ({"max_batch": 0}, "max_batch is a whole number of images, at least 1, got 0"),
         ({"session": "session"}, "session is a function from the model's bytes"),
+        ({"session": lambda model: None}, "session must return an onnxruntime.InferenceSession, got NoneType"),
+        ({"device": "auto", "tf32": "yes"}, "tf32 must be True or False, got 'yes'"),
+        ({"max_memory_mb": True}, "max_memory_mb is a number of MB above 0, got True"),
         ({"session": lambda model: None, "device": "cuda"}, "a session of your own brings its device"),
         ({"session": lambda model: None, "threads": 2}, "a session of your own brings its device"),
     ],
@@ -325,6 +328,13 @@ model.raw(pixels)""",
     "called at the exit": """
 import atexit
 atexit.register(lambda: model.raw(pixels))""",
+    "nothing is written": """
+def watch(event, args):
+    if event in ("os.mkdir", "os.rename", "os.remove") or (event == "open" and isinstance(args[1], str) and set(args[1]) & set("wax+")):
+        raise PermissionError(f"{event}: {args}")
+sys.addaudithook(watch)
+with load(sys.argv[1]) as again, again.batcher() as batcher:
+    assert again.check() and batcher(pixels[0]).result(20)""",
     "forked before it has run": """
 assert in_a_child(lambda: model.raw(pixels)) == 0 and len(model.raw(pixels)["logits"]) == 8""",
     "forked after it has run": """
@@ -348,6 +358,52 @@ batcher = model.batcher()
 futures = [batcher(pixels[0]) for _ in range(40)]
 del batcher
 [each.result(20) for each in futures]""",
+    "a batcher closed in a child of a busy parent": """
+batcher = model.batcher(max_queue=10**6)
+stop = threading.Event()
+def feed():
+    while not stop.is_set():
+        batcher(pixels[0]).result(20)
+feeders = [threading.Thread(target=feed) for _ in range(4)]
+[each.start() for each in feeders]
+for _ in range(5):
+    assert in_a_child(batcher.close) == 0
+stop.set()
+[each.join() for each in feeders]""",
+    "a batcher that was closed stays closed in a child": """
+from edgeport_runtime.errors import ClosedError
+batcher = model.batcher()
+batcher.close()
+def closed():
+    try:
+        batcher(pixels[0])
+    except ClosedError:
+        return
+    raise AssertionError
+assert in_a_child(closed) == 0""",
+    "interrupted by signals": """
+import random, signal
+class TimeIsUp(Exception):
+    pass
+def handler(*_):
+    raise TimeIsUp
+signal.signal(signal.SIGALRM, handler)
+batcher = model.batcher(max_queue=10**6)
+calls = [lambda: model.raw(pixels), lambda: batcher(pixels[0]), lambda: batcher(b"torn")]
+for trial in range(600):
+    try:
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(0.00002, 0.002))
+        while True:
+            calls[trial % 3]()
+    except TimeIsUp:
+        pass
+signal.setitimer(signal.ITIMER_REAL, 0)
+others = [threading.Thread(target=model.raw, args=(pixels,)) for _ in range(4)]
+[each.start() for each in others]
+[each.join(20) for each in others]
+assert not any(each.is_alive() for each in others)
+assert in_a_child(lambda: model.raw(pixels)) == 0
+batcher.close()""",
     "a batcher after a fork": """
 batcher = model.batcher()
 batcher(pixels[0]).result()

@@ -173,6 +173,8 @@ def test_a_model_is_a_context_and_says_so_when_it_was_closed(classifier: Path) -
         assert model(DARK)
     with pytest.raises(DeviceError, match="this engine was closed: load the model again"):
         model(DARK)
+    with pytest.raises(DeviceError, match="this engine was closed"):
+        model.check()  # and not that its numbers differ
     model.close()  # once more does no harm
 
 
@@ -183,6 +185,9 @@ def test_warming_up_runs_each_size_once(classifier: Path, monkeypatch: pytest.Mo
     model.warmup(batches=(1, 4), sizes_px=[(16, 24), (8, 8)])
     default = model.contract.pixels
     assert shapes == [(1, default.height, default.width, 3), (1, 16, 24, 3), (1, 8, 8, 3), (4, 16, 24, 3), (4, 8, 8, 3)]
+    for wrong in ({"batches": 5}, {"sizes_px": [64]}, {"sizes_px": 64}):
+        with pytest.raises(InputError, match=r"warmup takes|size_px must be two"):
+            model.warmup(**wrong)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="cannot run at batch 1 and 999x8"):
         model.warmup(sizes_px=[(999, 8)])
     assert model.counters()["calls"] == 0  # a warm-up is no call
@@ -202,3 +207,6 @@ def test_the_raw_call_on_the_device_gives_the_same_numbers(classifier: Path) -> 
     model = load(classifier)
     np.testing.assert_array_equal(model.raw_on_device(DARK[None])["logits"].numpy(), model.raw(DARK[None])["logits"])
     np.testing.assert_array_equal(model.raw_on_device(pixels=DARK[None])["logits"].numpy(), model.raw(DARK[None])["logits"])
+    assert (model.counters()["calls"], model.counters()["images"]) == (4, 4)
+    with pytest.raises(InputError, match=r"expected onnxruntime.OrtValue or arrays, got str"):
+        model.raw_on_device("pixels")

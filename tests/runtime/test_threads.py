@@ -25,7 +25,26 @@ def test_cgroup_quota(tmp_path: Path, files: dict[str, str], cpus: float | None)
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    assert cgroup_cpus(tmp_path) == cpus
+    assert cgroup_cpus(tmp_path, tmp_path / "none") == cpus
+
+
+@pytest.mark.parametrize(
+    ("own", "quotas", "cpus"),
+    [
+        ("0::/system.slice/app.service\n", {"system.slice/app.service": "50000 100000"}, 0.5),  # systemd's CPUQuota=50%
+        ("0::/system.slice/app.service\n", {"system.slice": "200000 100000", "system.slice/app.service": "400000 100000"}, 2.0),  # the least on the way counts
+        ("0::/\n", {"": "300000 100000", "other": "100000 100000"}, 3.0),
+        ("12:cpu:/x\n", {"": "max 100000"}, None),
+        (None, {"": "150000 100000"}, 1.5),
+    ],
+)
+def test_the_quota_of_a_group_of_its_own(own: str | None, quotas: dict[str, str], cpus: float | None, tmp_path: Path) -> None:
+    for name, text in quotas.items():
+        (tmp_path / "cgroup" / name).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "cgroup" / name / "cpu.max").write_text(text)
+    if own is not None:
+        (tmp_path / "own").write_text(own)
+    assert cgroup_cpus(tmp_path / "cgroup", tmp_path / "own") == cpus
 
 
 @pytest.mark.parametrize(("affinity", "quota", "expected"), [(8, None, 8), (8, 2.5, 2), (2, 4.0, 2), (4, 0.5, 1)])
