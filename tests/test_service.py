@@ -109,3 +109,19 @@ def test_a_stop_answers_what_was_accepted() -> None:
         log = process.stdout.read()
     assert set(statuses) <= {200, None} and statuses.count(200) >= 1
     assert "Application shutdown complete" in log and "Traceback" not in log
+
+
+@pytest.mark.parametrize(
+    ("bundle", "sentence"),
+    [(None, "set BUNDLE to the folder of a bundle"), (ROOT / "nothing", "there is no such folder"), (BUNDLE / "model.onnx", "")],
+)
+def test_a_service_without_its_bundle_does_not_start(bundle: Path | None, sentence: str) -> None:
+    """And the last words say why; a lone file of a classifier is as good as its bundle."""
+    environment = {name: value for name, value in os.environ.items() if name != "BUNDLE"} | ({} if bundle is None else {"BUNDLE": str(bundle)})
+    if not sentence:
+        with served(BUNDLE=str(bundle)) as (_, port):
+            assert ask(port, "POST", "/predict", SEVEN)[0] == 200
+        return
+    command = [sys.executable, "-m", "uvicorn", "app:app", "--app-dir", str(ROOT / "examples" / "service"), "--port", "0"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode != 0 and sentence in done.stderr
