@@ -185,13 +185,14 @@ class RequestQueue:
                 fault = error
         with self._lock:
             self._undecoded.discard(request)
-            if pixels is not None and fault is None and request in self._waiting:
+            waits = request in self._waiting  # whoever takes it out answers it, and nobody else
+            if waits and fault is not None:
+                self._take_out(request)
+            elif waits and pixels is not None:
                 request.pixels = pixels
                 self._groups.setdefault(pixels.shape, deque()).append(request)
-            elif fault is not None:
-                self._take_out(request)
             self._changed.notify_all()
-        if fault is not None:
+        if waits and fault is not None:
             self._fail(request, fault)
 
     def _late(self) -> list[_Request]:
@@ -210,7 +211,7 @@ class RequestQueue:
     def _fail(self, request: _Request, error: BaseException, count: str = "failed") -> None:
         if request.pending.running() or request.pending.set_running_or_notify_cancel():
             self.counters.add(**{count: 1})
-            _settle(partial(request.pending.set_exception, error))
+            _safely(partial(request.pending.set_exception, error))
 
     def _run(self) -> None:
         """A runner's thread: one batch after the other, until the queue is closed and empty."""
@@ -219,7 +220,7 @@ class RequestQueue:
             self._expire(late)
             begun = [each for each in batch if each.pending.set_running_or_notify_cancel()]
             if begun:
-                self._answer(begun)
+                _safely(partial(self._answer, begun))
         with self._lock:
             self._runs -= 1
             if not self._runs:
@@ -271,19 +272,19 @@ class RequestQueue:
             return
         for each, answer in zip(requests, answers, strict=True):
             self.counters.observe((time.monotonic() - each.arrived) * 1e3, answered=1)
-            _settle(partial(each.pending.set_result, answer))
+            _safely(partial(each.pending.set_result, answer))
 
 
 def _work(jobs: "SimpleQueue[Callable[[], None] | None]") -> None:
     """A decoder's thread."""
     while (job := jobs.get()) is not None:
-        job()
+        _safely(job)
         del job  # its arrays may be large
 
 
-def _settle(answer: Callable[[], None]) -> None:
+def _safely(call: Callable[[], object]) -> None:
     """Whatever a caller's callback raises, SystemExit say, the others get their answers."""
     try:
-        answer()
+        call()
     except BaseException:
-        logger.exception("a callback of a request raised")
+        logger.exception("a callback of a request raised, or a batcher is at fault")

@@ -147,7 +147,11 @@ def refusals(load: Load, seconds: float) -> Counter[str]:
     def client(seed: int) -> None:
         picks = random.Random(seed)
         while time.perf_counter() < end:
-            ended = outcome(load, batcher, picks)
+            try:
+                ended = outcome(load, batcher, picks)
+            except Exception as error:  # no answer in time, say: what no client may see
+                ended = type(error).__name__
+                load.wrong[f"a client saw {ended}"] += 1
             with lock:
                 seen[ended] += 1
 

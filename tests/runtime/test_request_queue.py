@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgeport_runtime import Model, load
+from edgeport_runtime import ImageError, Model, load, request_queue
 from edgeport_runtime.errors import DeadlineError, QueueFullError
 from edgeport_runtime.request_queue import RUNNERS
 
@@ -102,3 +102,26 @@ def test_a_buffer_may_be_written_over(model: Model) -> None:
         pending = batcher(buffer)
         buffer[:] = bytes(len(buffer))
         assert pending.result(WAIT_S).label == "dark"  # type: ignore[union-attr]
+
+
+def test_a_torn_image_whose_deadline_passes_while_it_is_decoded_is_answered_once(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A soak found it: the thread that decoded it died of the second answer, and all waited for ever."""
+    real, decoding = request_queue.prepare, threading.Event()
+
+    def slowly(*given: object) -> object:
+        decoding.set()
+        time.sleep(0.1)
+        return real(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(request_queue, "prepare", slowly)
+    with model.batcher(max_wait_ms=1, max_queue=4) as batcher:
+        torn = batcher(b"torn", deadline_ms=20)
+        assert decoding.wait(WAIT_S)
+        time.sleep(0.05)
+        assert batcher(PHOTO).result(WAIT_S)  # wakes a runner, which finds the deadline passed
+        with pytest.raises(DeadlineError):
+            torn.result(WAIT_S)
+        after = [batcher(b"torn") for _ in range(4)]
+        assert all(isinstance(each.exception(WAIT_S), ImageError) for each in after)
+        found = batcher.counters()
+    assert (found["expired"], found["failed"], found["answered"]) == (1, 4, 1)
