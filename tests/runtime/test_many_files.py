@@ -2,6 +2,7 @@ import csv
 import io
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,11 @@ def test_predict_goes_on_in_a_folder_of_answers(generator: Path, tmp_path: Path,
         assert main([*call, *other, "--resume"]) == 2 and "it holds answers of another bundle, precision or tile size" in capsys.readouterr().err
 
 
+def rounded(rows: bytes) -> bytes:
+    """One image alone is summed in another order than among others, which on arm64 shows in the last digit."""
+    return re.sub(rb"\d\.\d{7,}(e-\d+)?", lambda found: b"%.6f" % float(found[0]), rows)
+
+
 @pytest.mark.parametrize("form", ["jsonl", "csv"])
 def test_predict_goes_on_whatever_the_files_are_called(form: str, classifier: Path, tmp_path: Path) -> None:
     names = [b"a\xff.png", "b\u2028c.png".encode(), b"d\ne.png", b'f",g.png', b"h.png"]
@@ -79,7 +85,7 @@ def test_predict_goes_on_whatever_the_files_are_called(form: str, classifier: Pa
         rows = list(csv.DictReader(io.StringIO(whole.decode(errors="surrogateescape"), newline="")))
     assert [os.fsencode(Path(row["image"]).name) for row in rows] == sorted(names) and [row["label"] for row in rows] == ["dark", "bright"] * 2 + ["dark"]
     out.write_bytes(whole[:-5])  # killed in the middle of the last row
-    assert main([*call, "--resume"]) == 0 and out.read_bytes() == whole
+    assert main([*call, "--resume"]) == 0 and rounded(out.read_bytes()) == rounded(whole)
 
 
 @pytest.mark.parametrize(
