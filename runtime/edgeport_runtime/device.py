@@ -44,7 +44,7 @@ class SessionOptions:
 
     def __post_init__(self) -> None:
         if self.device not in PROVIDERS:
-            raise InputError(f"device must be one of {list(DEVICES)}, got {self.device!r}")
+            raise InputError(f"device must be one of {list(PROVIDERS)}, got {self.device!r}")
         most = max(MOST_THREADS, os.cpu_count() or 1)  # thousands, each waiting actively, would not come to an end
         if self.threads is not None:
             if not is_whole(self.threads) or not 1 <= self.threads <= most:

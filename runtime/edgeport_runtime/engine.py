@@ -36,7 +36,8 @@ class Engine:
         self.contract = contract
         self.options = options
         self._open_session = open_session
-        self._spikes = SpikeWatch() if open_session is device.open_session else None  # others may have no arena
+        # each session keeps memory of its own, and one of the caller's may not manage any
+        self._spikes = (SpikeWatch(), SpikeWatch()) if open_session is device.open_session else None
         self._outputs = [each.name for each in contract.outputs]
         self._threads = options.threads or usable_threads()
         self._model, self._lock = b"", fork_safe_lock()  # bytes from which a session may still be opened
@@ -166,7 +167,8 @@ class Engine:
             return self._multi_thread_session
 
     def _run_on(self, session: Any, arrays: Arrays) -> Arrays:
-        spike = self._spikes is not None and self._spikes.seen(sum(array.nbytes for array in arrays.values()))
+        size, alone = sum(array.nbytes for array in arrays.values()), session is self._single_thread_session
+        spike = self._spikes is not None and self._spikes[alone].seen(size)
         try:
             values = session.run(self._outputs, arrays, _freeing_memory(self.options.device)) if spike else session.run(self._outputs, arrays)
         except Exception as error:  # onnxruntime's exceptions derive from Exception directly

@@ -273,3 +273,21 @@ def test_a_session_may_run_another_model(monkeypatch: pytest.MonkeyPatch) -> Non
     with ThreadPoolExecutor(4) as callers:
         answers = list(callers.map(lambda _: outer.run({"pixels": images(2)})["logits"], range(20)))
     assert all((each == answers[0]).all() for each in answers)
+
+
+def test_memory_is_given_back_by_the_session_that_took_it() -> None:
+    """Large batches are split and run on one session, small ones on the other: neither is a spike beside the other."""
+    made, options = engine(threads=2, split_batch=True), list[bool]()
+
+    class Recorded(Watched):
+        def run(self, names: list[str], arrays: Mapping[str, NDArray[Any]], given: Any = None) -> list[NDArray[Any]]:
+            options.append(given is not None)
+            return super().run(names, arrays)
+
+    made.run({"pixels": images(1)})
+    made._single_thread_session, made._multi_thread_session = Recorded(made._single_thread_session), Recorded(made._multi_thread_session)
+    for _ in range(6):
+        made.run({"pixels": images(1)})
+    for _ in range(3):
+        made.run({"pixels": np.zeros((8, 24, 40, 3), np.uint8)})
+    assert len(options) == 12 and not any(options)
