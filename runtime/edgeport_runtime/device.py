@@ -19,7 +19,7 @@ from .threads import usable_threads
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 DEVICES = ("auto", "cpu", "cuda")
 MOST_THREADS = 64  # that may be asked for, unless there are more processors
-SPIN_US = 20  # bridges the time between operators: as fast as waiting actively without end, and nothing is burned between calls (docs/runtime.md)
+SPIN_US = 20  # bridges the time between operators: within 5 % of waiting without end, and nothing is burned between calls (docs/runtime.md)
 BOUNDED_SPIN = (1, 32)  # the first onnxruntime that knows it; earlier ones do not spin
 
 
