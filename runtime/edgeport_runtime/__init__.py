@@ -3,17 +3,19 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .axes import Range
 from .bundle import Bundle
-from .contract import Contract, Input, Output, Pixels, Range
+from .contract import Contract, Input, Output
+from .detection_head import DetectionHead
 from .device import SessionOptions
 from .errors import AlteredError, BundleError, BusyError, ContractError, DeviceError, EdgeportError, FormatError, ImageError, InputError
 from .loading import load
 from .model import Model
-from .predictions import Prediction, Segmentation
-from .tasks import Quality
+from .pixels import Pixels
+from .predictions import Detections, Prediction, Segmentation
+from .scorers import Quality
 
 if TYPE_CHECKING:
-    from .check import CheckReport
     from .evaluation import Example, evaluate
 
 __version__ = "0.1.0"
@@ -23,9 +25,10 @@ __all__ = [
     "Bundle",
     "BundleError",
     "BusyError",
-    "CheckReport",
     "Contract",
     "ContractError",
+    "DetectionHead",
+    "Detections",
     "DeviceError",
     "EdgeportError",
     "Example",
@@ -46,7 +49,7 @@ __all__ = [
 ]
 
 
-_LATER = {"CheckReport": "check", "Example": "evaluation", "evaluate": "evaluation"}  # a process that predicts starts without them
+_LATER = {"Example": "evaluation", "evaluate": "evaluation"}  # a process that predicts starts without them
 
 
 def __getattr__(name: str) -> Any:

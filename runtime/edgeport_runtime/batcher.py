@@ -11,7 +11,6 @@ from .decoding import ImageSource
 from .errors import ClosedError, InputError
 from .model import Model
 from .request_queue import Limits, Pending, RequestQueue
-from .tasks import find_task
 
 
 class Batcher:
@@ -22,10 +21,9 @@ class Batcher:
     """
 
     def __init__(self, model: Model, limits: Limits) -> None:
-        interpret = find_task(model.contract.task).interpret
-        if interpret is None:
+        if not model.contract.takes_one_image:
             raise InputError("this model takes plain tensors, so there are no images to gather: use raw()")
-        self._limits, self._make_queue, self._closed = limits, partial(RequestQueue, model, interpret, limits), False
+        self._limits, self._make_queue, self._closed = limits, partial(RequestQueue, model, limits), False
         self._start()
 
     def _start(self) -> None:

@@ -19,6 +19,7 @@ from .json_text import strict_json
 from .loading import LATENCIES, load
 from .many_files import Format, Rows, find_files, fingerprint, predict_files
 from .model import Model
+from .result_files import find_places
 from .selection import PRECISIONS, not_run_here
 from .tasks import find_task
 from .timing import example_inputs, measure_calls
@@ -68,11 +69,13 @@ def build_parser() -> argparse.ArgumentParser:
     predict = command("predict", _predict, "predict images, in order; exit code 1 if one of them cannot be read")
     predict.add_argument("images", nargs="+", help="image files, folders of them, or globs")
     predict.add_argument("--top", type=int, default=3, help="classes to list for each image")
-    predict.add_argument("--out", type=Path, help="a file for the rows of a classifier; a folder for answers that are images, masks or embeddings")
+    predict.add_argument("--out", type=Path, help="a file for rows of labels, boxes or values; a folder for answers that are images, masks, maps or embeddings")
     predict.add_argument("--format", choices=("text", "jsonl", "csv"), help="of the rows; by the name of --out, or text, if left out")
     predict.add_argument("--resume", action="store_true", help="go on in --out: images that were answered are left out, failed ones are tried again")
     predict.add_argument("--tile", type=int, metavar="PIXELS", help="run images at their own size, in overlapping tiles of that side (images, masks)")
-    quality = command("eval", _eval, "accuracy on a folder of class folders; PSNR and SSIM, or mean IoU of masks, on folders `input` and `target`")
+    predict.add_argument("--draw", type=Path, metavar="FOLDER", help="write a picture of each answer there: boxes, masks, labels, points over the image")
+    predict.add_argument("--min-score", type=float, metavar="SCORE", help="detections below it are left out, 0..1; pictures begin at 0.3 without it")
+    quality = command("eval", _eval, "accuracy on class folders; PSNR and SSIM, or mean IoU of masks, on folders `input` and `target`; mAP on COCO annotations")
     quality.add_argument("data", help="folder:PATH")
     bench = command("bench", _bench, "milliseconds per call on this machine")
     bench.add_argument("--size", metavar="HEIGHTxWIDTH", help="pixels; the contract's size if left out")
@@ -152,19 +155,23 @@ def _predict(arguments: argparse.Namespace) -> int:
         raise InputError("--resume goes on in the results of an earlier call: name them with --out")
     if arguments.top < 1:
         raise InputError(f"top is the number of classes to list, a whole number of at least 1, got {arguments.top}")
+    if arguments.min_score is not None and not (0 <= arguments.min_score <= 1 and find_task(model.contract.task).needs_head):
+        raise InputError(f"--min-score is for detectors, and in 0..1, got {arguments.min_score:g} for the task {model.contract.task!r}")
     files = find_files(arguments.images)
     file = None if files_out else arguments.out
     form: Format = arguments.format or ("jsonl" if arguments.json else "text" if file is None else "csv" if file.suffix == ".csv" else "jsonl")
+    find_places(model, files, folder=arguments.out if files_out else None, drawn=arguments.draw, resume=arguments.resume)  # before a file is begun
     rows = Rows(form, file, resume=arguments.resume, model=fingerprint(model))
     try:
-        options = {"folder": arguments.out if files_out else None, "top": arguments.top, "tile_px": arguments.tile, "resume": arguments.resume}
+        options = {"folder": arguments.out if files_out else None, "drawn": arguments.draw, "top": arguments.top, "tile_px": arguments.tile}
+        options |= {"min_score": arguments.min_score, "resume": arguments.resume}
         failed = predict_files(model, files, rows, **options, progress=_counter(len(files)))
     finally:
         rows.close()
     if failed and len(files) > 1:
         print(f"edgeport-run: {failed} of {len(files)} images could not be predicted", file=sys.stderr)
     elif file is not None and not failed:
-        print(f"edgeport-run: {len(files)} images are answered in {file}", file=sys.stderr)
+        print(f"edgeport-run: {len(files)} {'image is' if len(files) == 1 else 'images are'} answered in {file}", file=sys.stderr)
     return 0 if not failed else 2 if len(files) == 1 else 1  # one file that cannot be read is bad input
 
 
@@ -182,7 +189,7 @@ def _eval(arguments: argparse.Namespace) -> int:
     model = _load(arguments)
     quality = evaluate(model, arguments.data)
     if arguments.json:
-        similarity = {} if quality.ssim is None else {"ssim": quality.ssim}
+        similarity = {name: value for name, value in (("ssim", quality.ssim), ("at_50", quality.at_50)) if value is not None}
         return _print({"precision": model.precision, "metric": quality.metric, "value": quality.value, "count": quality.count, **similarity})
     return _print(f"{model.precision}: {quality} on {quality.count} images")
 

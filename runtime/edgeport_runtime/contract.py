@@ -4,80 +4,18 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from numbers import Integral, Real
-from typing import Any, Literal, get_args
+from typing import Any
 
+from .axes import Range
+from .detection_head import DetectionHead
 from .errors import ContractError, InputError
 from .json_text import canonical_json
+from .pixels import CHANNELS, Pixels
 from .tasks import TASKS, OutputKind, TaskName
 
-Resize = Literal["stretch", "crop", "letterbox", "keep"]
-Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 DTYPES = ("float32", "float64", "float16", "uint8", "int8", "uint16", "int16", "int32", "int64", "bool")
-CHANNELS = {"RGB": 3, "L": 1}
 METADATA_KEY = "edgeport.contract"
 NARROW_KEY = "edgeport.narrow_weights"  # in int8 graphs whose weights keep to 7 bits, so that no product of theirs saturates
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pixels:
-    """How an image becomes the uint8 pixels a network is fed, and how the graph normalizes them.
-
-    `height`, `width`: the size in pixels that the network is used at unless the caller names another.
-    `mode`: "RGB" (3 channels) or "L" (gray, 1 channel).
-    `resize`: "stretch" to height x width; "crop": the shorter side to `resize_shorter_px`, which only this one takes, then the center;
-        "letterbox": fit inside, padded with `fill`; "keep": the image's own size.
-    `interpolation`: Pillow's filter, antialiased whenever the image shrinks.
-    `mean`, `std`: per channel, for pixels scaled to 0..1: the network sees (pixel / 255 - mean) / std. Left out, they are 0 and 1.
-    """
-
-    height: int
-    width: int
-    mode: Literal["RGB", "L"] = "RGB"
-    resize: Resize = "stretch"
-    resize_shorter_px: int | None = None
-    interpolation: Interpolation = "bilinear"
-    fill: int = 114
-    mean: tuple[float, ...] = None  # type: ignore[assignment]  # a tuple from here on: see __post_init__
-    std: tuple[float, ...] = None  # type: ignore[assignment]
-
-    def __post_init__(self) -> None:
-        channels = CHANNELS.get(self.mode, 3) if isinstance(self.mode, str) else 3
-        for name, value in (("mean", 0.0), ("std", 1.0)):
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, (value,) * channels)
-
-    @property
-    def channels(self) -> int:
-        """3 for RGB, 1 for gray."""
-        return CHANNELS[self.mode]
-
-    def faults(self) -> list[str]:
-        """What is wrong with it, in words; empty if nothing is."""
-        sides = {name: getattr(self, name) for name in ("height", "width")}
-        found = [f"pixels.{name} must be a whole number of at least 1, got {size!r}" for name, size in sides.items() if not is_whole(size) or size < 1]
-        for name, given in (("mean", self.mean), ("std", self.std)):
-            if not isinstance(given, tuple | list) or not all(isinstance(each, Real) for each in given):
-                return [*found, f"pixels.{name} must be a tuple of numbers, one for each channel, got {given!r}"]
-        for name, allowed in (("mode", tuple(CHANNELS)), ("resize", get_args(Resize)), ("interpolation", get_args(Interpolation))):
-            if getattr(self, name) not in allowed:
-                found.append(f"pixels.{name} must be one of {list(allowed)}, got {getattr(self, name)!r}")
-        for name in ("mean", "std"):
-            if self.mode in CHANNELS and len(getattr(self, name)) != self.channels:
-                found.append(f"pixels.{name} must have {self.channels} values for mode {self.mode}, got {len(getattr(self, name))}")
-        if not all(math.isfinite(value) for value in (*self.mean, *self.std)):
-            found.append(f"pixels.mean and pixels.std must be finite, got {self.mean} and {self.std}")
-        elif any(not value > 0 for value in self.std):
-            found.append(f"pixels.std must be above 0, got {self.std}")
-        return [*found, *self._resize_faults()]
-
-    def _resize_faults(self) -> list[str]:
-        found, shorter_px = [], self.resize_shorter_px
-        if not (shorter_px is None if self.resize != "crop" else isinstance(shorter_px, int) and shorter_px >= 1):
-            found.append(f"pixels.resize_shorter_px must be at least 1 if resize is 'crop', and None otherwise, got {shorter_px!r}")
-        if not 0 <= self.fill <= 255:
-            found.append(f"pixels.fill must be in 0..255, got {self.fill}")
-        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +41,8 @@ class Input:
 class Output:
     """One output of the graph: `kind` says what it means, `shape` names the axes it follows.
 
-    `range`: for pixels, the values of the network that become the levels 0 and 255.
+    `range`: for pixels and maps, the values of the network that become the levels 0 and 255. `names`: of the numbers of one image, or of its points
+    (kind "landmarks", x and y each). `unit`: of a map or of numbers, such as "m"; of points "px" of the network's input, or "share" of its sides.
     """
 
     name: str
@@ -111,41 +50,28 @@ class Output:
     shape: tuple[int | str, ...]
     kind: OutputKind
     range: tuple[float, float] = (-1.0, 1.0)
-
-
-def is_whole(value: object) -> bool:
-    """Whether it is a whole number, Python's or numpy's; True and False are none."""
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Range:
-    """The sizes that an axis promises: from `low` to `high`, both included, in steps of `step`."""
-
-    low: int
-    high: int
-    step: int = 1
-
-    def __contains__(self, size: object) -> bool:
-        return isinstance(size, int) and self.low <= size <= self.high and (size - self.low) % self.step == 0
-
-    def __str__(self) -> str:
-        return f"{self.low}..{self.high}" + (f" in steps of {self.step}" if self.step > 1 else "")
+    names: tuple[str, ...] = ()
+    unit: str = ""
 
     def faults(self) -> list[str]:
         """What is wrong with it, in words; empty if nothing is."""
-        good = all(map(is_whole, (self.low, self.high, self.step))) and 1 <= self.low <= self.high and self.step >= 1
-        return [] if good else [f"the range {self}: expected 1 <= low <= high and a step of at least 1"]
-
-    def nearest(self, size: int) -> int:
-        """The promised size that is nearest to `size`."""
-        steps = round((min(max(size, self.low), self.high) - self.low) / self.step)
-        return self.low + min(steps, (self.high - self.low) // self.step) * self.step
+        if isinstance(self.names, str) or not all(isinstance(name, str) and name for name in self.names) or not isinstance(self.unit, str):
+            return [f"output {self.name!r}: names must be several texts and the unit one, got {self.names!r} and {self.unit!r}"]
+        found = []
+        sizes, each = self.shape[1:], "two numbers" if self.kind == "landmarks" else "one number"
+        numbers = math.prod(size for size in sizes if isinstance(size, int)) if all(isinstance(size, int) for size in sizes) else None
+        if (self.names or self.kind == "landmarks") and numbers != len(self.names) * (2 if self.kind == "landmarks" else 1):
+            found.append(f"output {self.name!r} of shape {self.shape} has {len(self.names)} names, each for {each} of an image")
+        if self.kind == "landmarks" and self.unit not in ("px", "share"):
+            found.append(f"output {self.name!r} holds points, whose unit is 'px' or 'share', got {self.unit!r}")
+        if self.kind == "map" and not self.range[0] < self.range[1]:
+            found.append(f"output {self.name!r} needs a range from a lower to a higher value, got {self.range}")
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contract:
-    """What a model promises: its task, inputs, dynamic axes with their ranges, outputs and labels.
+    """What a model promises: its task, inputs, dynamic axes with their ranges, outputs and labels. `detection`: how a detector's outputs are read.
 
     Raises ContractError listing every fault at once.
     """
@@ -155,9 +81,10 @@ class Contract:
     outputs: tuple[Output, ...]
     axes: Mapping[str, Range] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
+    detection: DetectionHead | None = None
 
     def __post_init__(self) -> None:
-        found = [fault for each in self.inputs for fault in each.faults()]
+        found = [fault for each in self.inputs for fault in each.faults()] + [fault for each in self.outputs for fault in each.faults()]
         if self.task not in TASKS:
             found.append(f"task must be one of {list(TASKS)}, got {self.task!r}")
         if not self.inputs or not self.outputs:
@@ -172,14 +99,26 @@ class Contract:
         if self.task in TASKS and not isinstance(self.labels, str):
             images = [each.pixels is not None for each in self.inputs]
             found += TASKS[self.task].faults(images, self.outputs[0].shape if self.outputs else (), self.labels)
+            found += self._detection_faults()
         if found:
             raise ContractError("the contract contradicts itself: " + "; ".join(found))
+
+    def _detection_faults(self) -> Iterator[str]:
+        if TASKS[self.task].needs_head is not (self.detection is not None):
+            yield "the task 'detection', and no other, needs `detection`, a DetectionHead that says how its outputs are read"
+        elif not isinstance(self.detection, DetectionHead | None):
+            yield f"detection must be a DetectionHead, got {type(self.detection).__name__}"
+        elif self.detection is not None:
+            yield from self.detection.faults(self.outputs, self.labels)
 
     def _naming_faults(self) -> Iterator[str]:
         ends: tuple[Input | Output, ...] = (*self.inputs, *self.outputs)
         names = [each.name for each in ends]
         if len(set(names)) < len(names) or not all(names):
             yield f"inputs and outputs need names, each its own, got {', '.join(map(repr, names))}"
+        numbers = [name for each in self.outputs for name in each.names]
+        if len(set(numbers)) < len(numbers):
+            yield f"numbers and points of an image need names, each its own, got {', '.join(map(repr, numbers))}"
         for each in ends:
             if each.dtype not in DTYPES:
                 yield f"{each.name!r} has the dtype {each.dtype!r}, expected one of {', '.join(DTYPES)}"
@@ -197,6 +136,11 @@ class Contract:
         if self.inputs[0].pixels is None:
             raise ContractError("this contract takes plain tensors, not images: use raw() with arrays")
         return self.inputs[0].pixels
+
+    @property
+    def takes_one_image(self) -> bool:
+        """Whether it answers images, and not plain tensors."""
+        return [each.pixels is not None for each in self.inputs] == [True]
 
     @property
     def largest_batch(self) -> int:
@@ -235,8 +179,15 @@ class Contract:
             raise InputError(f"input {name!r}: {axis} is {sizes[axis]} in another input, but {size} here")
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as what JSON knows; `from_dict` reads it."""
-        return asdict(self)
+        """Everything as what JSON knows; `from_dict` reads it. What only some tasks have is left out of the others."""
+        data = asdict(self)
+        if self.detection is None:
+            del data["detection"]
+        for each in data["outputs"]:
+            for name in ("names", "unit"):
+                if not each[name]:
+                    del each[name]
+        return data
 
     def to_json(self) -> str:
         """Canonical text: equal contracts give equal bytes."""
@@ -252,6 +203,7 @@ class Contract:
                 outputs=tuple(Output(**_tuples(each)) for each in data["outputs"]),
                 axes={name: Range(**size) for name, size in data["axes"].items()},
                 labels=tuple(str(label) for label in data["labels"]),
+                detection=DetectionHead.from_dict(data["detection"]) if data.get("detection") is not None else None,
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ContractError(f"this is not a contract that this version of edgeport can read ({type(error).__name__}: {error})") from error
@@ -280,12 +232,6 @@ def _input(data: Mapping[str, Any]) -> Input:
 def pixel_input(pixels: Pixels, name: str = "pixels") -> Input:
     """The input every image network has: uint8 (batch, height, width, channels)."""
     return Input(name=name, dtype="uint8", shape=("batch", "height", "width", CHANNELS.get(pixels.mode, 0)), pixels=pixels)
-
-
-def image_axes(*, smallest_px: int, largest_px: int = 1024, largest_batch: int = 64) -> dict[str, Range]:
-    """Ranges for the three axes of an image input."""
-    side = Range(low=smallest_px, high=largest_px)
-    return {"batch": Range(low=1, high=largest_batch), "height": side, "width": side}
 
 
 def classification(pixels: Pixels, labels: tuple[str, ...], axes: Mapping[str, Range]) -> Contract:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from .contract import is_whole
+from .axes import is_whole
 from .errors import BundleError, DeviceError, InputError, first_line
 from .installation import onnxruntime, owners, version_numbers
 from .threads import usable_threads

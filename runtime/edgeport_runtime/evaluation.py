@@ -1,4 +1,4 @@
-"""Quality on images whose truth is known: accuracy for a classifier, PSNR for a generator, mean IoU for a segmentation."""
+"""Quality on images whose truth is known: accuracy for a classifier, mAP for a detector, mean IoU for a segmentation, PSNR for a generator."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -13,9 +13,11 @@ from .contract import Contract
 from .decoding import ImageSource, describe, size_px
 from .engine import Arrays
 from .errors import InputError
-from .images import Pixel, are_several, image_files, kind_of, pixel_batches, prepare_mask, prepare_target
+from .images import Pixel, PixelBatch, are_several, image_files, kind_of, pixel_batches, prepare_mask, prepare_target
+from .interpretation import RunOutputs
 from .model import Model
-from .tasks import Quality, Task, TruthKind, find_task
+from .scorers import Quality, TruthKind
+from .tasks import Task, find_task
 
 BATCH = 32  # images that are in memory, and that run at once if the contract allows it
 DISTORTION = 0.03  # of the proportions, which is not seen
@@ -23,13 +25,15 @@ DISTORTION = 0.03  # of the proportions, which is not seen
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One image, and its truth if that is known: the index of its label, the image that it should become, or the mask of its classes.
+    """One image, and its truth if that is known: the index of its label, the image that it should become, the mask of its classes, or its boxes.
+
+    True boxes are a pair (boxes, classes): (n, 4) as left, top, right, bottom in pixels of the upright image, and (n,) indices of labels.
 
     `source`: a file, bytes, a PIL image or an array, uint8 (H, W, C). Calibration needs no truth.
     """
 
     source: ImageSource
-    truth: "int | ImageSource | None" = None
+    truth: "int | ImageSource | tuple[Any, Any] | None" = None
 
 
 Examples = str | Path | Iterable[Example | ImageSource | tuple[ImageSource, int | ImageSource]]
@@ -45,13 +49,22 @@ def measure(contract: Contract, run: Callable[[Pixel], Arrays], examples: Sequen
     require_truth(examples)
     scorer_of = _require_metric(contract).scorer
     assert scorer_of is not None  # a task with a metric has one
-    scorer, output = scorer_of(len(examples)), contract.outputs[0].name
+    scorer: Any = scorer_of(len(examples))
     sources = [example.source for example in examples]
-    for indices, pixels in pixel_batches(sources, contract, prepared_at_once=min(BATCH, contract.largest_batch)):
-        for index, row in zip(indices, run(pixels)[output], strict=True):
+    for batch in pixel_batches(sources, contract, prepared_at_once=min(BATCH, contract.largest_batch)):
+        for index, row in zip(batch.indices, _judged(run(batch.pixels), batch, contract), strict=True):
             scorer.add(index, row, _fitted_truth(scorer.truth, examples[index], contract, row), describe(sources[index]))
-        advance(len(indices))
-    return scorer.quality()
+        advance(len(batch.indices))
+    quality: Quality = scorer.quality()
+    return quality
+
+
+def _judged(outputs: Arrays, batch: PixelBatch, contract: Contract) -> Sequence[Any] | NDArray[Any]:
+    """What the scorer looks at, for each image: its answer, or its row of the first output."""
+    task = find_task(contract.task)
+    if not task.scores_answers:
+        return outputs[contract.outputs[0].name]
+    return task.interpret(RunOutputs(outputs=outputs, contract=contract, sources_px=batch.sources_px, network_px=batch.pixels.shape[1:3]))
 
 
 def _fitted_truth(kind: TruthKind, example: Example, contract: Contract, row: NDArray[Any]) -> Any:
@@ -129,11 +142,17 @@ def _example(given: Any) -> Example:
 
 
 def folder_examples(contract: Contract, folder: Path) -> list[Example]:
-    """A classifier's folder holds one folder per label. Another's holds `input` and `target` with equal file names; a mask may be a .png for a .jpg.
+    """A classifier's folder holds one folder per label. A detector's holds images and COCO's `annotations.json`. Another's holds `input` and `target`
+    with equal file names; a mask may be a .png for a .jpg.
 
     Raises InputError if the layout is another, a folder is no label of the model, or the model's task has no truth to compare with.
     """
-    return _labeled(contract, folder) if _require_metric(contract).truth == "label" else _pairs(folder)
+    truth = _require_metric(contract).truth
+    if truth == "boxes":
+        from .coco import coco_examples
+
+        return [Example(source=path, truth=boxes) for path, boxes in coco_examples(folder, contract.labels)]
+    return _labeled(contract, folder) if truth == "label" else _pairs(folder)
 
 
 def _pairs(folder: Path) -> list[Example]:

@@ -6,15 +6,17 @@ The only preprocessing there is: training, calibration, parity and the device al
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .contract import Contract, Pixels
+from .contract import Contract
 from .decoding import ImageSource, convert, decode, describe, in_rgb
 from .errors import ImageError, InputError
+from .framing import Framing
+from .pixels import Pixels
 from .threads import usable_threads
 
 Pixel = NDArray[np.uint8]
@@ -31,19 +33,17 @@ FILTERS = {
 def fit(image: Image.Image, pixels: Pixels, height: int, width: int) -> Image.Image:
     """Resize, crop or pad to height x width as the contract's rule says; "keep" leaves the image alone."""
     resample = FILTERS[pixels.interpolation]
-    if pixels.resize == "stretch":
-        return _resized(image, (width, height), resample)
-    if pixels.resize == "crop":
-        assert pixels.resize_shorter_px is not None  # a contract says so
-        shorter_px = round(pixels.resize_shorter_px * min(height, width) / min(pixels.height, pixels.width))
-        return _center(_shorter(image, shorter_px, resample), height, width)
+    if pixels.resize == "keep":
+        return image
+    framing = Framing.of((image.height, image.width), pixels, (height, width))
+    scaled = _resized(image, framing.scaled_px[::-1], resample)
+    if pixels.resize == "crop":  # black where the image is too small, as torchvision's CenterCrop
+        return scaled.crop((-framing.left, -framing.top, width - framing.left, height - framing.top))
     if pixels.resize == "letterbox":
-        scale = min(width / image.width, height / image.height)
-        inner = _resized(image, (max(1, round(image.width * scale)), max(1, round(image.height * scale))), resample)
         page = Image.new(image.mode, (width, height), (pixels.fill,) * pixels.channels if pixels.channels > 1 else pixels.fill)
-        page.paste(inner, ((width - inner.width) // 2, (height - inner.height) // 2))
+        page.paste(scaled, (framing.left, framing.top))
         return page
-    return image
+    return scaled
 
 
 def _resized(image: Image.Image, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
@@ -59,22 +59,6 @@ def _resized(image: Image.Image, size: tuple[int, int], resample: Image.Resampli
             f"{LARGEST_RESIZED_PX:,}; cut it into pieces that are less narrow"
         )
     return image.resize(size, resample)
-
-
-def _shorter(image: Image.Image, size_px: int, resample: Image.Resampling) -> Image.Image:
-    """torchvision's Resize(int): the longer side is truncated, not rounded (383, not 384, for 640x427 at 256)."""
-    longer = int(size_px * max(image.size) / min(image.size))
-    return _resized(image, (size_px, longer) if image.width <= image.height else (longer, size_px), resample)
-
-
-def _center(image: Image.Image, height: int, width: int) -> Image.Image:
-    """torchvision's CenterCrop: round-half-even offsets, black if the image is too small."""
-    if image.width < width or image.height < height:
-        page = Image.new(image.mode, (max(width, image.width), max(height, image.height)))
-        page.paste(image, ((page.width - image.width) // 2, (page.height - image.height) // 2))
-        image = page
-    left, top = round((image.width - width) / 2), round((image.height - height) / 2)
-    return image.crop((left, top, left + width, top + height))
 
 
 def are_several(sources: Any) -> bool:
@@ -94,18 +78,32 @@ def prepare(source: ImageSource, pixels: Pixels, size_px: tuple[int, int] | None
 
     `size_px`: (height, width) instead of the contract's. Raises ImageError.
     """
+    return prepared(source, pixels, size_px).pixels
+
+
+class Prepared(NamedTuple):
+    """`pixels`: uint8 (height, width, channels). `source_px`: (height, width) of the source image, upright."""
+
+    pixels: Pixel
+    source_px: tuple[int, int]
+
+
+def prepared(source: ImageSource, pixels: Pixels, size_px: tuple[int, int] | None = None) -> Prepared:
+    """As `prepare`, with the source's size, which leads back from the network's input to the image. Raises ImageError."""
     if size_px is not None and (pixels.resize == "keep" or min(size_px) < 1):
         reason = "keeps every image's own size" if pixels.resize == "keep" else "takes sizes from 1 pixel up"
         raise InputError(f"size_px is {size_px}, but this model {reason}: leave size_px out")
     height, width = size_px or (pixels.height, pixels.width)
     if isinstance(source, np.ndarray) and is_prepared(source, replace(pixels, height=height, width=width)):
-        return source.copy()
+        return Prepared(source.copy(), source.shape[:2])
     image = decode(source)
     if not image.width or not image.height:
         raise ImageError(f"{describe(source)}: the image has no pixels")
-    image = fit(convert(image, pixels.mode), pixels, height, width)
-    array = np.array(image, dtype=np.uint8)
-    return array if array.ndim == 3 else array[:, :, np.newaxis]
+    try:
+        array = np.array(fit(convert(image, pixels.mode), pixels, height, width), dtype=np.uint8)
+    except ImageError as error:
+        raise ImageError(f"{describe(source)}: {error}") from error
+    return Prepared(array if array.ndim == 3 else array[:, :, np.newaxis], (image.height, image.width))
 
 
 def is_prepared(array: NDArray[Any], pixels: Pixels) -> bool:
@@ -157,6 +155,14 @@ def stack(arrays: Sequence[Pixel]) -> Pixel:
     return np.stack(arrays)
 
 
+class PixelBatch(NamedTuple):
+    """Images of one size: `indices` of the images, `pixels` uint8 (N, H, W, C), and `sources_px`, (height, width) of each before it was fitted."""
+
+    indices: list[int]
+    pixels: Pixel
+    sources_px: list[tuple[int, int]]
+
+
 def pixel_batches(
     sources: Sequence[ImageSource],
     contract: Contract,
@@ -166,8 +172,8 @@ def pixel_batches(
     most: Callable[[int, int], int] | None = None,
     faults: dict[int, ImageError] | None = None,
     channels: str = "rgb",
-) -> Iterator[tuple[list[int], Pixel]]:
-    """Images prepared for a contract, in batches of one size: the indices of the images, and their pixels, uint8 (N, H, W, C).
+) -> Iterator[PixelBatch]:
+    """Images prepared for a contract, in batches of one size.
 
     `size_px`: (height, width) instead of the contract's. `prepared_at_once`: how many images are in memory; all of them if left out.
     A batch is at most as large as the contract allows, and as `most` says for (height, width). An image that cannot be read raises ImageError
@@ -175,34 +181,34 @@ def pixel_batches(
     """
     at_once = prepared_at_once or max(1, len(sources))
 
-    def prepared(source: ImageSource) -> Pixel | ImageError:
+    def prepared_or_error(source: ImageSource) -> Prepared | ImageError:
         try:
-            array = prepare(in_rgb(source, channels), contract.pixels, size_px)
-            require_size(array.shape, contract, describe(source))
-            return array
+            made = prepared(in_rgb(source, channels), contract.pixels, size_px)
+            require_size(made.pixels.shape, contract, describe(source))
+            return made
         except ImageError as error:
             if faults is None:
                 raise
             return error
 
     windows = [sources[start : start + at_once] for start in range(0, len(sources), at_once)]
-    for number, window in enumerate(in_parallel(prepared, windows, contract.pixels)):
+    for number, window in enumerate(in_parallel(prepared_or_error, windows, contract.pixels)):
         made = dict(enumerate(window, number * at_once))
         arrays = {index: each for index, each in made.items() if not isinstance(each, ImageError)}
         if faults is not None:
             faults |= {index: each for index, each in made.items() if isinstance(each, ImageError)}
         indices = list(arrays)
-        for same in groups_of_one_shape([arrays[index].shape for index in indices], len(sources)):
-            height, width = arrays[indices[same[0]]].shape[:2]
+        for same in groups_of_one_shape([arrays[index].pixels.shape for index in indices], len(sources)):
+            height, width = arrays[indices[same[0]]].pixels.shape[:2]
             largest = min(contract.largest_batch, most(height, width) if most is not None else contract.largest_batch)
             for first in range(0, len(same), largest):
                 group = [indices[each] for each in same[first : first + largest]]
-                yield group, stack([arrays[index] for index in group])
+                yield PixelBatch(group, stack([arrays[index].pixels for index in group]), [arrays[index].source_px for index in group])
 
 
 def in_parallel(
-    prepared: Callable[[ImageSource], Pixel | ImageError], windows: Sequence[Sequence[ImageSource]], pixels: Pixels
-) -> Iterator[list[Pixel | ImageError]]:
+    prepare_one: Callable[[ImageSource], Prepared | ImageError], windows: Sequence[Sequence[ImageSource]], pixels: Pixels
+) -> Iterator[list[Prepared | ImageError]]:
     """Windows of images prepared in order; files and bytes by several threads, and the next window while a model runs on this one.
 
     Arrays and PIL images cost little, and images that keep their own size may be too large for two windows.
@@ -210,7 +216,7 @@ def in_parallel(
     files = all(isinstance(each, str | Path | bytes) for window in windows for each in window)
     if not files or pixels.resize == "keep" or sum(map(len, windows)) < 2:
         for window in windows:
-            yield [prepared(source) for source in window]
+            yield [prepare_one(source) for source in window]
         return
     from concurrent.futures import ThreadPoolExecutor  # takes 10 ms, and is needed by nobody who predicts one image
 
@@ -218,7 +224,7 @@ def in_parallel(
     try:
         ahead: list[Any] = []
         for window in windows:
-            ahead.append([pool.submit(prepared, source) for source in window])
+            ahead.append([pool.submit(prepare_one, source) for source in window])
             if len(ahead) > 1:
                 yield [each.result() for each in ahead.pop(0)]
         for futures in ahead:

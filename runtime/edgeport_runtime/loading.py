@@ -10,8 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from .axes import is_whole
 from .bundle import Bundle
-from .contract import METADATA_KEY, NARROW_KEY, Contract, is_whole
+from .contract import METADATA_KEY, NARROW_KEY, Contract
 from .device import DEVICES, SessionOptions, require_cuda
 from .engine import Engine
 from .errors import AlteredError, BundleError, DeviceError, FormatError, InputError

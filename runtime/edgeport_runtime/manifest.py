@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .contract import Contract, is_whole
+from .axes import is_whole
+from .contract import Contract
 from .json_text import canonical_json
 
 FORMAT = 2
@@ -129,7 +130,7 @@ class Manifest:
 
     def to_json(self) -> str:
         """Canonical text with a hash over all of it: equal manifests give equal bytes."""
-        return json.dumps(sealed(asdict(self)), sort_keys=True, indent=1, ensure_ascii=True) + "\n"
+        return json.dumps(sealed({**asdict(self), "contract": self.contract.to_dict()}), sort_keys=True, indent=1, ensure_ascii=True) + "\n"
 
 
 def sealed(data: Mapping[str, Any]) -> dict[str, Any]:

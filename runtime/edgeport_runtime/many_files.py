@@ -5,33 +5,21 @@ import io
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from glob import glob, has_magic  # a pattern may begin anywhere
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-from PIL import Image
-
 from .errors import ImageError, InputError
 from .images import SUFFIXES, image_files
 from .model import Model
-from .predictions import Answer, Prediction, Segmentation
-from .tasks import find_task
+from .predictions import Answer, Detections, Prediction, Values
+from .result_files import SIGN, File, draw, find_places, leave_sign, require_own, write
 
 Format = Literal["text", "jsonl", "csv"]
 AS_NAMED = "surrogateescape"  # a file name need not be UTF-8, and is written as it is
-SIGN = ".answered-by"  # in a folder of answers: whose they are
-CHUNK = 64  # images whose answers are in memory
-COLUMNS = ("image", "label", "index", "score", "out", "error", "model")
-
-
-@dataclass(frozen=True, kw_only=True)
-class File:
-    """One image, and the name of its result below the folder for results."""
-
-    path: Path
-    name: Path
+CHUNK, FILES = 64, 8  # images whose answers are in memory; fewer if they are files, since the scores of a mask are large
+COLUMNS = ("image", "label", "index", "score", "found", "out", "error", "model")
 
 
 def fingerprint(model: Model) -> str:
@@ -99,6 +87,8 @@ class Rows:
     def write(self, row: dict[str, Any]) -> None:
         row = row | {"model": self.model}
         if self.form == "csv":
+            found = {key: row[key] for key in ("detections", "values") if key in row}
+            row["found"] = json.dumps(found, ensure_ascii=False) if found else ""
             self._line(_csv([row.get(column, "") for column in COLUMNS]))
         elif self.form == "jsonl":
             self._line(_json(row))
@@ -106,8 +96,10 @@ class Rows:
             print(f"edgeport-run: {row['error']}", file=sys.stderr)
         elif "top" in row:
             self._line(f"{row['image']}: " + "  ".join(f"{each['label']} {each['score']:.3f}" for each in row["top"]) + "\n")
-        else:
+        elif "out" in row:
             self._line(f"{row['image']} -> {row['out']}\n")
+        else:
+            self._line(f"{row['image']}: {_in_words(row)}\n")
 
     def _line(self, text: str) -> None:
         self._stream.write(text)
@@ -116,6 +108,15 @@ class Rows:
     def close(self) -> None:
         if self._stream is not sys.stdout:
             self._stream.close()
+
+
+def _in_words(row: Mapping[str, Any]) -> str:
+    """What was found, or the named values, in one line."""
+    if "detections" in row:
+        boxes = (f"{each['label']} {each['score']:.2f} at {','.join(f'{side:.0f}' for side in each['box'])}" for each in row["detections"])
+        return "; ".join(boxes) or "nothing found"
+    named = {**row["values"]["values"], **row["values"]["points"]}
+    return "  ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value[0]:.0f},{value[1]:.0f}" for name, value in named.items())
 
 
 def _csv(values: Sequence[Any]) -> str:
@@ -165,60 +166,39 @@ def predict_files(
     top: int,
     resume: bool,
     tile_px: int | None = None,
+    drawn: Path | None = None,
+    min_score: float | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> int:
     """Answer every file, in order; return how many could not be answered.
 
-    `folder`: for answers that are files: images and masks as PNG, embeddings as .npy. `resume`: files whose answer is there are left out. `tile_px`: see
-    `Model.batch`; such answers are written one by one, since they are large.
+    `folder`: for answers that are files: images and masks as PNG, maps and embeddings as .npy. `drawn`: for pictures of the answers. `resume`: what is
+    there is left out. `tile_px`: see `Model.batch`; such answers are written one by one, since they are large. `min_score`: detections below it are
+    left out of rows and pictures; pictures begin at 0.3 if it is None.
     Raises InputError if an answer would be written over a file, or beside those of another model.
     """
-    answers = {} if folder is None else _places(model, files, folder, resume=resume)
-    sign, signature = None if folder is None else folder / SIGN, f"{rows.model}{'' if tile_px is None else f' tiles of {tile_px} px'}"
-    if sign is not None:
-        _require_own(sign, signature)
-    todo = [file for file in files if str(file.path) not in rows.done and not (file.path in answers and answers[file.path].exists())]
+    places = find_places(model, files, folder=folder, drawn=drawn, resume=resume)
+    signature = f"{rows.model}{'' if tile_px is None else f' tiles of {tile_px} px'}"
+    signs = [(each / SIGN, option) for each, option in ((folder, "--out"), (drawn, "--draw")) if each is not None]
+    for sign, option in signs:
+        require_own(sign, signature, option)
+    todo = [file for file in files if places.lack(file.path) or (folder is None and str(file.path) not in rows.done)]
     failed, before = 0, len(files) - len(todo)
-    at_once = CHUNK if tile_px is None else 1
+    at_once = 1 if tile_px is not None else CHUNK if folder is None else FILES
     for start in range(0, len(todo), at_once):
         progress(before + start)
         chunk = todo[start : start + at_once]
         for file, answer in zip(chunk, model.batch([file.path for file in chunk], tile_px=tile_px, top=top, errors="return"), strict=True):
             failed += isinstance(answer, ImageError)
-            if sign is not None and not isinstance(answer, ImageError):
-                _leave(sign, signature)
-            rows.write({"image": str(file.path), **_facts(answer, answers.get(file.path))})
+            if not isinstance(answer, ImageError):
+                for sign, option in signs:
+                    leave_sign(sign, signature, option)
+                answer = answer.at_least(min_score) if isinstance(answer, Detections) and min_score is not None else answer
+                draw(answer, file.path, places.pictures.get(file.path), min_score)
+            if str(file.path) not in rows.done:
+                rows.write({"image": str(file.path), **_facts(answer, places.answers.get(file.path))})
     progress(len(files))
     return failed
-
-
-def _places(model: Model, files: Sequence[File], folder: Path, *, resume: bool) -> dict[Path, Path]:
-    """Where each answer is written: the file's place in the folder that was given, with the answer's suffix."""
-    suffix = find_task(model.contract.task).file_suffix
-    assert suffix is not None  # or there would be no folder
-    places = {file.path: folder / file.name.with_suffix(suffix) for file in files}
-    if len(set(places.values())) < len(places):
-        raise InputError("two of the images have the same name, so one result would overwrite the other; predict them in two calls")
-    taken = [place for place in places.values() if place.exists()]
-    if taken and not resume:
-        raise InputError(f"{taken[0]} exists already, and a result is never written over a file; name another folder with --out, or go on in it with --resume")
-    return places
-
-
-def _require_own(sign: Path, model: str) -> None:
-    """Raises InputError if the folder holds another's answers, which nobody could tell apart afterwards."""
-    if sign.exists() and sign.read_text(encoding="utf-8").strip() != model:
-        raise InputError(f"{sign.parent}: it holds answers of another bundle, precision or tile size; name another folder with --out")
-
-
-def _leave(sign: Path, model: str) -> None:
-    if sign.exists():
-        return
-    try:
-        sign.parent.mkdir(parents=True, exist_ok=True)
-        sign.write_text(f"{model}\n", encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{sign.parent}: the results cannot be written ({error.strerror}); name another folder with --out") from error
 
 
 def _facts(answer: Answer | ImageError, place: Path | None) -> dict[str, Any]:
@@ -227,22 +207,10 @@ def _facts(answer: Answer | ImageError, place: Path | None) -> dict[str, Any]:
         return {"error": str(answer)}
     if isinstance(answer, Prediction):
         return asdict(answer)
+    if isinstance(answer, Detections):
+        return {"detections": [asdict(each) for each in answer]}
+    if isinstance(answer, Values):
+        arrays = {name: each.tolist() for name, each in answer.arrays.items()}
+        return {"values": {"values": dict(answer.values), "points": dict(answer.points), "units": dict(answer.units), "arrays": arrays}}
     assert place is not None  # the caller names a folder for such tasks
-    return {"out": str(_write(answer, place))}
-
-
-def _write(answer: Answer, place: Path) -> Path:
-    """Under a name of its own first, so that a torn file is never taken for an answer."""
-    part = place.with_name(f".{place.stem}.part{place.suffix}")
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(answer, np.ndarray):
-            np.save(part, answer)
-        elif isinstance(answer, Segmentation):
-            Image.fromarray(answer.classes.astype(np.uint8 if answer.classes.max() < 256 else np.uint16)).save(part)
-        elif isinstance(answer, Image.Image):
-            answer.save(part)
-        part.replace(place)
-    except OSError as error:
-        raise InputError(f"{place}: the result cannot be written ({error.strerror}); name another folder with --out") from error
-    return place
+    return {"out": str(place if place.exists() else write(answer, place))}

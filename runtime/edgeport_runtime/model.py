@@ -1,20 +1,21 @@
 """The model an application holds: images in, predictions out."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .axes import is_whole
 from .bundle import Bundle
-from .contract import is_whole
 from .counters import Counters
 from .decoding import ImageSource, in_rgb
 from .engine import Arrays, Engine
 from .errors import BundleError, EdgeportError, ImageError, InputError
 from .images import are_several, kind_of, pixel_batches, require_size
+from .interpretation import RunOutputs
 from .memory import RunBounds
 from .predictions import Answer
 from .tasks import find_task
@@ -75,7 +76,8 @@ class Model:
     ) -> Answer:
         """Predict one image: a path, an open file, bytes, a PIL image, a uint8 array (H, W, C), or what numpy makes one of.
 
-        Returns a Prediction for a classifier, an image for a generator, a Segmentation, or an embedding: float32 (channels,).
+        Returns a Prediction for a classifier, Detections, a Segmentation, an image for a generator, a FloatMap, Values for named numbers and points,
+        or an embedding: float32 (channels,).
 
         `size_px`: (height, width) to run at instead of the contract's. `tile_px`: see `batch`. `channels`: "bgr" for an array as OpenCV gives it.
         Raises ImageError.
@@ -124,8 +126,7 @@ class Model:
         a run is a tile's. How far the network looks is measured at first; if that does not fit a tile, InputError says so.
         `errors`: "raise" ends at the first image that cannot be read; "return" puts its ImageError in the place of its answer.
         """
-        interpret = find_task(self.contract.task).interpret
-        if interpret is None:
+        if not self.contract.takes_one_image:
             raise InputError("this model takes plain tensors, so there is no image to predict from: use raw() with arrays")
         if not is_whole(top) or top < 1:
             raise InputError(f"top is the number of classes to list, a whole number of at least 1, got {top!r}")
@@ -144,11 +145,22 @@ class Model:
         faults: dict[int, ImageError] | None = {} if errors == "return" else None
         answers: dict[int, Answer | ImageError] = {}
         sizes: dict[str, Any] = {"size_px": size_px, "prepared_at_once": PREPARED, "most": self.bounds.images}
-        for indices, pixels in pixel_batches(images, self.contract, **sizes, faults=faults, channels=channels):
-            outputs = self.raw(pixels)[self.contract.outputs[0].name]  # if there are several, the first one answers
-            answers |= zip(indices, interpret(outputs, self.contract.labels, top), strict=True)
+        for batch in pixel_batches(images, self.contract, **sizes, faults=faults, channels=channels):
+            answers |= zip(batch.indices, self.interpret(self.raw(batch.pixels), batch.sources_px, batch.pixels.shape[1:3], top), strict=True)
         answers |= faults or {}
         return [answers[index] for index in range(len(images))]
+
+    def interpret(self, outputs: Arrays, sources_px: Sequence[tuple[int, int]], network_px: tuple[int, int], top: int = 5) -> list[Answer]:
+        """Outputs of `raw` as answers, for whoever runs the graph himself.
+
+        `sources_px`: (height, width) of each source image, upright, before it was fitted. `network_px`: (height, width) of the pixels that were run.
+        Raises InputError.
+        """
+        count = len(next(iter(outputs.values())))
+        if len(sources_px) != count or any(len(each) != 2 or min(each) < 1 for each in (*sources_px, network_px)):
+            raise InputError(f"expected a (height, width) of each of the {count} images and of the network's input, got {sources_px!r} and {network_px!r}")
+        run = RunOutputs(outputs=outputs, contract=self.contract, sources_px=sources_px, network_px=network_px, top=top)
+        return find_task(self.contract.task).interpret(run)
 
     def _in_tiles(self, images: list[ImageSource], tile_px: int, errors: str, channels: str) -> list[Answer | ImageError]:
         from .tiling import TiledModel

@@ -17,15 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from .contract import is_whole
+from .axes import is_whole
 from .counters import Counters
 from .decoding import ImageSource, describe, in_rgb
 from .engine import Arrays
 from .errors import ClosedError, DeadlineError, InputError, QueueFullError
-from .images import Pixel, is_prepared, prepare, require_size
+from .images import Pixel, is_prepared, prepared, require_size
 from .model import Model
 from .predictions import Answer
-from .tasks import Interpret
 from .threads import close_at_exit, usable_threads
 
 RUNNERS = 2  # one gathers and stacks while the other's batch runs: 93 % of what direct batches give, instead of 90
@@ -76,6 +75,7 @@ class _Request:
     due: float  # when it is run, however many came with it
     pending: Pending = field(default_factory=Pending)
     pixels: Pixel | None = None
+    source_px: tuple[int, int] = (0, 0)
 
 
 class RequestQueue:
@@ -84,8 +84,8 @@ class RequestQueue:
     Sets hold what is to be done, so that a step that a signal cut short can be undone; no callback of a caller runs while `_lock` is held.
     """
 
-    def __init__(self, model: Model, interpret: Interpret, limits: Limits) -> None:
-        self.model, self.interpret, self.limits, self.counters = model, interpret, limits, Counters(COUNTS)
+    def __init__(self, model: Model, limits: Limits) -> None:
+        self.model, self.limits, self.counters = model, limits, Counters(COUNTS)
         self._process, self._lock, self._closed = os.getpid(), RLock(), False
         self._changed = Condition(self._lock)  # not entered itself: a signal in its Python code would leave the lock taken
         self._waiting, self._undecoded = set[_Request](), set[_Request]()
@@ -111,7 +111,7 @@ class RequestQueue:
             request.source = source.copy()
             pixels = self.model.contract.pixels
             if channels == "rgb" and pixels.resize != "keep" and is_prepared(source, pixels):
-                request.pixels = request.source  # no thread has to decode it
+                request.pixels, request.source_px = request.source, source.shape[:2]  # no thread has to decode it
         elif isinstance(source, bytearray):
             request.source = bytes(source)
         request.pending.add_done_callback(lambda _: self._withdraw(request))  # before another thread knows it, since it takes a lock
@@ -176,11 +176,11 @@ class RequestQueue:
     def _prepare(self, request: _Request) -> None:
         """On a thread of the decoders."""
         fault: BaseException | None = None
-        pixels = None
+        made = None
         if time.monotonic() <= request.expires and not request.pending.cancelled():
             try:
-                pixels = prepare(in_rgb(request.source, request.channels), self.model.contract.pixels)
-                require_size(pixels.shape, self.model.contract, describe(request.source))
+                made = prepared(in_rgb(request.source, request.channels), self.model.contract.pixels)
+                require_size(made.pixels.shape, self.model.contract, describe(request.source))
             except BaseException as error:  # of whatever kind: its caller waits for an answer
                 fault = error
         with self._lock:
@@ -188,9 +188,9 @@ class RequestQueue:
             waits = request in self._waiting  # whoever takes it out answers it, and nobody else
             if waits and fault is not None:
                 self._take_out(request)
-            elif waits and pixels is not None:
-                request.pixels = pixels
-                self._groups.setdefault(pixels.shape, deque()).append(request)
+            elif waits and made is not None:
+                request.pixels, request.source_px = made
+                self._groups.setdefault(made.pixels.shape, deque()).append(request)
             self._changed.notify_all()
         if waits and fault is not None:
             self._fail(request, fault)
@@ -265,7 +265,8 @@ class RequestQueue:
     def _hand_out(self, requests: list[_Request], outputs: Arrays) -> None:
         self.counters.add(batches=1)
         try:
-            answers = self.interpret(outputs[self.model.contract.outputs[0].name], self.model.contract.labels, self.limits.top)
+            assert requests[0].pixels is not None  # they were run
+            answers = self.model.interpret(outputs, [each.source_px for each in requests], requests[0].pixels.shape[:2], self.limits.top)
         except BaseException as error:
             for each in requests:
                 self._fail(each, error)

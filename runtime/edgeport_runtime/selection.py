@@ -3,8 +3,9 @@
 from dataclasses import replace
 from typing import Any
 
+from .axes import is_whole
 from .bundle import Bundle
-from .contract import Contract, is_whole
+from .contract import Contract
 from .device import SessionOptions
 from .engine import divides
 from .errors import InputError

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .contract import Contract, Range, is_whole
+from .axes import Range, is_whole
+from .contract import Contract
 from .decoding import ImageSource
 from .errors import InputError
 from .images import Pixel, prepare

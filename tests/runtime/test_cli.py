@@ -83,7 +83,7 @@ def test_predict_writes_a_generators_images(generator: Path, photo: Path, tmp_pa
     assert main(["predict", str(generator), str(photo), str(twin), "--out", str(tmp_path / "twice")]) == 2
     assert not (tmp_path / "twice").exists()
     capsys.readouterr()
-    for out, message in ((photo.parent, "exists already, and a result is never written over a file"), (photo, "cannot be written")):
+    for out, message in ((photo.parent, "exists already, and a result is never written over a file"), (photo, "expected a folder, but this is a file")):
         before = photo.read_bytes()
         assert main(["predict", str(generator), str(photo), "--out", str(out)]) == 2
         assert message in capsys.readouterr().err and photo.read_bytes() == before

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeport_runtime import Contract, ContractError, InputError, Pixels
-from edgeport_runtime.contract import Input, Output, Range, classification, image_axes, image_to_image
+from edgeport_runtime.axes import Range, image_axes
+from edgeport_runtime.contract import Input, Output, classification, image_to_image
 
 LABELS = ("a", "b")
 AXES = image_axes(smallest_px=4, largest_px=64, largest_batch=8)
@@ -21,24 +22,6 @@ def test_json_round_trip_is_exact() -> None:
     contract = image_to_image(gray, AXES)
     assert Contract.from_json(contract.to_json()) == contract
     assert Contract.from_json(contract.to_json()).to_json() == contract.to_json()
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"height": 0}, "height must be a whole number of at least 1"),
-        ({"mode": "CMYK"}, "mode must be one of"),
-        ({"resize": "squash"}, "resize must be one of"),
-        ({"resize": "crop"}, "resize_shorter_px"),
-        ({"interpolation": "magic"}, "interpolation must be one of"),
-        ({"mean": (0.5,)}, "mean must have 3 values"),
-        ({"std": (0.5, 0.0, 0.5)}, "std must be above 0"),
-        ({"fill": 256}, "fill must be in 0..255"),
-    ],
-)
-def test_a_fault_in_the_pixels_is_named(change: dict[str, object], message: str) -> None:
-    with pytest.raises(ContractError, match=message):
-        classification(Pixels(**{"height": 16, "width": 16, **change}), LABELS, AXES)  # type: ignore[arg-type]
 
 
 def test_every_fault_is_listed_at_once() -> None:
@@ -73,6 +56,32 @@ def test_a_text_that_is_no_contract_is_refused(text: str) -> None:
 def test_a_contract_that_contradicts_itself_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ContractError, match=re.escape(message)):
         replace(GOOD, **changes)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "message"),
+    [
+        ([{"names": ("w", "w")}], "numbers and points of an image need names, each its own, got 'w', 'w'"),
+        ([{"names": ("w", "h")}, {"name": "more", "names": ("h", "d")}], "each its own, got 'w', 'h', 'h', 'd'"),
+        ([{"names": "wh"}], "names must be several texts and the unit one"),
+        ([{"names": ("", "x")}], "names must be several texts and the unit one"),
+        ([{"names": ("w", "h"), "unit": None}], "names must be several texts and the unit one"),
+        ([{"names": ("w",)}], "has 1 names, each for one number of an image"),
+        ([{"kind": "landmarks", "unit": "px", "names": ("tip", "end")}], "has 2 names, each for two numbers of an image"),
+        ([{"kind": "landmarks", "unit": "mm", "names": ("tip",)}], "holds points, whose unit is 'px' or 'share', got 'mm'"),
+        ([{"kind": "map", "range": (1.0, 1.0)}], "needs a range from a lower to a higher value"),
+    ],
+)
+def test_numbers_with_a_meaning_need_names_of_their_own(outputs: list[dict[str, Any]], message: str) -> None:
+    made = tuple(Output(**{"name": "sizes", "dtype": "float32", "shape": ("batch", 2), "kind": "tensor", **each}) for each in outputs)
+    with pytest.raises(ContractError, match=message):
+        replace(GOOD, task="tensors", outputs=made, labels=())
+
+
+def test_names_and_unit_travel_as_json() -> None:
+    sizes = Output(name="sizes", dtype="float32", shape=("batch", 2), kind="tensor", names=("width", "height"), unit="mm")
+    contract = replace(GOOD, task="tensors", outputs=(sizes,), labels=())
+    assert Contract.from_json(contract.to_json()) == contract and '"names"' not in GOOD.to_json()
 
 
 def test_an_unknown_field_is_refused() -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edgeport_runtime import Bundle, Contract, DeviceError, InputError, SessionOptions
-from edgeport_runtime.contract import Range
+from edgeport_runtime.axes import Range
 from edgeport_runtime.engine import Engine, divides
 from edgeport_runtime.threads import RunQueue
 

@@ -14,7 +14,8 @@ from PIL import Image
 
 from edgeport_runtime import ImageError, InputError, Pixels
 from edgeport_runtime import images as images_module
-from edgeport_runtime.contract import classification, image_axes, image_to_image
+from edgeport_runtime.axes import image_axes
+from edgeport_runtime.contract import classification, image_to_image
 from edgeport_runtime.decoding import describe
 from edgeport_runtime.images import groups_of_one_shape, image_files, pixel_batches, prepare, stack
 
@@ -109,7 +110,7 @@ def test_every_image_is_in_one_batch_of_its_size(at_once: int | None) -> None:
     contract = image_to_image(Pixels(height=8, width=8, resize="keep"), image_axes(smallest_px=4, largest_px=64, largest_batch=3))
     sources = [np.full((8 + index % 2, 8, 3), index, np.uint8) for index in range(11)]
     seen: list[int] = []
-    for indices, pixels in pixel_batches(sources, contract, prepared_at_once=at_once):
+    for indices, pixels, _ in pixel_batches(sources, contract, prepared_at_once=at_once):
         assert len(indices) == len(pixels) <= 3 and [int(image[0, 0, 0]) for image in pixels] == indices
         seen += indices
     assert sorted(seen) == list(range(11))
@@ -119,7 +120,7 @@ def test_batches_are_bounded_and_faults_are_kept_apart() -> None:
     contract = image_to_image(KEEP, image_axes(smallest_px=4, largest_px=64, largest_batch=4))
     sources = [RAMP] * 5 + [b"broken"] + [np.zeros((8, 8, 3), np.uint8)] * 3 + [np.zeros((2, 2, 3), np.uint8)]
     faults: dict[int, ImageError] = {}
-    batches = [indices for indices, _ in pixel_batches(sources, contract, most=lambda height, width: 2 if height == 8 else 9, faults=faults)]
+    batches = [batch.indices for batch in pixel_batches(sources, contract, most=lambda height, width: 2 if height == 8 else 9, faults=faults)]
     assert batches == [[0, 1, 2, 3], [4], [6, 7], [8]]
     assert {index: str(error)[:25] for index, error in faults.items()} == {5: "an image of 6 bytes: expe", 9: "an array of shape (2, 2, "}
     with pytest.raises(ImageError, match="an image of 6 bytes"):
@@ -199,7 +200,7 @@ def test_files_are_prepared_by_several_threads_in_order(tmp_path: Path) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(images_module, "prepare", prepare_and_tell)
-        for indices, pixels in pixel_batches(paths, contract, prepared_at_once=8, faults=faults):
+        for indices, pixels, _ in pixel_batches(paths, contract, prepared_at_once=8, faults=faults):
             seen |= dict(zip(indices, pixels, strict=True))
     assert threading.current_thread().name not in threads and list(faults) == [7]
     assert list(seen) == [index for index in range(30) if index != 7]

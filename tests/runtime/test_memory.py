@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from edgeport_runtime import InputError, Pixels, load
-from edgeport_runtime.contract import classification, image_axes
+from edgeport_runtime.axes import image_axes
+from edgeport_runtime.contract import classification
 from edgeport_runtime.memory import LEAST, RunBounds, SpikeWatch, measured_bytes_per_pixel
 
 CONTRACT = classification(Pixels(height=10, width=20), ("a", "b"), image_axes(smallest_px=4))

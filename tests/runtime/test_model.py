@@ -23,6 +23,15 @@ def test_a_classifier_names_the_class(classifier: Path, precision: str) -> None:
     assert len(model(DARK, top=1).top) == 1  # type: ignore[union-attr]
 
 
+def test_outputs_that_were_run_elsewhere_are_interpreted(classifier: Path) -> None:
+    model = load(classifier)
+    outputs = model.raw(np.stack([DARK, BRIGHT]))
+    assert model.interpret(outputs, [(16, 16)] * 2, (16, 16)) == model.batch([DARK, BRIGHT])
+    for sources_px, network_px in (([(16, 16)], (16, 16)), ([(16, 16), (0, 0)], (16, 16)), ([(16, 16)] * 2, (0, 16))):
+        with pytest.raises(InputError, match=r"expected a \(height, width\) of each of the 2 images"):
+            model.interpret(outputs, sources_px, network_px)
+
+
 def test_scores_are_the_softmax_of_the_raw_logits(classifier: Path) -> None:
     model = load(classifier, precision="fp32")
     logits = model.raw(DARK[None])["logits"][0].astype(np.float64)

@@ -1,55 +1,69 @@
+"""Answers as an application uses them."""
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from edgeport_runtime import Prediction, Segmentation
-from edgeport_runtime.predictions import Label, embeddings, generated_images, predictions, segmentations, softmax
+from edgeport_runtime import Detections, InputError, Pixels, Segmentation
+from edgeport_runtime.framing import Framing
+from edgeport_runtime.predictions import Detection, FloatMap, as_image, label_of
 
-
-@pytest.mark.parametrize(
-    ("logits", "expected"),
-    [
-        ([[1000.0, 1000.0], [-1000.0, 0.0]], [[0.5, 0.5], [0.0, 1.0]]),
-        ([[0.0, np.log(3.0)]], [[0.25, 0.75]]),
-        ([[-np.inf, 0.0]], [[0.0, 1.0]]),
-    ],
+FOUND = Detections(
+    boxes=np.array([[1, 2, 3, 4], [5, 6, 7, 8], [0, 0, 9, 9]], np.float32),
+    scores=np.array([0.9, 0.5, 0.25], np.float32),
+    classes=np.array([1, 0, 1]),
+    labels=("cat", "dog"),
 )
-def test_softmax_does_not_overflow(logits: list[list[float]], expected: list[list[float]]) -> None:
-    found = softmax(np.array(logits, np.float32))
-    assert found.dtype == np.float64
-    np.testing.assert_allclose(found, expected, rtol=1e-7)
 
 
-def test_classes_come_in_falling_order() -> None:
-    logits = np.log(np.array([[0.2, 0.5, 0.3], [0.6, 0.2, 0.2]], np.float32))
-    first, second = predictions(logits, ("dark", "middle", "bright"), 2)
-    assert isinstance(first, Prediction) and isinstance(second, Prediction)
-    assert (first.label, [each.label for each in first.top]) == ("middle", ["middle", "bright"]) and first.score == pytest.approx(0.5)
-    assert [each.label for each in second.top] == ["dark", "middle"]  # of two that are equal the first
+def test_detections_are_a_sequence() -> None:
+    assert len(FOUND) == 3 and [each.label for each in FOUND] == ["dog", "cat", "dog"]
+    assert FOUND[0] == Detection(label="dog", index=1, score=pytest.approx(0.9), box=(1.0, 2.0, 3.0, 4.0)) and FOUND[-1].box == (0.0, 0.0, 9.0, 9.0)
+    assert [each.score for each in FOUND[1:]] == [0.5, 0.25] and len(FOUND[FOUND.classes == 1]) == 2
+    with pytest.raises(IndexError):
+        FOUND[3]
 
 
-def test_classes_without_labels_are_named_by_their_index() -> None:
-    (found,) = predictions(np.array([[0.0, 9.0]], np.float32), (), 5)
-    assert isinstance(found, Prediction) and found.label == "1" and len(found.top) == 2 and isinstance(found.top[0], Label)
+def test_detections_of_at_least_a_score() -> None:
+    assert len(FOUND.at_least(0.5)) == 2 and len(FOUND.at_least(0.0)) == 3 and not FOUND.at_least(0.95)
 
 
-def test_each_position_has_its_class() -> None:
-    scores = np.zeros((2, 3, 2, 2), np.float32)
-    scores[0, 2], scores[1, 1, 0, 1] = 1.0, 1.0
-    first, second = segmentations(scores, ("a", "b", "c"), 5)
-    assert isinstance(first, Segmentation) and isinstance(second, Segmentation)
-    assert first.classes.tolist() == [[2, 2], [2, 2]] and second.classes.tolist() == [[0, 1], [0, 0]] and first.labels == ("a", "b", "c")
+def test_a_class_without_a_label_is_named_by_its_index() -> None:
+    assert (label_of(1, ("cat", "dog")), label_of(7, ())) == ("dog", "7")
 
 
-def test_a_vector_for_each_image() -> None:
-    vectors = np.arange(6, dtype=np.float32).reshape(2, 3)
-    found = embeddings(vectors, (), 5)
-    assert [each.tolist() for each in found] == [[0, 1, 2], [3, 4, 5]]  # type: ignore[union-attr]
+def test_a_segmentation_in_tiles_has_classes_alone() -> None:
+    tiled = Segmentation(classes=np.array([[0, 1], [2, 3]]), labels=())
+    assert tiled.at_source().tolist() == [[0, 1], [2, 3]] and tiled.at_source().dtype == np.uint8
+    with pytest.raises(InputError, match="in tiles has classes alone: leave tile_px out"):
+        tiled.scores_at_source()
+    assert Segmentation(classes=np.array([[300]]), labels=()).at_source().tolist() == [[300]]
+
+
+def test_scores_at_the_sources_size() -> None:
+    scores = np.stack([np.zeros((4, 4)), np.ones((4, 4))]).astype(np.float32)
+    found = Segmentation(classes=scores.argmax(axis=0), labels=(), scores=scores, framing=Framing.of((8, 6), Pixels(height=4, width=4), (4, 4)))
+    assert found.scores_at_source().shape == (2, 8, 6) and (found.scores_at_source()[1] == 1).all() and (found.at_source() == 1).all()
+
+
+def test_a_palette_image_holds_the_classes() -> None:
+    made = Segmentation(classes=np.array([[0, 1], [2, 254]]), labels=()).to_image()
+    assert made.mode == "P" and np.asarray(made).tolist() == [[0, 1], [2, 254]]
+    assert made.convert("RGB").getpixel((1, 0)) == (128, 0, 0)  # PASCAL VOC's aeroplane
+    assert made.convert("RGB").getpixel((0, 1)) == (0, 128, 0)  # and bicycle
+
+
+def test_more_classes_than_a_byte_holds() -> None:
+    made = Segmentation(classes=np.array([[0, 1], [2, 255]]), labels=()).to_image()
+    assert made.mode == "I;16" and np.asarray(made).tolist() == [[0, 1], [2, 255]]
+
+
+def test_a_map_as_gray_levels() -> None:
+    found = FloatMap(values=np.array([[0.0, 5.0, 10.0, 20.0, -3.0]], np.float32), range=(0.0, 10.0), unit="m")
+    assert np.asarray(found.to_image()).tolist() == [[0, 128, 255, 255, 0]]
 
 
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB")])
-def test_an_image_for_each_image(channels: int, mode: str) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (2, 4, 6, channels), dtype=np.uint8)
-    for image, array in zip(generated_images(pixels, (), 5), pixels, strict=True):
-        assert isinstance(image, Image.Image) and image.mode == mode and image.size == (6, 4)
-        np.testing.assert_array_equal(np.asarray(image).reshape(array.shape), array)
+def test_pixels_as_an_image(channels: int, mode: str) -> None:
+    made = as_image(np.zeros((4, 6, channels), np.uint8))
+    assert isinstance(made, Image.Image) and (made.mode, made.size) == (mode, (6, 4))

@@ -106,14 +106,14 @@ def test_a_buffer_may_be_written_over(model: Model) -> None:
 
 def test_a_torn_image_whose_deadline_passes_while_it_is_decoded_is_answered_once(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """A soak found it: the thread that decoded it died of the second answer, and all waited for ever."""
-    real, decoding = request_queue.prepare, threading.Event()
+    real, decoding = request_queue.prepared, threading.Event()
 
     def slowly(*given: object) -> object:
         decoding.set()
         time.sleep(0.1)
         return real(*given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(request_queue, "prepare", slowly)
+    monkeypatch.setattr(request_queue, "prepared", slowly)
     with model.batcher(max_wait_ms=1, max_queue=4) as batcher:
         torn = batcher(b"torn", deadline_ms=20)
         assert decoding.wait(WAIT_S)

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgeport_runtime import Contract, InputError, Pixels, Segmentation, load
-from edgeport_runtime.contract import Output, Range, image_to_image
+from edgeport_runtime.axes import Range
+from edgeport_runtime.contract import Output, image_to_image
 from edgeport_runtime.tiling import TiledModel, Tiling
 
 Array = NDArray[Any]
