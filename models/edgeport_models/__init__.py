@@ -7,6 +7,7 @@ from .datasets import Data, load_data
 from .errors import CheckpointError, DataError, NetworkError, TrainingError
 from .generator import Generator, PatchDiscriminator
 from .layers import AdaptiveAttention2d, ConvLayer, DepthwiseSeparableConv2d, SelfAttention2d
+from .pyramid import Detector, Segmenter
 from .registry import NETWORKS, Network, Recipe, network
 from .resnet import ResNet18
 from .training import train
@@ -22,12 +23,14 @@ __all__ = [
     "Data",
     "DataError",
     "DepthwiseSeparableConv2d",
+    "Detector",
     "Generator",
     "Network",
     "NetworkError",
     "PatchDiscriminator",
     "Recipe",
     "ResNet18",
+    "Segmenter",
     "SelfAttention2d",
     "TrainingError",
     "load_data",

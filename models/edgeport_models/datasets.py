@@ -1,6 +1,6 @@
 """Data sets as three disjoint parts: `train`, `calibration` and `test`, each a sequence of examples.
 
-`digits`, `photos`: shipped inside scikit-learn. `cifar10`: downloaded by torchvision. `folder:PATH`: images of your own.
+`digits`, `photos`, `scenes`: made of what ships inside scikit-learn. `cifar10`: downloaded by torchvision. `folder:PATH`: images of your own.
 """
 
 import hashlib
@@ -9,21 +9,26 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from edgeport_runtime import Example, InputError
+from edgeport_runtime.coco import coco_examples, coco_labels
 from edgeport_runtime.decoding import convert, decode
 from edgeport_runtime.images import image_files
+from edgeport_runtime.scorers import TruthKind
 
 from .errors import DataError
+from .scenes import Scenes
 
 Part = Sequence[Example]
 Photo = NDArray[np.uint8]
 
-DATA_SETS = ("digits", "photos", "cifar10")
+DATA_SETS = ("digits", "photos", "scenes", "cifar10")
+LEARNT_FROM: dict[str, tuple[TruthKind, ...]] = {"digits": ("label",), "photos": ("image",), "scenes": ("boxes", "mask"), "cifar10": ("label",)}
 DIGITS_TEST = 360  # the last images, written by other people than the rest
 DIGITS_CALIBRATION = 160
 DIGITS_PX = 32
@@ -31,11 +36,12 @@ NOISE_SIGMA = 25.0  # levels
 TRAIN_PATCH_PX, TILE_PX = 32, 128
 TRAIN_PATCHES, CALIBRATION_PATCHES = 2000, 24
 CIFAR_CALIBRATION = 1000
+TRAIN_SCENES, CALIBRATION_SCENES, TEST_SCENES = 6000, 128, 300
 
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """One data set. `labels` is empty if the truth of an example is an image."""
+    """One data set. `labels` is empty if the truth of an example is an image; of masks, the first one is the background's."""
 
     name: str
     labels: tuple[str, ...]
@@ -44,18 +50,43 @@ class Data:
     test: Part
 
 
-def load_data(name: str, *, pairs: bool = False) -> Data:
-    """Load a data set by name; `pairs` asks for image-to-image examples. Raises DataError."""
+class SceneExamples(Sequence[Example]):
+    """Scenes as examples. `truth`: "boxes" or "mask"."""
+
+    def __init__(self, made: Scenes, truth: TruthKind) -> None:
+        self._made, self._truth = made, truth
+
+    def __len__(self) -> int:
+        return len(self._made)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+
+    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+        if isinstance(index, slice):
+            return [self[each] for each in range(*index.indices(len(self)))]
+        scene = self._made[index]
+        return Example(source=scene.image, truth=scene.boxes if self._truth == "boxes" else scene.mask)
+
+
+def load_data(name: str, *, truth: TruthKind = "label") -> Data:
+    """Load a data set by name, with what is to be learnt of each image. Raises DataError."""
     if name.startswith("folder:"):
-        return (_photo_folder if pairs else _class_folder)(Path(name.removeprefix("folder:")))
-    loaders: dict[str, Callable[[], Data]] = dict(zip(DATA_SETS, (_digits, _photos, _cifar10), strict=True))
-    if name not in loaders:
-        raise DataError(f"expected one of {', '.join(loaders)} or folder:PATH as data, got {name!r}")
-    data = loaders[name]()
-    if bool(data.labels) == pairs:
-        wanted = "pairs of images (photos, or folder:PATH)" if pairs else "labeled images (digits, cifar10, or folder:PATH)"
-        raise DataError(f"this network learns from {wanted}, not from {name!r}")
-    return data
+        folders: dict[TruthKind, Callable[[Path], Data]] = {"label": _class_folder, "image": _photo_folder, "boxes": _coco_folder}
+        if truth not in folders:
+            raise DataError(f"{name}: folders hold no masks to learn from; this network learns from scenes")
+        return folders[truth](Path(name.removeprefix("folder:")))
+    if name not in LEARNT_FROM:
+        raise DataError(f"expected one of {', '.join(DATA_SETS)} or folder:PATH as data, got {name!r}")
+    if truth not in LEARNT_FROM[name]:
+        wanted = {"label": "labeled images", "image": "pairs of images", "boxes": "images with boxes", "mask": "images with masks"}[truth]
+        known = ", ".join(each for each, kinds in LEARNT_FROM.items() if truth in kinds)
+        raise DataError(f"this network learns from {wanted} ({known}{', or folder:PATH' if truth != 'mask' else ''}), not from {name!r}")
+    loaders: dict[str, Callable[[], Data]] = {"digits": _digits, "photos": _photos, "cifar10": _cifar10}
+    return _scenes(truth) if name == "scenes" else loaders[name]()
 
 
 def require_demo_packages(what: str) -> None:
@@ -86,6 +117,29 @@ def _digits() -> Data:
         train=examples[: split - DIGITS_CALIBRATION],
         calibration=examples[split - DIGITS_CALIBRATION : split],
         test=examples[split:],
+    )
+
+
+def _scenes(truth: TruthKind) -> Data:
+    """Digits on photographs: those of other writers, on another photograph, are held out. `truth`: "boxes" or "mask"."""
+    require_demo_packages("the data set `scenes`")
+    from sklearn.datasets import load_digits, load_sample_images
+
+    digits, (china, flower) = load_digits(), load_sample_images().images
+    glyphs = (digits.images * (255 / 16)).astype(np.uint8)
+    writers = np.split(np.arange(len(glyphs)), [len(glyphs) - DIGITS_TEST - DIGITS_CALIBRATION, len(glyphs) - DIGITS_TEST])
+
+    def part(index: int, photo: Photo, count: int, *, varied: bool) -> Part:
+        made = Scenes(glyphs[writers[index]], digits.target[writers[index]], photo, count, seed=index, varied=varied)
+        return SceneExamples(made, truth)
+
+    names = tuple(str(label) for label in digits.target_names)
+    return Data(
+        name="scenes",
+        labels=names if truth == "boxes" else ("background", "digit"),
+        train=part(0, china, TRAIN_SCENES, varied=True),
+        calibration=part(1, china, CALIBRATION_SCENES, varied=True),
+        test=part(2, flower, TEST_SCENES, varied=False),
     )
 
 
@@ -172,6 +226,18 @@ def _class_folder(root: Path) -> Data:
         for path in folder_images(folder):
             parts[_part_of(path, root)].append(Example(source=path, truth=label))
     return Data(name=f"folder:{root}", labels=tuple(path.name for path in classes), **parts)
+
+
+def _coco_folder(root: Path) -> Data:
+    """Images with COCO's annotations."""
+    parts: dict[str, list[Example]] = {"train": [], "calibration": [], "test": []}
+    try:
+        labels = coco_labels(root)
+        for path, boxes in coco_examples(root, labels):
+            parts[_part_of(path, root)].append(Example(source=path, truth=boxes))
+    except InputError as error:
+        raise DataError(str(error)) from error
+    return Data(name=f"folder:{root}", labels=labels, **parts)
 
 
 def _photo_folder(root: Path) -> Data:

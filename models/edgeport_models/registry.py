@@ -7,14 +7,16 @@ from typing import Any
 
 from torch import nn
 
-from edgeport_runtime import Contract, Pixels
-from edgeport_runtime.contract import classification, image_axes, image_to_image
-from edgeport_runtime.tasks import find_task
+from edgeport_runtime import Contract, DetectionHead, Output, Pixels, Range
+from edgeport_runtime.axes import image_axes
+from edgeport_runtime.contract import classification, image_to_image, pixel_input
+from edgeport_runtime.scorers import TruthKind
 
 from .attention import AttentionNet
 from .cnn import CNN
 from .errors import NetworkError
 from .generator import Generator
+from .pyramid import STEP_PX, Detector, Segmenter
 from .resnet import ResNet18
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -37,7 +39,7 @@ class Recipe:
 class Network:
     """One entry of the registry. `contract` takes the labels and a side in pixels.
 
-    `arguments`: always given to `build`. `untrained`: arguments that keep `build` from loading pretrained weights.
+    `arguments`: always given to `build`. `untrained`: arguments that keep `build` from loading pretrained weights. `truth`: what it learns of each image.
     """
 
     name: str
@@ -48,10 +50,12 @@ class Network:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     untrained: Mapping[str, Any] = field(default_factory=dict)
 
+    truth: TruthKind = "label"
+
     @property
-    def generates(self) -> bool:
-        """True for an image-to-image network, which is trained as a GAN on pairs of images."""
-        return find_task(self.contract((), self.side_px).task).truth == "image"
+    def has_classes(self) -> bool:
+        """Whether it is built for a number of classes; an image-to-image network is not."""
+        return self.truth != "image"
 
     @property
     def parameters(self) -> set[str]:
@@ -78,6 +82,28 @@ def _classifier(smallest_px: int, largest_px: int, mean: tuple[float, ...], std:
 def _generator(labels: tuple[str, ...], side_px: int) -> Contract:
     pixels = Pixels(height=side_px, width=side_px, resize="keep", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     return image_to_image(pixels, image_axes(smallest_px=Generator.SMALLEST_PX, largest_batch=32))
+
+
+def _stepped_axes() -> dict[str, Range]:
+    side = Range(low=STEP_PX, high=512, step=STEP_PX)
+    return {"batch": Range(low=1, high=32), "height": side, "width": side}
+
+
+def _detector(labels: tuple[str, ...], side_px: int) -> Contract:
+    pixels = Pixels(height=side_px, width=side_px, resize="letterbox", mean=HALF, std=HALF)
+    outputs = (
+        Output(name="boxes", dtype="float32", shape=("batch", "?", 4), kind="boxes"),
+        Output(name="scores", dtype="float32", shape=("batch", "?", len(labels)), kind="scores"),
+        Output(name="points", dtype="float32", shape=("batch", "?", 2), kind="points"),
+    )
+    head = DetectionHead(box_format="distances", candidates=300)
+    return Contract(task="detection", inputs=(pixel_input(pixels),), outputs=outputs, axes=_stepped_axes(), labels=labels, detection=head)
+
+
+def _segmenter(labels: tuple[str, ...], side_px: int) -> Contract:
+    pixels = Pixels(height=side_px, width=side_px, resize="letterbox", mean=HALF, std=HALF)
+    scores = Output(name="scores", dtype="float32", shape=("batch", len(labels), "height", "width"), kind="tensor")
+    return Contract(task="segmentation", inputs=(pixel_input(pixels),), outputs=(scores,), axes=_stepped_axes(), labels=labels)
 
 
 HALF = (0.5, 0.5, 0.5)
@@ -121,6 +147,23 @@ NETWORKS = {
             contract=_generator,
             side_px=128,
             recipe=Recipe(data="photos", epochs=8, batch=16, learning_rate=3e-3, weight_decay=0.0),
+            truth="image",
+        ),
+        Network(
+            name="detector",
+            build=Detector,
+            contract=_detector,
+            side_px=128,
+            recipe=Recipe(data="scenes", epochs=8, batch=32, learning_rate=5e-3, weight_decay=1e-2),
+            truth="boxes",
+        ),
+        Network(
+            name="segmenter",
+            build=Segmenter,
+            contract=_segmenter,
+            side_px=128,
+            recipe=Recipe(data="scenes", epochs=3, batch=32, learning_rate=4e-3, weight_decay=1e-2),
+            truth="mask",
         ),
     )
 }

@@ -1,7 +1,8 @@
-"""Training, small and seeded: cross-entropy and SGD for classifiers, adversarial + L1 for the generator."""
+"""Training, small and seeded: SGD for classifiers, AdamW for detectors and segmentations, adversarial + L1 for the generator."""
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,13 +10,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgeport_runtime import Contract, Example
-from edgeport_runtime.decoding import ImageSource
-from edgeport_runtime.images import prepare, require_size, stack
+from edgeport_runtime.average_precision import TrueBoxes
+from edgeport_runtime.decoding import ImageSource, size_px
+from edgeport_runtime.framing import Framing
+from edgeport_runtime.images import prepare, prepare_mask, require_size, stack
 from edgeport_runtime.tasks import find_task
 
 from .datasets import Part
 from .errors import DataError, TrainingError
 from .generator import PatchDiscriminator
+from .losses import detection_loss, segmentation_loss
 from .registry import Recipe
 
 ADVERSARIAL_SHARE = 0.001  # of the generator's loss; the rest is L1 in the range -1..1
@@ -31,7 +35,8 @@ def train(module: nn.Module, contract: Contract, part: Part, recipe: Recipe, ste
     if len(part) < 2:
         raise DataError(f"expected at least 2 images to learn from, got {len(part)}")
     generator = torch.Generator().manual_seed(recipe.seed)
-    learn = _adversarial if find_task(contract.task).truth == "image" else _classify
+    learners = {"label": _classify, "image": _adversarial, "boxes": _detect, "mask": _segment}
+    learn = learners[find_task(contract.task).truth or "label"]
     module.to(memory_format=torch.channels_last)
     module.train()
     learn(module, contract, part, recipe, generator, step)
@@ -130,3 +135,44 @@ def _adversarial(module: nn.Module, contract: Contract, part: Part, recipe: Reci
         makers[0].step()
         schedule.step()
         step(f"L1 {_finite(distance):.4f}, judge {judged.item():.3f}")
+
+
+def _detect(module: nn.Module, contract: Contract, part: Part, recipe: Recipe, generator: torch.Generator, step: Step) -> None:
+    def loss_of(outputs: Any, examples: list[Example]) -> Tensor:
+        return detection_loss(outputs, [_seen_boxes(example, contract) for example in examples], int(module.STRIDE_PX))  # type: ignore[arg-type]
+
+    _with_adamw(module, _batches(part, contract, recipe, generator), loss_of, steps(part, recipe), recipe, step)
+
+
+def _seen_boxes(example: Example, contract: Contract) -> TrueBoxes:
+    """True boxes as the network sees them: in pixels of its input."""
+    true = TrueBoxes.of(example.truth, "an example")
+    pixels = contract.pixels
+    return true._replace(boxes=Framing.of(size_px(example.source), pixels, (pixels.height, pixels.width)).to_network(true.boxes))
+
+
+def _segment(module: nn.Module, contract: Contract, part: Part, recipe: Recipe, generator: torch.Generator, step: Step) -> None:
+    def loss_of(scores: Any, examples: list[Example]) -> Tensor:
+        masks = [prepare_mask(example.truth, contract.pixels, scores.shape[2:]) for example in examples]
+        return segmentation_loss(scores, torch.from_numpy(np.stack(masks)))
+
+    _with_adamw(module, _batches(part, contract, recipe, generator), loss_of, steps(part, recipe), recipe, step)
+
+
+def _with_adamw(
+    module: nn.Module,
+    batches: Iterator[tuple[Tensor, list[Example]]],
+    loss_of: Callable[[Any, list[Example]], Tensor],
+    total: int,
+    recipe: Recipe,
+    step: Step,
+) -> None:
+    optimizer = torch.optim.AdamW(module.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, total_steps=total, pct_start=0.2)
+    for x, examples in batches:
+        loss = loss_of(module(x.contiguous(memory_format=torch.channels_last)), examples)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+        step(f"loss {_finite(loss):.4f}")

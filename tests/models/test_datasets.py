@@ -1,3 +1,4 @@
+import json
 import sys
 from pathlib import Path
 
@@ -9,7 +10,9 @@ from PIL import Image
 from edgeport_models import Data, DataError, load_data
 from edgeport_models.datasets import NOISE_SIGMA, add_noise, random_patches, tiles
 from edgeport_runtime import Example, Pixels
+from edgeport_runtime.average_precision import TrueBoxes
 from edgeport_runtime.images import prepare
+from edgeport_runtime.scorers import TruthKind
 
 KEEP = Pixels(height=8, width=8, resize="keep")
 
@@ -31,13 +34,13 @@ def test_digits() -> None:
 
 @pytest.mark.parametrize("name", ["digits", "photos"])
 def test_the_parts_share_no_image(name: str) -> None:
-    data = load_data(name, pairs=name == "photos")
+    data = load_data(name, truth="image" if name == "photos" else "label")
     parts = [{pixels(example) for example in part} for part in (data.train, data.calibration, data.test)]
     assert not parts[0] & parts[1] and not parts[0] & parts[2] and not parts[1] & parts[2]
 
 
 def test_photos_are_noisy_and_clean_pairs() -> None:
-    data = load_data("photos", pairs=True)
+    data = load_data("photos", truth="image")
     assert (len(data.train), len(data.calibration), len(data.test)) == (2000, 24, 15)
     differences = np.concatenate([(np.asarray(e.source, float) - np.asarray(e.truth, float)).ravel() for e in data.train[:100]])
     assert abs(differences.mean()) < 1.5 and 20 < differences.std() < NOISE_SIGMA  # clipping at 0 and 255 takes some
@@ -87,24 +90,49 @@ def test_class_folders(tmp_path: Path) -> None:
 
 def test_plain_folder_for_a_generator(tmp_path: Path) -> None:
     make_folder(tmp_path, [f"{index}.png" for index in range(30)])
-    data = load_data(f"folder:{tmp_path}", pairs=True)
+    data = load_data(f"folder:{tmp_path}", truth="image")
     assert data.labels == () and len(data.train) % 16 == 0 and data.test
     assert np.asarray(data.train[0].truth).shape == (32, 32, 3)
 
 
 @pytest.mark.parametrize(
-    ("name", "is_pairs", "message"),
+    ("name", "truth", "message"),
     [
-        ("mnist", False, "expected one of digits, photos, cifar10 or folder:PATH as data, got 'mnist'"),
-        ("digits", True, "learns from pairs of images"),
-        ("photos", False, "learns from labeled images"),
-        ("folder:nowhere", False, "is no such folder"),
-        ("folder:nowhere", True, "is no such folder"),
+        ("mnist", "label", "expected one of digits, photos, scenes, cifar10 or folder:PATH as data, got 'mnist'"),
+        ("digits", "image", r"learns from pairs of images \(photos, or folder:PATH\), not from 'digits'"),
+        ("photos", "label", r"learns from labeled images \(digits, cifar10, or folder:PATH\)"),
+        ("digits", "boxes", r"learns from images with boxes \(scenes, or folder:PATH\)"),
+        ("photos", "mask", r"learns from images with masks \(scenes\)"),
+        ("folder:nowhere", "label", "is no such folder"),
+        ("folder:nowhere", "image", "is no such folder"),
+        ("folder:nowhere", "boxes", "expected COCO's annotations beside the images"),
+        ("folder:nowhere", "mask", "folders hold no masks to learn from"),
     ],
 )
-def test_data_that_cannot_be_had(name: str, is_pairs: bool, message: str) -> None:
+def test_data_that_cannot_be_had(name: str, truth: TruthKind, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        load_data(name, pairs=is_pairs)
+        load_data(name, truth=truth)
+
+
+def test_scenes_have_other_writers_and_another_photograph_in_each_part() -> None:
+    boxes, masks = load_data("scenes", truth="boxes"), load_data("scenes", truth="mask")
+    assert boxes.labels == tuple("0123456789") and masks.labels == ("background", "digit")
+    assert [len(each) for each in (boxes.train, boxes.calibration, boxes.test)] == [6000, 128, 300]
+    assert np.array_equal(boxes.test[3].source, masks.test[3].source) and np.asarray(masks.test[3].truth).shape == (128, 128)
+    first = TrueBoxes.of(boxes.test[3].truth, "a scene")
+    assert len(first.boxes) == len(first.classes) and not np.array_equal(boxes.train[0].source, boxes.calibration[0].source)
+
+
+def test_a_folder_with_annotations_is_divided_by_names(tmp_path: Path) -> None:
+    names = [f"{index}.png" for index in range(40)]
+    for name in names:
+        Image.new("RGB", (16, 16)).save(tmp_path / name)
+    found = {"images": [{"id": index, "file_name": name} for index, name in enumerate(names)], "categories": [{"id": 5, "name": "cat"}]}
+    found["annotations"] = [{"image_id": index, "category_id": 5, "bbox": [1, 1, 4, 4]} for index in range(40)]
+    (tmp_path / "annotations.json").write_text(json.dumps(found))
+    data = load_data(f"folder:{tmp_path}", truth="boxes")
+    assert data.labels == ("cat",) and len(data.train) + len(data.calibration) + len(data.test) == 40 and len(data.train) > 20
+    assert TrueBoxes.of(data.train[0].truth, "x").boxes.tolist() == [[1, 1, 5, 5]]
 
 
 def test_a_class_folder_without_images(tmp_path: Path) -> None:
@@ -140,4 +168,4 @@ def test_cifar10_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_data_of_the_extra_demo_without_it(package: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(DataError, match=rf"`{name}` needs scikit-learn and scipy, and {package} cannot be imported .*edgeport\[demo\]"):
-        load_data(name, pairs=name == "photos")
+        load_data(name, truth="image" if name == "photos" else "label")

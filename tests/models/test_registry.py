@@ -2,12 +2,13 @@ import pytest
 import torch
 
 from edgeport_models import NetworkError, network
+from edgeport_runtime.tasks import find_task
 
-NAMES = ("cnn", "cnn-separable", "resnet18", "attention", "generator")
+NAMES = ("cnn", "cnn-separable", "resnet18", "attention", "generator", "detector", "segmenter")
 
 
 def test_unknown_names_and_arguments_are_refused() -> None:
-    with pytest.raises(NetworkError, match="expected one of cnn, cnn-separable, resnet18, attention, generator, got 'vgg'"):
+    with pytest.raises(NetworkError, match="expected one of cnn, cnn-separable, resnet18, attention, generator, detector, segmenter, got 'vgg'"):
         network("vgg")
     with pytest.raises(NetworkError, match="cnn cannot be built from"):
         network("cnn").make({"num_classes": "many"})
@@ -17,12 +18,15 @@ def test_unknown_names_and_arguments_are_refused() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_network_gives_what_its_contract_promises(name: str) -> None:
     entry = network(name)
-    contract = entry.contract(() if entry.generates else ("a", "b", "c"), entry.side_px)
+    contract = entry.contract(() if not entry.has_classes else ("a", "b", "c"), entry.side_px)
     module = entry.make({"num_classes": 3, **entry.untrained}).eval()
+    side = entry.side_px
     with torch.inference_mode():
-        shape = module(torch.zeros(2, 3, entry.side_px, entry.side_px)).shape
-    expected = (2, 3, entry.side_px, entry.side_px) if entry.generates else (2, 3)
-    assert shape == expected and (contract.task == "image-to-image") == entry.generates
+        found = module(torch.zeros(2, 3, side, side))
+    shapes = {"classification": [(2, 3)], "image-to-image": [(2, 3, side, side)], "segmentation": [(2, 3, side, side)]}
+    shapes["detection"] = [(2, side**2 // 16, 4), (2, side**2 // 16, 3), (2, side**2 // 16, 2)]
+    assert [tuple(each.shape) for each in (found.values() if isinstance(found, dict) else [found])] == shapes[contract.task]
+    assert find_task(contract.task).truth == entry.truth and entry.has_classes == (contract.task != "image-to-image")
     assert contract.inputs[0].pixels is not None and entry.recipe.epochs >= 1
 
 
