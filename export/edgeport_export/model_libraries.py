@@ -16,6 +16,7 @@ import torchvision
 from torch import nn
 
 from edgeport_models import NetworkError
+from edgeport_models.detectors import detection_head, detector_pixels, require_one_stage
 from edgeport_runtime import Pixels
 from edgeport_runtime.errors import first_line
 
@@ -26,7 +27,6 @@ CONNECTING_SECONDS = 3.0
 PORTS = {"http": 80, "https": 443}
 SEED = 0  # of random weights, so that `verify` finds the same
 REFUSED = {
-    "detection": "detectors end in a suppression of boxes, which edgeport does not export",
     "video": "videos are no images",
     "optical_flow": "it takes two images",
 }
@@ -115,6 +115,24 @@ def _timm_pixels(name: str, config: dict[str, Any]) -> Pixels:
     )
 
 
+def detector_task(detector: nn.Module, labels: tuple[str, ...] = ()) -> ImageTask:
+    """The description of one of torchvision's detectors, under which its DetectorHeads are exported. Raises NetworkError."""
+    return ImageTask(task="detection", pixels=detector_pixels(detector), labels=labels, detection=detection_head(detector))
+
+
+def _detector(name: str, model: str, classes: int | None, download: bool) -> tuple[nn.Module, ImageTask]:
+    """The detector itself, whose heads are taken after its weights are there."""
+    models = torchvision.models
+    weights = models.get_model_weights(model).DEFAULT
+    labels = tuple(weights.meta["categories"])
+    more: dict[str, Any] = {"weights": weights} if download else {"weights": None, "weights_backbone": None, "num_classes": classes or len(labels)}
+    if download and classes not in (None, len(labels)):
+        raise NetworkError(f"{name}: its own weights have {len(labels)} classes, the background among them, not {classes}; give yours with --checkpoint")
+    network = _downloaded(name, lambda: models.get_model(model, **more), download).eval()
+    require_one_stage(network)
+    return network, detector_task(network, labels if classes in (None, len(labels)) else ())
+
+
 def _torchvision(name: str, model: str, classes: int | None, download: bool) -> tuple[nn.Module, ImageTask]:
     models = torchvision.models
     if model not in models.list_models():
@@ -125,6 +143,8 @@ def _torchvision(name: str, model: str, classes: int | None, download: bool) -> 
     if model in models.list_models(module=models.quantization):
         raise NetworkError(f"{name}: a quantized network; export the float one of the same name, since edgeport makes int8 itself")
     weights = models.get_model_weights(model).DEFAULT
+    if model in models.list_models(module=models.detection):
+        return _detector(name, model, classes, download)
     segments = model in models.list_models(module=models.segmentation)
     size = {} if classes is None else {"num_classes": classes}
     more = {"weights_backbone": None} if segments and not download else {}

@@ -7,7 +7,7 @@ from numbers import Real
 from typing import Any
 
 from edgeport_runtime import Contract
-from edgeport_runtime.contract import is_whole
+from edgeport_runtime.axes import is_whole
 
 from .errors import ExportError
 from .quantization.budget import Budget
@@ -28,7 +28,7 @@ class ExportOptions:
     """What to make, and what int8 may cost.
 
     `precisions`: "fp32" always, "int8" if there is calibration data, "fp16" for CUDA. `always_keep_int8`: even if it does not beat fp32.
-    `calibration_images`: at most that many are used. `max_drop`: points of accuracy, dB of PSNR or units of `metric` that int8 may lose.
+    `calibration_images`: at most that many are used. `max_drop`: points of accuracy, mAP or mean IoU, dB of PSNR or units of `metric` that int8 may lose.
     `metric`: a function of your own (outputs, truths) -> number, larger is better, or its name as my.module:function.
     `max_changed`: percent of the clear labels that int8 may change if a classifier's images have no truth (see `LabelChanges`).
     `sqnr_floor_db`: how near int8 must stay to fp32 if neither can tell.

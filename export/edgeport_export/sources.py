@@ -10,15 +10,17 @@ from torch import nn
 
 from edgeport_models import CheckpointError, DataError, NetworkError, load_data, network
 from edgeport_models.checkpoint import read_card, sha256
-from edgeport_models.datasets import DATA_SETS, Part
+from edgeport_models.datasets import DATA_SETS, LEARNT_FROM, Part
+from edgeport_models.detectors import DetectorHeads, is_torchvision_detector
 from edgeport_models.weights import LoadedWeights, load_checkpoint
 from edgeport_runtime import Bundle, BundleError, Contract, ContractError, Example, InputError
+from edgeport_runtime.coco import ANNOTATIONS
 from edgeport_runtime.evaluation import folder_examples
 from edgeport_runtime.images import image_files
 from edgeport_runtime.tasks import find_task
 
 from .import_string import imported
-from .model_libraries import is_library_name, library_model
+from .model_libraries import detector_task, is_library_name, library_model
 from .network.contracts import ImageTask, image_contract
 
 RANDOM = "random, as --random-weights asked"
@@ -118,6 +120,8 @@ def load_network(
     if checkpoint is None and (weights_key is not None or strip_prefix is not None):
         raise CheckpointError("--weights-key and --strip-prefix say where in a checkpoint the weights are: name the file with --checkpoint")
     weights = None if checkpoint is None else load_checkpoint(module, checkpoint, weights_key=weights_key, strip_prefix=strip_prefix)
+    if is_torchvision_detector(module):
+        return DetectorHeads(module.eval()).eval(), detector_task(module) if own is None else own, weights
     return module.eval(), own, weights
 
 
@@ -172,12 +176,12 @@ def load_examples(data: str, contract: Contract) -> tuple[Part, Part]:
     """The calibration part and the held-out part of the data that a network of edgeport's learned from.
 
     The parts are those that training left out, so a folder gives one image in ten to each. A folder that training cannot have used (images without
-    class folders, or pairs in `input` and `target`) is taken as `own_examples` takes it. Raises DataError.
+    class folders or annotations, pairs in `input` and `target`) is taken as `own_examples` takes it. Raises DataError.
     """
     folder, truth = data_folder(data), find_task(contract.task).truth
-    if folder is not None and folder.is_dir() and holds_truths(folder, contract) == (truth == "image"):
+    if folder is not None and folder.is_dir() and (truth == "mask" or holds_truths(folder, contract) == (truth == "image")):
         return own_examples(data, None, contract)
-    found = load_data(data, pairs=find_task(contract.task).truth == "image")
+    found = load_data(data, truth=find_task(contract.task).truth or "label")
     _require_labels(data, found.labels, contract)
     if found.labels != contract.labels:  # an example's truth is the place of its label among those of the data
         raise _other_labels(data, found.labels, contract)
@@ -187,7 +191,7 @@ def load_examples(data: str, contract: Contract) -> tuple[Part, Part]:
 def own_examples(calibration: str | None, held_out: str | None, contract: Contract) -> tuple[Part, Part]:
     """Calibration images and held-out examples for a network of the user's own. Nothing is added to an image, and no truth is invented.
 
-    Each is a folder, or a data set's name. A folder whose layout holds truths (class folders, or `input` and `target`) is halved by the hashes
+    Each is a folder, or a data set's name. A folder that holds truths (class folders, annotations, or `input` and `target`) is halved by the hashes
     of its files' names if no other one is held out: one half calibrates, the other judges. Raises DataError, InputError.
     """
     if held_out is not None:
@@ -222,13 +226,14 @@ def _images(data: str) -> Part:
             return [Example(source=path) for path in image_files(folder, nested=True)]
         except InputError as error:
             raise DataError(str(error)) from error
-    found = load_data(data, pairs=data == "photos")
+    found = load_data(data, truth=LEARNT_FROM[data][0] if data in LEARNT_FROM else "label")
     return [Example(source=each.truth if data == "photos" else each.source) for each in (*found.calibration, *found.test)]
 
 
 def _named(data: str, contract: Contract) -> tuple[Part, Part]:
-    """A named data set: with its labels for a classifier that has the same, else its images alone. Photos are taken without their noise."""
-    if find_task(contract.task).truth != "label":
+    """A named data set: with its truths if they are the task's, else its images alone. Photos are taken without their noise."""
+    truth = find_task(contract.task).truth
+    if truth == "image" or truth not in LEARNT_FROM.get(data, ("label",)):
         return _images(data), []
     return load_examples(data, contract)
 
@@ -240,6 +245,8 @@ def holds_truths(folder: Path, contract: Contract) -> bool:
         return False
     if truth == "label":
         return any(path.is_dir() and not path.name.startswith(".") for path in folder.iterdir())
+    if truth == "boxes":
+        return (folder / ANNOTATIONS).is_file()
     return (folder / "input").is_dir() and (folder / "target").is_dir()
 
 

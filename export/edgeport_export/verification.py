@@ -8,7 +8,8 @@ from typing import Any
 from PIL import Image
 from torch import nn
 
-from edgeport_runtime import Bundle, CheckReport, Contract, load
+from edgeport_runtime import Bundle, Contract, load
+from edgeport_runtime.check import CheckReport
 from edgeport_runtime.evaluation import Examples, read_examples
 
 from .crowding import considerate_threads

@@ -122,9 +122,10 @@ def _export_stored(name: str, out: Path, plan: Path | None) -> None:
     spec.loader.exec_module(made)
     import torch
 
-    from edgeport_runtime.contract import Pixels, classification, image_axes, image_to_image
+    from edgeport_runtime import Pixels, Range
+    from edgeport_runtime.contract import classification, image_to_image
 
-    axes = image_axes(smallest_px=4, largest_px=64, largest_batch=8)
+    axes = {"batch": Range(low=1, high=8), "height": Range(low=4, high=64), "width": Range(low=4, high=64)}
     if name == "classifier":
         network, contract = made.trained_classifier(), classification(Pixels(height=16, width=16, mean=(0.5,) * 3, std=(0.5,) * 3), made.LABELS, axes)
     else:

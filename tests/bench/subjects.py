@@ -39,7 +39,7 @@ def own(name: str) -> Subject:
     torch.manual_seed(0)
     entry = network(name)
     module = entry.make(entry.untrained)
-    contract = entry.contract(() if entry.generates else tuple("0123456789"), OWN[name])
+    contract = entry.contract(() if not entry.has_classes else tuple("0123456789"), OWN[name])
     settled_modules(module, OWN[name], contract.pixels.mean, contract.pixels.std, (1.0,))
     return Subject(name=name, network=module.eval(), contract=contract)
 

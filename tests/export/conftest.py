@@ -25,7 +25,8 @@ from edgeport_export.tracing.exporter import Traced, trace
 from edgeport_export.validation.parity import Parity
 from edgeport_export.validation.sweep import full_sweep, measure_parity
 from edgeport_runtime import Contract, Example, Pixels, SessionOptions
-from edgeport_runtime.contract import classification, image_axes, image_to_image
+from edgeport_runtime.axes import image_axes
+from edgeport_runtime.contract import classification, image_to_image
 from edgeport_runtime.device import open_session
 
 STORED = Path(__file__).parents[1] / "fixtures"

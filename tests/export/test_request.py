@@ -12,7 +12,8 @@ from edgeport_export import ExportError, ExportOptions, ImageTask
 from edgeport_export.progress import no_progress
 from edgeport_export.request import ExportRequest, as_path, make_request
 from edgeport_runtime import Contract, EdgeportError, Example, ImageError, InputError, Pixels
-from edgeport_runtime.contract import image_axes, image_to_image
+from edgeport_runtime.axes import image_axes
+from edgeport_runtime.contract import image_to_image
 
 GRAY = np.full((16, 16, 3), 100, np.uint8)
 

@@ -91,7 +91,7 @@ def test_photographs_get_no_noise_and_no_truth_unless_pairs_are_given(task: Task
     assert all(Path(str(each.truth)) == tmp_path / "pairs" / "target" / f"{Path(str(each.source)).stem}.png" for each in held_out)
     calibration, held_out = own_examples("photos", None, contract)
     assert not held_out and all(each.truth is None for each in calibration)
-    assert np.array_equal(np.asarray(calibration[0].source), np.asarray(load_data("photos", pairs=True).calibration[0].truth))
+    assert np.array_equal(np.asarray(calibration[0].source), np.asarray(load_data("photos", truth="image").calibration[0].truth))
 
 
 def test_a_task_without_a_metric_takes_no_truth_from_a_folder(tmp_path: Path) -> None:

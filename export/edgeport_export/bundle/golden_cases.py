@@ -96,7 +96,7 @@ def golden_inputs(reference: TorchReference, examples: Sequence[Example]) -> lis
     made = [GoldenInput(arrays=sweep_inputs(contract, sizes, seed=1000 + index)) for index, sizes in enumerate(swept)]
     if examples:
         sources = [example.source for example in examples[:REAL_IMAGES]]
-        made = [*(GoldenInput(arrays={contract.inputs[0].name: pixels}) for _, pixels in pixel_batches(sources, contract)), made[-1]]
+        made = [*(GoldenInput(arrays={contract.inputs[0].name: pixels}) for _, pixels, _ in pixel_batches(sources, contract)), made[-1]]
     smallest, *largest = edge_sizes(contract, measured_cost(reference.network, contract))
     edges = [] if smallest in swept else [GoldenInput(arrays=sweep_inputs(contract, smallest, seed=1000 + MADE_UP), is_edge=True)]
     edges += [GoldenInput(arrays=formula_inputs(contract, sizes), sizes=sizes, is_edge=True) for sizes in largest if sizes not in swept]

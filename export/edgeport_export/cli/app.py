@@ -67,9 +67,9 @@ def _root(version: Annotated[bool, typer.Option("--version", callback=_version, 
 
 @app.command()
 def train(
-    name: Annotated[str, typer.Argument(help="cnn, cnn-separable, resnet18, attention or generator.")],
+    name: Annotated[str, typer.Argument(help="cnn, cnn-separable, resnet18, attention, generator, detector or segmenter.")],
     out: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
-    data: Annotated[str | None, typer.Option(help="digits, photos, cifar10 or folder:PATH; the network's own if left out.")] = None,
+    data: Annotated[str | None, typer.Option(help="digits, photos, scenes, cifar10 or folder:PATH; the network's own if left out.")] = None,
     epochs: Annotated[int | None, typer.Option(help="As the recipe says if left out.")] = None,
     batch: Annotated[int | None, typer.Option(help="As the recipe says if left out.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="As the recipe says if left out.")] = None,
@@ -102,25 +102,28 @@ def export(
     strip_prefix: Annotated[str | None, typer.Option(help="Factory only: what stands before every name in the checkpoint; found if left out.")] = None,
     random_weights: Annotated[bool, typer.Option(help="timm:NAME and torchvision:NAME only: try the export without weights.")] = False,
     calibration: Annotated[
-        str | None, typer.Option(help="Images for int8: a folder, or digits, photos, cifar10; what `edgeport train` learned from if left out.")
+        str | None, typer.Option(help="Images for int8: a folder, or digits, photos, scenes, cifar10; what `edgeport train` learned from if left out.")
     ] = None,
     held_out: Annotated[
         str | None,
-        typer.Option(help="Images with their truth that judge: class folders, or `input` and `target`; left out: half of --calibration, if laid out so."),
+        typer.Option(help="Images with truth that judge: class folders, COCO's, or `input` and `target`; left out: half of --calibration, if so laid out."),
     ] = None,
     precision: Annotated[str | None, typer.Option(help="fp32, int8, fp16, by commas. Left out: fp32, and int8 if it pays; int8 that is named is kept.")] = None,
     dry_run: Annotated[bool, typer.Option(help="Say what would be done with which weights and images, and do nothing.")] = False,
     dynamic: Annotated[str | None, typer.Option(help="Axes with ranges: batch=1..64,height=32..1024:32,width (a step after the colon).")] = None,
     contract: Annotated[Path | None, typer.Option(help="Factory only: a contract as JSON, in the form of a manifest's.")] = None,
-    task: Annotated[str | None, typer.Option(help="Factory only: classification, image-to-image, segmentation, embedding or tensors.")] = None,
-    size: Annotated[str | None, typer.Option(help="Factory only: HEIGHTxWIDTH in pixels.")] = None,
+    task: Annotated[str | None, typer.Option(help="Factory only: classification, detection, segmentation, image-to-image, map, embedding or tensors.")] = None,
+    size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH in pixels, of a factory's network or a library's.")] = None,
     gray: Annotated[bool, typer.Option(help="Factory only: the network takes one gray channel.")] = False,
     mean: Annotated[str | None, typer.Option(help="Factory only: per channel, for pixels in 0..1, such as 0.485,0.456,0.406; 0 if left out.")] = None,
     std: Annotated[str | None, typer.Option(help="Factory only: per channel; 1 if left out.")] = None,
     resize: Annotated[str | None, typer.Option(help="Factory only: stretch, crop:SHORTER_PX, letterbox or keep.")] = None,
     interpolation: Annotated[str | None, typer.Option(help="Factory only: nearest, bilinear, bicubic or lanczos.")] = None,
-    labels: Annotated[Path | None, typer.Option(help="Factory only: a file with one label a line, in the order of the logits.")] = None,
-    output_range: Annotated[str | None, typer.Option(help="Factory only: image-to-image's values for black and white, such as -1,1; 0,1 if left out.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="One label a line, in the order of the logits, for a factory's network or a library's.")] = None,
+    output_range: Annotated[
+        str | None, typer.Option(help="Factory only: an image's or map's values for black and white, such as -1,1; 0,1 if left out.")
+    ] = None,
+    detection: Annotated[str | None, typer.Option(help="Factory only: how a detector is read, such as box_format=center,activation=softmax.")] = None,
     transforms: Annotated[str | None, typer.Option(help="Factory only: a torchvision weights object, such as ResNet50_Weights.IMAGENET1K_V2.")] = None,
     max_drop: Annotated[float, typer.Option(help="Points of accuracy, dB, or units of --metric that int8 may lose.")] = 0.5,
     max_changed: Annotated[float, typer.Option(help="Percent of a classifier's clear labels that int8 may change, if images have no truth.")] = 1.0,
@@ -138,10 +141,11 @@ def export(
     """Make a bundle from a network: fp32 and int8, compared with PyTorch, with golden cases and evidence."""
     from edgeport_export.options import ExportOptions
 
-    from .export_command import ExportJob, NetworkArguments, describe_export, run_export
+    from .export_command import ExportJob, describe_export, run_export
+    from .network_arguments import NetworkArguments
 
-    pixels = {"mean": mean, "std": std, "resize": resize, "interpolation": interpolation, "transforms": transforms}
-    described = NetworkArguments(contract=contract, task=task, size_px=_size(size), gray=gray, labels=labels, output_range=output_range, **pixels)
+    texts = {"mean": mean, "std": std, "resize": resize, "interpolation": interpolation, "transforms": transforms, "output_range": output_range}
+    described = NetworkArguments(contract=contract, task=task, size_px=_size(size), gray=gray, labels=labels, detection=detection, **texts)
     budget = {"max_drop": max_drop, "max_changed": max_changed, "metric": metric, "sqnr_floor_db": sqnr_floor}
     options = ExportOptions(
         **budget,  # type: ignore[arg-type]

@@ -23,7 +23,7 @@ from edgeport_models import Data, load_data, network
 from edgeport_models.datasets import add_noise, require_demo_packages
 from edgeport_runtime import Bundle, Example, Quality, load
 from edgeport_runtime.decoding import decode
-from edgeport_runtime.tasks import format_metric, psnr_db
+from edgeport_runtime.scorers import format_metric, psnr_db
 
 from . import console
 from .export_command import ExportJob, run_export
@@ -55,7 +55,7 @@ def run_demo(out: Path) -> None:
         (out / part).mkdir(parents=True, exist_ok=True)
     results = [_one(out, name) for name in SHOWN]
     _table(results)
-    blur = best_blur_db(load_data("photos", pairs=True))
+    blur = best_blur_db(load_data("photos", truth="image"))
     console.say(f"generator: the best Gaussian blur of the same noisy images reaches {blur:.2f} dB")
     console.say(f"image: {_show_generator(out)} (noisy | PyTorch | int8 | clean)")
     console.say(f"bundles: {', '.join(str(result.bundle.folder) for result in results)}")

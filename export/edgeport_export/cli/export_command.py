@@ -1,15 +1,12 @@
 """`edgeport export`: from names to a bundle, for a network of the registry or of the user's own. The demo does the same."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
-
-import torchvision
 
 from edgeport_export.bundle.staging import free_place
 from edgeport_export.model_libraries import is_library_name
-from edgeport_export.network.contracts import DEFAULT_BATCH, ImageTask, parse_axes, pixels_of_weights, read_contract, read_labels, with_axes
+from edgeport_export.network.contracts import ImageTask, parse_axes, read_labels, with_axes
 from edgeport_export.network.preflight import check_modules
 from edgeport_export.options import ExportOptions
 from edgeport_export.pipeline import export_bundle
@@ -19,32 +16,11 @@ from edgeport_export.request import make_request
 from edgeport_export.sources import RANDOM, NetworkSource, is_factory, load_examples, load_factory, load_source, own_examples
 from edgeport_models import CheckpointError, DataError, network
 from edgeport_models.datasets import Part
-from edgeport_runtime import Bundle, Contract, ContractError, InputError, Pixels
-from edgeport_runtime.contract import Interpolation, Resize
-from edgeport_runtime.tasks import TaskName, find_task
+from edgeport_runtime import Bundle, DetectionHead, InputError, Pixels
+
+from .network_arguments import NetworkArguments, described_contract
 
 OWN_WEIGHTS = "what the factory or the library gives"
-
-
-@dataclass(frozen=True, kw_only=True)
-class NetworkArguments:
-    """A user's description of a network of their own, as text; None if it is not given."""
-
-    contract: Path | None = None
-    task: str | None = None
-    size_px: tuple[int, int] | None = None
-    gray: bool = False
-    mean: str | None = None
-    std: str | None = None
-    resize: str | None = None
-    interpolation: str | None = None
-    labels: Path | None = None
-    output_range: str | None = None
-    transforms: str | None = None
-
-    def are_given(self) -> bool:
-        """Whether there is any."""
-        return self != NetworkArguments()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +111,9 @@ def describe_export(job: ExportJob) -> Iterator[str]:
     for output in contract.outputs:
         levels = f", {output.range[0]:g}..{output.range[1]:g} become the levels 0..255" if output.kind == "pixels" else ""
         yield f"output:  {output.name}: {output.dtype} ({', '.join(map(str, output.shape))}){levels}"
+    if contract.detection is not None:
+        head, plain = asdict(contract.detection), asdict(DetectionHead())
+        yield f"boxes:   {', '.join(f'{name}={value}' for name, value in head.items() if value != plain[name]) or 'as DetectionHead has them'}"
     yield f"axes:    {', '.join(f'{name} {sizes}' for name, sizes in contract.axes.items()) or 'all are fixed'}"
     yield f"labels:  {', '.join(contract.labels[:5]) + (f' and {len(contract.labels) - 5} more' if len(contract.labels) > 5 else '') or 'none'}"
     yield f"int8:    {_int8_in_words(prepared, request.wants_int8, request.int8_refusal)}"
@@ -204,7 +183,7 @@ def _source(job: ExportJob) -> NetworkSource:
         return _library_source(job)
     if is_factory(job.name):
         own = job.described in (NetworkArguments(), NetworkArguments(labels=job.described.labels))  # the factory's own contract, perhaps with labels
-        given = None if own else _contract(job)
+        given = None if own else described_contract(job.described, job.dynamic)
         source = load_factory(job.name, job.checkpoint, given, weights_key=job.weights_key, strip_prefix=job.strip_prefix, random_weights=job.random_weights)
         if own and job.described.labels is not None:
             source = replace(source, contract=replace(source.contract, labels=read_labels(job.described.labels)))
@@ -220,71 +199,3 @@ def _source(job: ExportJob) -> NetworkSource:
     if job.dynamic is None:
         return source
     return replace(source, contract=with_axes(source.contract, parse_axes(job.dynamic)))
-
-
-def _contract(job: ExportJob) -> Contract | ImageTask:
-    """The contract that was described. Raises ContractError."""
-    described = job.described
-    if described.contract is not None:
-        if described != NetworkArguments(contract=described.contract):
-            raise ContractError("--contract describes the whole input: leave out --task, --size and their like")
-        contract = read_contract(described.contract)
-        return with_axes(contract, parse_axes(job.dynamic)) if job.dynamic is not None else contract
-    axes = parse_axes(job.dynamic) if job.dynamic is not None else {"batch": DEFAULT_BATCH}
-    labels = read_labels(described.labels) if described.labels is not None else ()
-    name = cast(TaskName, "classification" if described.task is None else described.task)
-    return ImageTask(task=name, pixels=_pixels(described), axes=axes, labels=labels, **_output_range(described))
-
-
-def _output_range(described: NetworkArguments) -> dict[str, Any]:
-    """Nothing if it was left out, for which ImageTask has the default. Raises ContractError."""
-    if described.output_range is None:
-        return {}
-    if find_task(described.task or "classification").output_kind != "pixels":
-        raise ContractError("--output-range is for --task image-to-image: the values of the network that become the levels 0 and 255")
-    values = tuple(_numbers(described.output_range, "--output-range"))
-    if len(values) != 2 or not values[0] < values[1]:
-        raise ContractError(f"--output-range: expected two numbers, black and white, such as -1,1, got {described.output_range!r}")
-    return {"output_range": values}
-
-
-def _pixels(described: NetworkArguments) -> Pixels:
-    if described.transforms is not None:
-        if replace(described, task=None, labels=None, output_range=None) != NetworkArguments(transforms=described.transforms):
-            raise ContractError("--transforms describes the pixels completely: leave out --size, --gray, --mean, --std, --resize and --interpolation")
-        return pixels_of_weights(_weights(described.transforms))
-    if described.size_px is None:
-        raise ContractError("name the size in pixels that the network is used at with --size HEIGHTxWIDTH, or take it from --transforms")
-    rule, _, shorter = (described.resize or "stretch").partition(":")
-    if shorter and rule != "crop":
-        raise ContractError(f"only crop takes a number of pixels, as in crop:256, got {described.resize!r}")
-    return Pixels(
-        height=described.size_px[0],
-        width=described.size_px[1],
-        mode="L" if described.gray else "RGB",
-        resize=cast(Resize, rule),
-        resize_shorter_px=_number(shorter, "--resize crop:SHORTER_PX", int) if shorter else None,
-        interpolation=cast(Interpolation, described.interpolation or "bilinear"),
-        mean=_numbers(described.mean, "--mean"),
-        std=_numbers(described.std, "--std"),
-    )
-
-
-def _numbers(text: str | None, option: str) -> Any:
-    """None if the option was left out, for which Pixels has the default."""
-    return None if text is None else tuple(_number(part, option, float) for part in text.split(","))
-
-
-def _number(text: str, option: str, kind: Any) -> Any:
-    try:
-        return kind(text)
-    except ValueError as error:
-        raise InputError(f"{option}: expected a number, got {text!r}") from error
-
-
-def _weights(name: str) -> Any:
-    enum, _, member = name.partition(".")
-    try:
-        return getattr(torchvision.models.get_model_weights(enum) if enum.islower() else getattr(torchvision.models, enum), member or "DEFAULT")
-    except (AttributeError, ValueError) as error:
-        raise ContractError(f"expected a weights object of torchvision.models, such as ResNet50_Weights.IMAGENET1K_V2, got {name!r}") from error

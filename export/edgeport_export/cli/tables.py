@@ -6,7 +6,7 @@ from typing import Any
 
 from edgeport_runtime import Bundle
 from edgeport_runtime.json_text import strict_json
-from edgeport_runtime.tasks import format_metric
+from edgeport_runtime.scorers import format_metric
 
 from . import console
 
@@ -42,8 +42,9 @@ def _quality(quality: Mapping[str, Any] | None, engine: str) -> str:
     """The task's metric, and beside a PSNR the structural similarity."""
     if quality is None:
         return ""
-    similarity = quality.get("ssim", {}).get(engine)
-    return format_metric(quality["metric"], quality["values"][engine]) + ("" if similarity is None else f", {similarity:.4f} SSIM")
+    similarity, at_50 = (quality.get(name, {}).get(engine) for name in ("ssim", "at_50"))
+    beside = ("" if similarity is None else f", {similarity:.4f} SSIM") + ("" if at_50 is None else f", {at_50:.2%} at 50")
+    return format_metric(quality["metric"], quality["values"][engine]) + beside
 
 
 def _text(value: Any, form: str = "") -> str:

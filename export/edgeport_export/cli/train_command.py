@@ -54,12 +54,12 @@ def run_training(job: TrainingJob, progress: ProgressCallback) -> Quality | None
         raise OutputError(f"{job.out}: checkpoints are written as .safetensors; give a file name with that ending")
     if job.out.exists() and not job.force:
         raise OutputError(f"{job.out} exists already; give another file with --out, or replace it with --force")
-    data = load_data(recipe.data if job.data is None else job.data, pairs=entry.generates)
+    data = load_data(recipe.data if job.data is None else job.data, truth=entry.truth)
     contract = entry.contract(data.labels, entry.side_px if job.size_px is None else job.size_px[0])
     for example in data.test:  # a broken image should be reported now, not after the training
         prepare(example.source, contract.pixels)
     torch.manual_seed(recipe.seed)
-    arguments = dict(job.arguments) | ({} if entry.generates else {"num_classes": len(data.labels)})
+    arguments = dict(job.arguments) | ({"num_classes": len(data.labels)} if entry.has_classes else {})
     module = entry.make(arguments)
     total, done = steps(data.train, recipe), iter(range(1, 1 << 62))
     train(module, contract, data.train, recipe, lambda text: progress("batches", next(done), total, text))

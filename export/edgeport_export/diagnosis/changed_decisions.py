@@ -19,8 +19,9 @@ from edgeport_runtime import Contract
 from edgeport_runtime.decoding import describe
 from edgeport_runtime.images import prepare_target
 from edgeport_runtime.json_text import strict_json
+from edgeport_runtime.scorers import psnr_db
 from edgeport_runtime.similarity import structural_similarity
-from edgeport_runtime.tasks import find_task, psnr_db
+from edgeport_runtime.tasks import find_task
 
 from .inputs import InputCase
 
@@ -171,7 +172,7 @@ def _labels(cases: Sequence[InputCase], before: Sequence[Array], after: Sequence
         sure = margins(first), margins(second)
         for row, example in enumerate(case.examples):
             was, now = int(first[row].argmax()), int(second[row].argmax())
-            truth = None if example.truth is None else int(example.truth)
+            truth = None if example.truth is None else int(example.truth)  # type: ignore[arg-type]  # of a classifier
             truths, right = truths + (truth is not None), [right[0] + (was == truth), right[1] + (now == truth)]
             if was != now:
                 told = {"margin_before": float(sure[0][row]), "margin_after": float(sure[1][row])}

@@ -179,7 +179,7 @@ def _images(examples: Sequence[Example], contract: Contract, fixed: Sizes) -> In
     taken = [examples[index] for index in np.linspace(0, len(examples) - 1, min(MOST_IMAGES, len(examples))).round().astype(int)]
     cases, batch = [], fixed.get("batch")
     sides = (fixed["height"], fixed["width"]) if {"height", "width"} <= set(fixed) and contract.pixels.resize != "keep" else None
-    for indices, pixels in pixel_batches([each.source for each in taken], contract, size_px=sides, prepared_at_once=batch or IMAGES_AT_ONCE):
+    for indices, pixels, _ in pixel_batches([each.source for each in taken], contract, size_px=sides, prepared_at_once=batch or IMAGES_AT_ONCE):
         if batch not in (None, len(pixels)):
             continue
         here = tuple(taken[index] for index in indices)

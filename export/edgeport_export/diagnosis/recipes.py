@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from edgeport_export.errors import ExportError
 from edgeport_export.network.size_sweep import random_image
 from edgeport_runtime import Pixels
-from edgeport_runtime.contract import Interpolation
 from edgeport_runtime.images import fit
+from edgeport_runtime.pixels import Interpolation
 
 from .pipelines import Pipeline
 

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
 
 from edgeport_export.errors import ExportError, NetworkFailure
-from edgeport_runtime import Contract, ContractError, Output, Pixels, Range
+from edgeport_runtime import Contract, ContractError, DetectionHead, Output, Pixels, Range
 from edgeport_runtime.contract import pixel_input
+from edgeport_runtime.detection_head import ROLES, Role
 from edgeport_runtime.errors import first_line
 from edgeport_runtime.tasks import TaskName, find_task
 
@@ -30,7 +31,8 @@ class ImageTask:
     """A user's description of a network with one image input.
 
     `axes`: ranges of the axes among batch, height and width that are dynamic, a batch of 1..64 if left out; the others are fixed, the batch at 1.
-    `output_range`: for image-to-image, the values of the network that are the levels 0 and 255.
+    `output_range`: for image-to-image and map, the values of the network that are the levels 0 and 255; `unit`: of a map. `detection`: how the outputs
+    are read, which the network returns in a dict by their kinds ("boxes", "scores", …), or joined in one tensor.
     """
 
     task: TaskName
@@ -38,6 +40,8 @@ class ImageTask:
     axes: Mapping[str, Range] = field(default_factory=lambda: {"batch": DEFAULT_BATCH})
     labels: tuple[str, ...] = ()
     output_range: tuple[float, float] = (0.0, 1.0)
+    unit: str = ""
+    detection: DetectionHead | None = None
 
     def __post_init__(self) -> None:
         """Raises ContractError for what is no description."""
@@ -58,13 +62,13 @@ def image_contract(network: nn.Module, task: ImageTask) -> Contract:
         raise ContractError(f"an image has the axes batch, height and width, got {', '.join(unknown)}")
     pixels = task.pixels
     require_unit_range(pixels)
-    axes = _moving(task.axes, {"batch": 1, "height": pixels.height, "width": pixels.width})
-    fixed = dict(zip(PIXEL_AXES, (1, pixels.height, pixels.width), strict=True))
+    fixed = {"batch": 1, "height": pixels.height, "width": pixels.width}
+    axes = _moving(task.axes, fixed)
     shape = tuple(axis if axis in axes else fixed[axis] for axis in PIXEL_AXES)
     given = replace(pixel_input(pixels), shape=(*shape, pixels.channels))
     if axes.get("batch", DEFAULT_BATCH).low > 1:
         raise ContractError(f"a single image is a batch of 1, so the batch must start there, got {axes['batch']}: batch=1..{axes['batch'].high}")
-    first = {"batch": 2 if "batch" in axes else 1, "height": pixels.height, "width": pixels.width}
+    first = {**fixed, "batch": 2 if "batch" in axes else 1}
     second = other_sizes(axes, first, least=1)
     named = named_outputs(network, (_image(pixels, first),), taken={given.name})
     moved = {axis: _elsewhere(network, pixels, {**first, axis: size}, len(named)) for axis, size in second.items() if size != first[axis]}
@@ -73,7 +77,7 @@ def image_contract(network: nn.Module, task: ImageTask) -> Contract:
     else:  # a network that takes square images alone, or that preflight will refuse
         together = _elsewhere(network, pixels, second, len(named))
         outputs = tuple(_described(name, value, other, first, second) for (name, value), other in zip(named, together, strict=True))
-    return Contract(task=task.task, inputs=(given,), outputs=_named_for_task(outputs, task), axes=axes, labels=task.labels)
+    return Contract(task=task.task, inputs=(given,), outputs=_named_for_task(outputs, task), axes=axes, labels=task.labels, detection=task.detection)
 
 
 def require_unit_range(pixels: Pixels) -> None:
@@ -86,7 +90,7 @@ def require_unit_range(pixels: Pixels) -> None:
 
 
 def _moving(axes: Mapping[str, Range], own: Mapping[str, int]) -> dict[str, Range]:
-    """The axes without those of one size, which are fixed. Raises ContractError if that is not the contract's own size."""
+    """The axes without those of one size, which must be the contract's own. Raises ContractError."""
     for name, sizes in axes.items():
         if sizes.low == sizes.high and own.get(name, sizes.low) != sizes.low:
             raise ContractError(f"{name}={sizes} holds one size, which is not the contract's own {own[name]}: leave {name} out, or name its own size")
@@ -161,8 +165,9 @@ def _described(name: str, value: Tensor, other: Tensor | None, first: Mapping[st
 
 def _named_for_task(outputs: tuple[Output, ...], task: ImageTask) -> tuple[Output, ...]:
     """The first output takes the kind that the task needs. Raises ContractError if its shape does not fit."""
-    first, rest = outputs[0], outputs[1:]
-    kind = find_task(task.task)
+    first, rest, kind = outputs[0], outputs[1:], find_task(task.task)
+    if kind.needs_head:
+        return _detector_outputs(outputs)
     if kind.output_axes is not None and len(first.shape) != kind.output_axes:
         raise ContractError(f"{task.task} needs a first output with {kind.output_axes} axes, but {first.name!r} has the shape {first.shape}; name another task")
     if kind.output_kind == "logits":
@@ -176,7 +181,17 @@ def _named_for_task(outputs: tuple[Output, ...], task: ImageTask) -> tuple[Outpu
             raise ContractError(f"{task.task} needs 1 or 3 channels out, but {first.name!r} has {channels}; name another task")
         image = Output(name="image", dtype="uint8", shape=(batch, height, width, channels), kind="pixels", range=task.output_range)
         return (image, *rest)
+    if kind.output_kind == "map":
+        if len(first.shape) not in (3, 4) or (len(first.shape) == 4 and first.shape[1] != 1):
+            raise ContractError(f"a map is (batch, height, width) or (batch, 1, height, width), got {first.name!r} of shape {first.shape}")
+        return (replace(first, kind="map", range=task.output_range, unit=task.unit), *rest)
     return outputs
+
+
+def _detector_outputs(outputs: tuple[Output, ...]) -> tuple[Output, ...]:
+    """Outputs that are named by what they are; a single one joins boxes and scores."""
+    kinds: dict[str, Role] = {outputs[0].name: "joined"} if len(outputs) == 1 else {role: role for role in ROLES}
+    return tuple(replace(each, kind=kinds.get(each.name, "tensor")) for each in outputs)
 
 
 def require_classes(contract: Contract) -> None:

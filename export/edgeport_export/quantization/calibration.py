@@ -126,7 +126,7 @@ def pixel_arrays(contract: Contract, examples: Sequence[Example], size_px: tuple
     `size_px`: (height, width) instead of the contract's own.
     """
     sources = [example.source for example in examples]
-    for _, pixels in pixel_batches(sources, contract, size_px=size_px, prepared_at_once=CALIBRATION_BATCH):
+    for _, pixels, _ in pixel_batches(sources, contract, size_px=size_px, prepared_at_once=CALIBRATION_BATCH):
         yield {contract.inputs[0].name: pixels}
 
 

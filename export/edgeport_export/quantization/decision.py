@@ -98,7 +98,7 @@ class Figures:
 
     def _metric_is_sufficient(self) -> bool:
         """Whether the metric decides alone; otherwise the outputs must stay near fp32's at the contract's own size, too."""
-        return self.quality is not None and metric_is_sufficient(self.quality.qualities["torch"], self.quality.outputs, self.budget.max_drop)
+        return self.quality is not None and metric_is_sufficient(self.quality.qualities["torch"], self.quality.unseen, self.budget.max_drop)
 
     @property
     def _changes(self) -> LabelChanges | None:
@@ -127,6 +127,6 @@ class Figures:
         if self.quality is None:
             return self._distance()
         before = self.quality.qualities["torch"]
-        units = {"accuracy": "points of accuracy", "psnr_db": "dB of PSNR", "mean_iou": "points of mean IoU"}
+        units = {"accuracy": "points of accuracy", "psnr_db": "dB of PSNR", "mean_iou": "points of mean IoU", "mean_ap": "points of mAP"}
         lost, name = self.quality.drop("int8"), units.get(before.metric, f"of {before.metric}")
         return f"it {'gains' if lost < 0 else 'loses'} {abs(lost):.2f} {name} on {before.count} held-out images"

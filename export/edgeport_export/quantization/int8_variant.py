@@ -16,7 +16,7 @@ from edgeport_export.errors import ExportError, NoIntegerProducts
 from edgeport_export.progress import ProgressCallback, counter
 from edgeport_export.rewrites.finalize import finalize, finalize_fp32
 from edgeport_export.rewrites.nodes import every_node
-from edgeport_export.validation.quality import QualityEvaluator, drop, metric_is_sufficient
+from edgeport_export.validation.quality import QualityEvaluator, drop, metric_is_sufficient, unseen_outputs
 from edgeport_runtime import Contract, Example
 from edgeport_runtime.engine import Engine, divides
 from edgeport_runtime.threads import usable_threads
@@ -173,7 +173,7 @@ def _keeps_budget(builder: VariantBuilder, names: Names, *, evaluator: QualityEv
     if evaluator is None:
         return builder.sqnr_db(names) >= budget.sqnr_floor_db
     contract = builder.graph.contract
-    if not metric_is_sufficient(evaluator.torch, len(contract.outputs), budget.max_drop) and builder.sqnr_db(names) < budget.sqnr_floor_db:
+    if not metric_is_sufficient(evaluator.torch, unseen_outputs(contract), budget.max_drop) and builder.sqnr_db(names) < budget.sqnr_floor_db:
         return False
     with Engine(builder.file(names).read_bytes(), contract, builder.graph.target.session) as engine:
         return drop(evaluator.torch, evaluator.measure(engine)) <= budget.max_drop

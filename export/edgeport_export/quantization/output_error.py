@@ -89,7 +89,7 @@ def with_parts(model: onnx.ModelProto, contract: Contract) -> tuple[onnx.ModelPr
 
     The first output of a task with an answer is one thing: logits, pixels, scores of classes.
     """
-    unknown = contract.outputs if find_task(contract.task).interpret is None else contract.outputs[1:]
+    unknown = contract.outputs[1:] if find_task(contract.task).first_answers else contract.outputs
     editor, joined = GraphEditor.of_copy(model), []
     for output in unknown:
         parts = list(dict.fromkeys(_parts(editor, output.name)))

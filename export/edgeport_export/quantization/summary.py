@@ -6,7 +6,7 @@ from typing import Any
 
 from edgeport_export.benchmark.runner import SPLIT_BATCH, LatencyStats, disturbance
 from edgeport_export.validation.quality import QualityReport, too_few_examples
-from edgeport_runtime.tasks import metric_unit
+from edgeport_runtime.scorers import metric_unit
 
 from .budget import Budget
 from .plan import Plan
@@ -97,7 +97,7 @@ def _warnings(latencies: Latencies, quality: QualityReport | None, plan: Plan | 
         found.append(f"there were no held-out images to evaluate int8 on: {what} on {plan.probes} images{seen}")
     elif too_few_examples(quality.qualities["torch"], budget.max_drop):
         found.append(f"{quality.qualities['torch'].count} held-out images cannot tell a loss of {budget.max_drop:g} points, so int8 must stay near fp32, too")
-    elif quality.outputs > 1 and metric_unit(quality.qualities["torch"].metric) is not None:
+    elif quality.unseen and metric_unit(quality.qualities["torch"].metric) is not None:
         found.append("the metric looks at the first output alone, so int8 must stay near fp32 in the others, too")
     if plan.sqnr_error_db is not None and quality is None and plan.changes is None and abs(plan.sqnr_db - budget.sqnr_floor_db) < 2 * plan.sqnr_error_db:
         found.append(f"int8's {plan.sqnr_db:.1f} dB are known to {plan.sqnr_error_db:.1f} dB only, so other images may decide otherwise")

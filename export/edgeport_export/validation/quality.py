@@ -16,7 +16,8 @@ from edgeport_runtime import Contract, Example, Quality
 from edgeport_runtime.engine import Arrays, Engine
 from edgeport_runtime.evaluation import measure
 from edgeport_runtime.images import Pixel, prepare
-from edgeport_runtime.tasks import SHARES, find_task, margin, metric_unit
+from edgeport_runtime.scorers import SHARES, margin, metric_unit
+from edgeport_runtime.tasks import find_task
 
 TIE = 1e-4  # of the logits' range: two classes closer than this may change places by rounding alone
 # every output over all examples (an array, or a list if sizes differ), and their truths -> a number, the larger the better
@@ -43,13 +44,13 @@ class QualityReport:
     """Each engine's quality, by its name; "torch" is PyTorch.
 
     `changed`: for classifiers, the number of labels that differ from PyTorch's. `non_tie_changes`: those of them for which PyTorch's two best
-    classes were further apart than TIE. `outputs`: number of outputs of the network.
+    classes were further apart than TIE. `unseen`: outputs that the task's own metric does not see.
     """
 
     qualities: Mapping[str, Quality]
     changed: Mapping[str, int]
     non_tie_changes: Mapping[str, int]
-    outputs: int = 1
+    unseen: int = 0
 
     def drop(self, precision: str) -> float:
         """The loss against PyTorch, in the unit that `unit` names. Negative if quality rose."""
@@ -62,6 +63,7 @@ class QualityReport:
             "metric": first.metric,
             "count": first.count,
             "values": {name: each.value for name, each in self.qualities.items()},
+            **({} if first.at_50 is None else {"at_50": {name: each.at_50 for name, each in self.qualities.items()}}),
             **({} if first.ssim is None else {"ssim": {name: each.ssim for name, each in self.qualities.items()}}),
             "changed": dict(self.changed),
         }
@@ -83,9 +85,14 @@ def too_few_examples(quality: Quality, max_drop: float) -> bool:
     return quality.metric == "accuracy" and 100 / max(1, quality.count) > max_drop
 
 
-def metric_is_sufficient(quality: Quality, outputs: int, max_drop: float) -> bool:
-    """Whether the metric decides alone: it can tell the budget, and sees every output. A task's own metric sees the first one."""
-    return not too_few_examples(quality, max_drop) and (outputs == 1 or metric_unit(quality.metric) is None)
+def metric_is_sufficient(quality: Quality, unseen: int, max_drop: float) -> bool:
+    """Whether the metric decides alone: it can tell the budget, and sees every output, as a user's own does. `unseen`: by the task's own."""
+    return not too_few_examples(quality, max_drop) and (unseen == 0 or metric_unit(quality.metric) is None)
+
+
+def unseen_outputs(contract: Contract) -> int:
+    """Outputs that the task's own metric does not see: all but the first, unless answers are made of all of them."""
+    return len(contract.outputs) - 1 if find_task(contract.task).first_answers else 0
 
 
 class QualityEvaluator:
@@ -123,7 +130,7 @@ class QualityEvaluator:
             qualities=qualities,
             changed={name: len(indices) for name, indices in moved.items()},
             non_tie_changes={name: sum(self.torch.margins[i] > TIE for i in indices) for name, indices in moved.items()},
-            outputs=len(self.contract.outputs),
+            unseen=unseen_outputs(self.contract),
         )
 
     def _measure(self, run: Callable[[Pixel], Arrays], advance: Advance) -> Quality:

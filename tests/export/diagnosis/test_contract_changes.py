@@ -6,7 +6,8 @@ import pytest
 from edgeport_export import ImageTask
 from edgeport_export.diagnosis.contract_changes import contract_changes
 from edgeport_runtime import Contract, Pixels
-from edgeport_runtime.contract import classification, image_axes, image_to_image
+from edgeport_runtime.axes import image_axes
+from edgeport_runtime.contract import classification, image_to_image
 
 PIXELS = Pixels(height=16, width=16, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
 AXES = image_axes(smallest_px=4, largest_px=64)

@@ -6,7 +6,8 @@ from edgeport_export.diagnosis.module_values import INPUT, matches, module_calls
 from edgeport_export.network.reference import TorchReference
 from edgeport_export.tracing.exporter import trace
 from edgeport_runtime import Pixels
-from edgeport_runtime.contract import classification, image_axes
+from edgeport_runtime.axes import image_axes
+from edgeport_runtime.contract import classification
 
 CONTRACT = classification(Pixels(height=16, width=16), ("a", "b", "c"), image_axes(smallest_px=8, largest_px=32))
 

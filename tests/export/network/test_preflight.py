@@ -17,7 +17,8 @@ from edgeport_export.tracing.exporter import trace
 from edgeport_export.validation.sweep import measure_parity
 from edgeport_models import network
 from edgeport_runtime import Contract, ContractError, Input, Output, Pixels, Range
-from edgeport_runtime.contract import classification, image_axes, pixel_input
+from edgeport_runtime.axes import image_axes
+from edgeport_runtime.contract import classification, pixel_input
 
 CONTRACT = classification(Pixels(height=16, width=16, mean=(0.5,) * 3, std=(0.5,) * 3), tuple("abc"), image_axes(smallest_px=4, largest_px=64, largest_batch=8))
 
@@ -250,7 +251,7 @@ def test_a_wrong_size_in_the_contract_is_named() -> None:
 def test_sound_networks_pass_even_in_train_mode(name: str) -> None:
     entry = network(name)
     module = entry.make({"num_classes": 10}).train()
-    preflight(module, entry.contract(() if entry.generates else tuple("0123456789"), entry.side_px))
+    preflight(module, entry.contract(() if not entry.has_classes else tuple("0123456789"), entry.side_px))
     assert module.training  # the user's network was not touched
 
 

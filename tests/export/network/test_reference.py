@@ -9,7 +9,8 @@ from torch import nn
 from edgeport_export import ExportError, NetworkFailure
 from edgeport_export.network.reference import TorchReference, copied, prepared, without_weights
 from edgeport_runtime import Contract, Pixels
-from edgeport_runtime.contract import classification, image_axes
+from edgeport_runtime.axes import image_axes
+from edgeport_runtime.contract import classification
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 10, 14, 3), dtype=np.uint8)
 

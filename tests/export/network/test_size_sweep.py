@@ -20,7 +20,8 @@ from edgeport_export.network.size_sweep import (
 )
 from edgeport_models import network
 from edgeport_runtime import Contract, Input, Output, Pixels, Range
-from edgeport_runtime.contract import classification, image_axes
+from edgeport_runtime.axes import image_axes
+from edgeport_runtime.contract import classification
 
 
 def images(side: int = 16, smallest: int = 4, largest: int = 64, batch: int = 8) -> Contract:
@@ -37,7 +38,7 @@ def tensors(dtype: str, *shape: int | str) -> Contract:
 @pytest.mark.parametrize("name", ["cnn", "resnet18", "attention", "generator"])
 def test_the_sweep_covers_what_is_promised(name: str) -> None:
     entry = network(name)
-    contract = entry.contract(() if entry.generates else tuple("0123456789"), entry.side_px)
+    contract = entry.contract(() if not entry.has_classes else tuple("0123456789"), entry.side_px)
     sizes = sweep_sizes(contract)
     heights, widths, batches = ({point[axis] for point in sizes} for axis in ("height", "width", "batch"))
     assert {1, 2, 3, 5, 7} <= batches

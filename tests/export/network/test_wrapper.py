@@ -7,7 +7,8 @@ from torchvision.transforms import v2
 from edgeport_export.network.reference import TorchReference
 from edgeport_export.network.wrapper import ExportWrapper, as_pixels, compared_outputs, flatten, graph_outputs
 from edgeport_runtime import Contract, Pixels
-from edgeport_runtime.contract import classification, image_axes
+from edgeport_runtime.axes import image_axes
+from edgeport_runtime.contract import classification
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 10, 14, 3), dtype=np.uint8)
 

@@ -99,12 +99,12 @@ def test_a_machine_that_drifts_between_rounds_hides_no_gain() -> None:
 
 
 def test_outputs_that_the_metric_does_not_see_are_held_to_the_floor() -> None:
-    far, several = replace(PLAN, sqnr_db=-0.5), replace(judged(0.0), outputs=2)
+    far, several = replace(PLAN, sqnr_db=-0.5), replace(judged(0.0), unseen=1)
     budget = Budget(max_drop=2.0)  # which 50 images can tell
     assert figures(far, quality=judged(0.0), budget=budget).pays() and not figures(far, quality=several, budget=budget).pays()
     words = figures(far, quality=several, budget=budget).reason()
     assert words == "int8 is not taken: its outputs are -0.5 dB from fp32's, and at least 30 dB are asked for"
-    assert figures(far, quality=replace(judged(0.0, "my:own"), outputs=2), budget=budget).pays()  # which is given every output
+    assert figures(far, quality=replace(judged(0.0, "my:own"), unseen=1), budget=budget).pays()  # which is given every output
 
 
 def changes(clear: int) -> LabelChanges:

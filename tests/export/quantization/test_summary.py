@@ -120,7 +120,7 @@ BUSY = {8: {**LATENCIES[8], "fp32": replace(stats(4.0), waited=0.5)}}
     [
         (LATENCIES, QUALITY, PLAN, Budget(max_drop=3.0, sqnr_floor_db=20.0), []),
         (LATENCIES, QUALITY, PLAN, Budget(), [FEW, FAR]),
-        (LATENCIES, replace(QUALITY, outputs=2), PLAN, Budget(max_drop=3.0, sqnr_floor_db=20.0), ["the metric looks at the first output alone"]),
+        (LATENCIES, replace(QUALITY, unseen=1), PLAN, Budget(max_drop=3.0, sqnr_floor_db=20.0), ["the metric looks at the first output alone"]),
         (LATENCIES, None, PLAN, Budget(), ["there were no held-out images to evaluate int8 on: its distance from fp32 was measured on 8 images", FAR]),
         (LATENCIES, None, replace(PLAN, unseen=False), Budget(sqnr_floor_db=20.0), ["there were no held-out images to evaluate int8 on"]),
         ({8: {"fp32": stats(1.0)}}, QUALITY, PLAN, Budget(max_drop=3.0, sqnr_floor_db=20.0), ["the speed of int8 was not measured, because this machine is"]),

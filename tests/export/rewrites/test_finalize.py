@@ -7,7 +7,8 @@ from torch import nn
 from edgeport_export.rewrites.finalize import finalize
 from edgeport_export.tracing.exporter import trace
 from edgeport_runtime import Contract, Pixels
-from edgeport_runtime.contract import METADATA_KEY, NARROW_KEY, classification, image_axes
+from edgeport_runtime.axes import image_axes
+from edgeport_runtime.contract import METADATA_KEY, NARROW_KEY, classification
 
 
 def metadata(model: onnx.ModelProto) -> dict[str, str]:

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from edgeport_runtime import Contract, Pixels
-from edgeport_runtime.contract import classification, image_axes
+from edgeport_runtime.axes import image_axes
+from edgeport_runtime.contract import classification
 
 
 class Branching(nn.Module):

@@ -17,7 +17,8 @@ from edgeport_export.tracing.valid_ranges import explained, specialized_axes
 from edgeport_export.validation.parity import Parity, remedy
 from edgeport_export.validation.sweep import full_sweep, measure_parity
 from edgeport_runtime import Contract, Pixels, Range
-from edgeport_runtime.contract import classification, image_axes
+from edgeport_runtime.axes import image_axes
+from edgeport_runtime.contract import classification
 
 Swept = Callable[[nn.Module, Contract], tuple[Traced, Parity]]
 

@@ -84,20 +84,20 @@ def test_a_drop_is_in_the_unit_of_its_metric(before: Quality, after: Quality, lo
 
 
 @pytest.mark.parametrize(
-    ("metric", "count", "outputs", "max_drop", "few", "sufficient"),
+    ("metric", "count", "unseen", "max_drop", "few", "sufficient"),
     [
-        ("accuracy", 199, 1, 0.5, True, False),  # one image of 199 weighs 0.503 points
-        ("accuracy", 200, 1, 0.5, False, True),
-        ("accuracy", 200, 2, 0.5, False, False),  # it looks at the first output alone
-        ("psnr_db", 1, 1, 0.5, False, True),
-        ("my:own", 1, 2, 0.5, False, True),
+        ("accuracy", 199, 0, 0.5, True, False),  # one image of 199 weighs 0.503 points
+        ("accuracy", 200, 0, 0.5, False, True),
+        ("accuracy", 200, 1, 0.5, False, False),  # it looks at the first output alone
+        ("psnr_db", 1, 0, 0.5, False, True),
+        ("my:own", 1, 1, 0.5, False, True),
     ],
 )
 def test_a_metric_decides_alone_if_it_can_tell_the_budget_and_sees_every_output(
-    metric: str, count: int, outputs: int, max_drop: float, few: bool, sufficient: bool
+    metric: str, count: int, unseen: int, max_drop: float, few: bool, sufficient: bool
 ) -> None:
     found = quality(metric, 0.5, count)
-    assert too_few_examples(found, max_drop) == few and metric_is_sufficient(found, outputs, max_drop) == sufficient
+    assert too_few_examples(found, max_drop) == few and metric_is_sufficient(found, unseen, max_drop) == sufficient
 
 
 def test_a_task_without_a_metric_needs_one(class_contract: Contract, tiny: ModuleType) -> None:

@@ -17,7 +17,8 @@ from edgeport_export.validation.last_bits import Envelope
 from edgeport_export.validation.parity import remedy
 from edgeport_export.validation.sweep import MOST_NOISY, Envelopes, Row, compared, measure_parity
 from edgeport_runtime import Contract, Input, Output, Pixels
-from edgeport_runtime.contract import Range, classification, image_axes, pixel_input
+from edgeport_runtime.axes import Range, image_axes
+from edgeport_runtime.contract import classification, pixel_input
 
 VECTORS = Contract(
     task="tensors",

@@ -15,7 +15,8 @@ from edgeport_export.rewrites.graph import GraphEditor
 from edgeport_export.tracing.exporter import trace
 from edgeport_export.validation.sweep import measure_parity
 from edgeport_runtime import Pixels, SessionOptions
-from edgeport_runtime.contract import classification, image_axes
+from edgeport_runtime.axes import image_axes
+from edgeport_runtime.contract import classification
 from edgeport_runtime.device import open_session
 
 HW = {0: "batch", 2: "height", 3: "width"}

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 from edgeport_export.rewrites.float_graph.precise_reduction import precise_reduction
 from edgeport_export.rewrites.graph import GraphEditor
 from edgeport_runtime import Pixels, SessionOptions
-from edgeport_runtime.contract import classification, image_axes
+from edgeport_runtime.axes import image_axes
+from edgeport_runtime.contract import classification
 from edgeport_runtime.device import open_session
 
 HW = {0: "batch", 2: "height", 3: "width"}

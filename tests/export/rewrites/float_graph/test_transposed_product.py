@@ -11,7 +11,8 @@ from torch import nn
 from edgeport_export.rewrites.float_graph.transposed_product import transposed_product
 from edgeport_export.rewrites.graph import GraphEditor
 from edgeport_runtime import Pixels, SessionOptions
-from edgeport_runtime.contract import classification, image_axes
+from edgeport_runtime.axes import image_axes
+from edgeport_runtime.contract import classification
 from edgeport_runtime.device import open_session
 
 Graph = Callable[..., onnx.ModelProto]
