@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the folder to write the bundle to")
     parser.add_argument("--epochs", type=int, help="the recipe's own if left out")
     given = parser.parse_args()
-    entry, data = network("generator"), load_data("photos", pairs=True)
+    entry, data = network("generator"), load_data("photos", truth="image")
     recipe = entry.recipe if given.epochs is None else replace(entry.recipe, epochs=given.epochs)
     contract, module = entry.contract((), entry.side_px), entry.make({})
     train(module, contract, data.train, recipe, lambda text: None)

@@ -1,4 +1,4 @@
-"""A segmentation network whose output is a dict, at any size: each position's class as a PNG.
+"""A segmentation network whose output is a dict, at any size: each pixel's class as a PNG, and as an overlay.
 
 python examples/segmentation.py --images photos/ --out bundles/lraspp [--random]
 """
@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torchvision
-from PIL import Image
 from torch import Tensor, nn
 
 from edgeport_export import ImageTask, export_bundle, verify
@@ -46,7 +45,8 @@ def main() -> None:
     image = next(path for path in sorted(given.images.rglob("*")) if path.is_file())
     found = load(given.out)(image)
     path = given.out.with_suffix(".png")
-    Image.fromarray((found.classes * 12).astype(np.uint8)).save(path)
+    found.to_image().save(path)  # at the photograph's size; its values are the classes
+    found.draw(image).save(path.with_name(f"{path.stem}-overlay.png"))
     print(f"{image.name}: {', '.join(found.labels[index] for index in np.unique(found.classes)[:5])}; {path}")
 
 

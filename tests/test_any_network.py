@@ -23,7 +23,8 @@ from edgeport_export.rewrites.finalize import finalize
 from edgeport_export.tracing.exporter import trace
 from edgeport_models import CNN
 from edgeport_runtime import Contract, Input, Output, Pixels, Range, SessionOptions, load
-from edgeport_runtime.contract import classification, image_axes
+from edgeport_runtime.axes import image_axes
+from edgeport_runtime.contract import classification
 from edgeport_runtime.engine import Engine
 
 ROOT = Path(__file__).parents[1]

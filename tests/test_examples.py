@@ -57,7 +57,33 @@ def test_timm_model(tmp_path: Path, photos: Path) -> None:
 @LONG
 def test_segmentation(tmp_path: Path, photos: Path) -> None:
     printed = run("segmentation.py", "--images", photos, "--out", tmp_path / "b", "--random")
-    assert "golden outputs agree with PyTorch's stored outputs" in printed and (tmp_path / "b.png").exists()
+    assert "golden outputs agree with PyTorch's stored outputs" in printed and (tmp_path / "b-overlay.png").exists()
+    with Image.open(tmp_path / "b.png") as mask:
+        assert mask.mode == "P" and mask.size == (260, 260)
+
+
+@LONG
+def test_detection(tmp_path: Path, photos: Path) -> None:
+    printed = run("detection.py", "--images", photos, "--out", tmp_path / "b", "--random")
+    assert "golden outputs agree with PyTorch's stored outputs" in printed and len(list(tmp_path.glob("b-*.png"))) == 3
+
+
+@LONG
+def test_scenes(tmp_path: Path) -> None:
+    printed = run("scenes.py", "--network", "segmenter", "--out", tmp_path / "b", "--epochs", 1)
+    assert "mean IoU" in printed and len(list(tmp_path.glob("b-*.png"))) == 3
+
+
+@LONG
+def test_embedding(tmp_path: Path, photos: Path) -> None:
+    printed = run("embedding.py", "--images", photos, "--out", tmp_path / "b", "--random")
+    assert "golden outputs agree with PyTorch's stored outputs" in printed and "of 576 features" in printed
+
+
+@LONG
+def test_maps_and_points(tmp_path: Path) -> None:
+    printed = run("maps_and_points.py", "--out", tmp_path, "--scenes", 128)
+    assert "distances: " in printed and "px high" in printed and all((tmp_path / f"{name}.png").exists() for name in ("distances", "place"))
 
 
 @LONG
