@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 DAMPING = 0.01  # of the mean second moment, added to each: of inputs that were hardly seen nothing is concluded (GPTQ's value)
+STRONGER = (1, 10, 100, 1000)  # times DAMPING, where covariances are differences of large numbers and rounding made them impossible
 BLOCK = 128  # columns whose errors are spread over the columns behind them at once
 
 
@@ -35,13 +36,19 @@ def compensated(weights: NDArray[np.float64], moments: NDArray[np.float64], step
 
 
 def _spread(moments: torch.Tensor) -> torch.Tensor:
-    """U of rule 1. With J the reversal of all rows or columns and L L' = J H J, it is the inverse of J L J."""
+    """U of rule 1. With J the reversal of all rows or columns and L L' = J H J, it is the inverse of J L J.
+
+    Of moments that no inputs can have, whatever the damping, nothing is concluded: each weight goes to its nearest integer.
+    """
     inputs = moments.shape[-1]
     damping = DAMPING * torch.diagonal(moments, dim1=1, dim2=2).mean(dim=1)
     damping = torch.where(damping > 0, damping, 1.0)  # inputs that never change say nothing of any weight
-    reversed_ = (moments + damping[:, None, None] * torch.eye(inputs, dtype=moments.dtype)).flip(1, 2)
-    upper = torch.linalg.cholesky(reversed_).flip(1, 2)
-    whole = torch.eye(inputs, dtype=moments.dtype).expand_as(upper)
+    whole = torch.eye(inputs, dtype=moments.dtype).expand_as(moments)
+    for times in STRONGER:
+        lower, failed = torch.linalg.cholesky_ex((moments + times * damping[:, None, None] * whole).flip(1, 2))
+        if not failed.any():
+            break
+    upper = (lower if not failed.any() else whole).flip(1, 2)
     found: torch.Tensor = torch.linalg.solve_triangular(upper, whole, upper=True)
     return found
 

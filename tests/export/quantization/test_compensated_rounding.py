@@ -27,6 +27,10 @@ def rounded(weights: list[float], moments: list[list[float]]) -> list[float]:
         ([127.0, 1.3, 1.3, 0.0], [[9.0, 0.0, 0.0, 0.0], [0.0, 1.0, 1.0, 1.0], [0.0, 1.0, 1.0, 1.0], [0.0, 1.0, 1.0, 1.0]], [127, 1, 1, 0]),
         # The largest weight becomes the largest integer, though it alone could make up for the first one's 0.4.
         ([1.4, -127.0], [[4.0, -1.0], [-1.0, 1.0]], [1, -127]),
+        # Moments that rounding made impossible (they would need a negative square): damped until they are possible.
+        ([127.0, 0.4, 0.4], [[9.0, 0.0, 0.0], [0.0, 1.0, 1.5], [0.0, 1.5, 1.0]], [127, 0, 1]),
+        # Moments that are no numbers: each weight to its nearest integer.
+        ([127.0, 0.4, 0.4], [[9.0, 0.0, 0.0], [0.0, np.nan, 1.0], [0.0, 1.0, 1.0]], [127, 0, 0]),
         # Inputs that never change.
         ([127.0, 0.4], [[0.0, 0.0], [0.0, 0.0]], [127, 0]),
     ],
