@@ -9,7 +9,6 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +18,10 @@ from edgeport_runtime import Example, InputError
 from edgeport_runtime.coco import coco_examples, coco_labels
 from edgeport_runtime.decoding import convert, decode
 from edgeport_runtime.images import image_files
-from edgeport_runtime.scorers import TruthKind
+from edgeport_runtime.tasks import TruthKind
 
 from .errors import DataError
-from .scenes import Scenes
+from .scenes import Made, scenes
 
 Part = Sequence[Example]
 Photo = NDArray[np.uint8]
@@ -48,28 +47,6 @@ class Data:
     train: Part
     calibration: Part
     test: Part
-
-
-class SceneExamples(Sequence[Example]):
-    """Scenes as examples. `truth`: "boxes" or "mask"."""
-
-    def __init__(self, made: Scenes, truth: TruthKind) -> None:
-        self._made, self._truth = made, truth
-
-    def __len__(self) -> int:
-        return len(self._made)
-
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Example]: ...
-
-    def __getitem__(self, index: int | slice) -> Example | list[Example]:
-        if isinstance(index, slice):
-            return [self[each] for each in range(*index.indices(len(self)))]
-        scene = self._made[index]
-        return Example(source=scene.image, truth=scene.boxes if self._truth == "boxes" else scene.mask)
 
 
 def load_data(name: str, *, truth: TruthKind = "label") -> Data:
@@ -130,8 +107,8 @@ def _scenes(truth: TruthKind) -> Data:
     writers = np.split(np.arange(len(glyphs)), [len(glyphs) - DIGITS_TEST - DIGITS_CALIBRATION, len(glyphs) - DIGITS_TEST])
 
     def part(index: int, photo: Photo, count: int, *, varied: bool) -> Part:
-        made = Scenes(glyphs[writers[index]], digits.target[writers[index]], photo, count, seed=index, varied=varied)
-        return SceneExamples(made, truth)
+        made = scenes(glyphs[writers[index]], digits.target[writers[index]], photo, count, seed=index, varied=varied)
+        return Made(count, lambda place: Example(source=made[place].image, truth=made[place].boxes if truth == "boxes" else made[place].mask))
 
     names = tuple(str(label) for label in digits.target_names)
     return Data(

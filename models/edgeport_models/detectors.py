@@ -15,6 +15,7 @@ from torchvision.models.detection.ssd import SSD
 from edgeport_runtime import DetectionHead, Pixels
 
 from .errors import NetworkError
+from .layers import grid_points
 
 STRIDE_PX = 32  # RetinaNet and FCOS take sides in such steps; torchvision pads images to them
 LARGEST_PX = 640  # the side of the square that an image is fitted into, if a detector has no size of its own
@@ -60,18 +61,13 @@ class DetectorHeads(nn.Module):
         """The anchors of one feature map, corners in pixels: (positions * shapes, 4), in the order of the head's outputs."""
         shapes: Tensor = getattr(self, f"anchors{index}")
         (rows, columns), (height, width) = features.shape[-2:], images.shape[-2:]
-        y = torch.arange(rows, device=images.device, dtype=images.dtype)
-        x = torch.arange(columns, device=images.device, dtype=images.dtype)
         if self.is_ssd:
-            step = None if self.steps is None else self.steps[index]
-            y = (y + 0.5) * (height / rows if step is None else step)
-            x = (x + 0.5) * (width / columns if step is None else step)
-            half = shapes * 0.5 * _both(width, height, images)
-            shapes = torch.cat([-half, half], dim=1)
+            steps = (height / rows, width / columns) if self.steps is None else (self.steps[index],) * 2
+            half = torch.stack([shapes[:, 0] * width, shapes[:, 1] * height], dim=1) / 2
+            centers, shapes = grid_points(features, steps), torch.cat([-half, half], dim=1)
         else:
-            y, x = y * (height // rows), x * (width // columns)
-        centers = torch.stack([x[None, :].expand(rows, columns), y[:, None].expand(rows, columns)], dim=-1).reshape(-1, 1, 2)
-        return (torch.cat([centers, centers], dim=-1) + shapes[None]).reshape(-1, 4)
+            centers = grid_points(features, (height // rows, width // columns), first=0.0)
+        return (torch.cat([centers, centers], dim=1)[:, None] + shapes[None]).reshape(-1, 4)
 
     def _decoded(self, codes: Tensor, anchors: Tensor) -> Tensor:
         """(N, anchors, 4) -> corners in pixels, as torchvision's BoxCoder and, for FCOS, BoxLinearCoder."""
@@ -82,11 +78,6 @@ class DetectorHeads(nn.Module):
         scale = (codes[..., 2:] / torch.tensor(self.code_weights[2:], dtype=codes.dtype)).clamp(max=LARGEST_LOG)
         middle, half = shift * sizes + centers, scale.exp() * sizes / 2
         return torch.cat([middle - half, middle + half], dim=-1)
-
-
-def _both(width: int, height: int, images: Tensor) -> Tensor:
-    """Width and height as a tensor, also while they are symbols."""
-    return torch.stack([torch.ones_like(images[0, 0, 0, 0]) * width, torch.ones_like(images[0, 0, 0, 0]) * height])
 
 
 def _default_shapes(generator: Any) -> list[Tensor]:

@@ -1,5 +1,8 @@
 """Building blocks. Tensors are float, (B, C, H, W): batch, channels, height, width in pixels."""
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -67,3 +70,14 @@ class AdaptiveAttention2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         weighted: Tensor = x * self.attention(x)  # (B, C, H, W)
         return weighted
+
+
+def grid_points(features: Tensor, steps: Sequence[float], *, first: float = 0.5) -> Tensor:
+    """Where the positions of a feature map (B, C, h, w) are in the image, row by row: (h * w, 2), x and y in pixels.
+
+    `steps`: pixels from one position to the next, down and across. `first`: where the first one is, in steps; 0.5 is the middle of its cell.
+    """
+    rows, columns = features.shape[-2:]
+    y = (torch.arange(rows, dtype=features.dtype, device=features.device) + first) * steps[0]
+    x = (torch.arange(columns, dtype=features.dtype, device=features.device) + first) * steps[1]
+    return torch.stack([x[None, :].expand(rows, columns), y[:, None].expand(rows, columns)], dim=-1).reshape(-1, 2)

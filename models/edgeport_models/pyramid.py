@@ -1,8 +1,9 @@
 """A detector and a segmentation network on one small feature pyramid (Lin et al. 2017, arXiv:1612.03144). Sides are multiples of 32 pixels."""
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from .layers import grid_points
 
 CHANNELS = (16, 32, 64, 96, 128)  # of the maps at strides 2, 4, 8, 16, 32
 STEP_PX = 32
@@ -61,7 +62,7 @@ class Detector(nn.Module):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         features = self.pyramid(x)
         distances = F.relu(self.distances(features)) * self.STRIDE_PX
-        points = _grid(features, self.STRIDE_PX)
+        points = grid_points(features, (self.STRIDE_PX, self.STRIDE_PX))
         return {
             "boxes": distances.flatten(2).transpose(1, 2),
             "scores": self.scores(features).flatten(2).transpose(1, 2),
@@ -82,11 +83,3 @@ class Segmenter(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         scores = self.scores(self.pyramid(x))  # (B, classes, H / 2, W / 2)
         return F.interpolate(scores, scale_factor=2, mode="bilinear", align_corners=False)
-
-
-def _grid(features: Tensor, stride_px: int) -> Tensor:
-    """The middle of each position of (B, C, h, w), row by row: (h * w, 2), x and y in pixels."""
-    rows, columns = features.shape[-2:]
-    y = (torch.arange(rows, dtype=features.dtype, device=features.device) + 0.5) * stride_px
-    x = (torch.arange(columns, dtype=features.dtype, device=features.device) + 0.5) * stride_px
-    return torch.stack([x[None, :].expand(rows, columns), y[:, None].expand(rows, columns)], dim=-1).reshape(-1, 2)

@@ -10,7 +10,7 @@ from torch import nn
 from edgeport_runtime import Contract, DetectionHead, Output, Pixels, Range
 from edgeport_runtime.axes import image_axes
 from edgeport_runtime.contract import classification, image_to_image, pixel_input
-from edgeport_runtime.scorers import TruthKind
+from edgeport_runtime.tasks import TruthKind
 
 from .attention import AttentionNet
 from .cnn import CNN

@@ -3,9 +3,9 @@
 Digits and photographs ship inside scikit-learn. Held-out scenes have digits of other writers, on another photograph.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from PIL import Image
 from edgeport_runtime.average_precision import TrueBoxes
 
 Photo = NDArray[np.uint8]
+Item = TypeVar("Item")
 
 SCENE_PX = 128
 SMALLEST_PX, LARGEST_PX = 20, 56  # of a digit's height
@@ -32,34 +33,44 @@ class Scene:
     mask: NDArray[np.uint8]
 
 
-class Scenes(Sequence[Scene]):
-    """`count` scenes, each made when it is first asked for. The same seed gives the same scenes.
+class Made(Sequence[Item]):
+    """`count` items, each made by `make(index)` when it is first asked for, and kept."""
 
-    `glyphs`: (n, 8, 8), opacity 0..255, of the digits `digits` (n,). `photo`: squares of it are the ground. `varied`: its channels change places and some
-    are inverted, so that one photograph stands for many; digits are turned, sheared and stretched a little, so that few writers stand for many.
-    """
-
-    def __init__(self, glyphs: NDArray[np.uint8], digits: NDArray[np.int64], photo: Photo, count: int, *, seed: int, varied: bool) -> None:
-        self._glyphs, self._digits, self._photo, self._seed, self._varied = glyphs, digits, photo, seed, varied
-        self._made: list[Scene | None] = [None] * count
+    def __init__(self, count: int, make: Callable[[int], Item]) -> None:
+        self._made: list[Item | None] = [None] * count
+        self._make = make
 
     def __len__(self) -> int:
         return len(self._made)
 
     @overload
-    def __getitem__(self, index: int) -> Scene: ...
+    def __getitem__(self, index: int) -> Item: ...
 
     @overload
-    def __getitem__(self, index: slice) -> list[Scene]: ...
+    def __getitem__(self, index: slice) -> list[Item]: ...
 
-    def __getitem__(self, index: int | slice) -> Scene | list[Scene]:
+    def __getitem__(self, index: int | slice) -> Item | list[Item]:
         if isinstance(index, slice):
             return [self[each] for each in range(*index.indices(len(self)))]
         place = range(len(self))[index]  # raises IndexError, as a sequence does
-        if (made := self._made[place]) is None:
-            draw = np.random.default_rng([self._seed, place])
-            made = self._made[place] = _scene(self._glyphs, self._digits, _ground(self._photo, draw, self._varied), draw, self._varied)
+        made = self._made[place]
+        if made is None:
+            made = self._made[place] = self._make(place)
         return made
+
+
+def scenes(glyphs: NDArray[np.uint8], digits: NDArray[np.int64], photo: Photo, count: int, *, seed: int, varied: bool) -> Made[Scene]:
+    """`count` scenes. The same seed gives the same scenes.
+
+    `glyphs`: (n, 8, 8), opacity 0..255, of the digits `digits` (n,). `photo`: squares of it are the ground. `varied`: its channels change places and some
+    are inverted, so that one photograph stands for many; digits are turned, sheared and stretched a little, so that few writers stand for many.
+    """
+
+    def make(index: int) -> Scene:
+        draw = np.random.default_rng([seed, index])
+        return _scene(glyphs, digits, _ground(photo, draw, varied), draw, varied)
+
+    return Made(count, make)
 
 
 def _ground(photo: Photo, draw: np.random.Generator, varied: bool) -> Photo:

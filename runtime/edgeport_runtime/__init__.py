@@ -13,10 +13,10 @@ from .loading import load
 from .model import Model
 from .pixels import Pixels
 from .predictions import Detections, Prediction, Segmentation
-from .scorers import Quality
 
 if TYPE_CHECKING:
     from .evaluation import Example, evaluate
+    from .scorers import Quality
 
 __version__ = "0.1.0"
 
@@ -49,7 +49,7 @@ __all__ = [
 ]
 
 
-_LATER = {"Example": "evaluation", "evaluate": "evaluation"}  # a process that predicts starts without them
+_LATER = {"Quality": "scorers", "Example": "evaluation", "evaluate": "evaluation"}  # a process that predicts starts without them
 
 
 def __getattr__(name: str) -> Any:

@@ -81,7 +81,6 @@ def _matches(found: FoundBoxes, truth: TrueBoxes, index: int) -> _Matches:
     order = np.flatnonzero(classes == index)
     order = order[np.argsort(-scores[order], kind="stable")][:MOST_FOUND]
     true = np.flatnonzero(truth.classes == index)
-    true = true[np.argsort(truth.crowd[true], kind="stable")]  # crowds last
     crowd = truth.crowd[true]
     overlaps = _overlaps(boxes[order], truth.boxes[true], crowd)
     right, counted = np.zeros((len(OVERLAPS), len(order)), bool), np.ones((len(OVERLAPS), len(order)), bool)

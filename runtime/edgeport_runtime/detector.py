@@ -1,7 +1,7 @@
 """From the raw outputs of a detector to the boxes of one image: threshold, decode, suppress.
 
 Nearly all scores of nearly all anchors are below the threshold. So raw scores are compared with the threshold's own raw value, and only
-what is above it is activated and decoded: 672,000 scores take a third of a millisecond.
+what is above it is activated and decoded: 8,400 anchors with 80 classes take 0.6 ms (tests/bench/boxes.py).
 """
 
 import math

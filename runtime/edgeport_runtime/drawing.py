@@ -95,7 +95,7 @@ def palette_image(classes: NDArray[Any]) -> Image.Image:
     return made
 
 
-def colored_map(image: ImageSource, found: FloatMap) -> Image.Image:
+def colored_map(found: FloatMap) -> Image.Image:
     """The map in colors at the source's size; gray where nothing was seen."""
     low, high = found.range
     values = found.at_source()

@@ -16,8 +16,9 @@ from .errors import InputError
 from .images import Pixel, PixelBatch, are_several, image_files, kind_of, pixel_batches, prepare_mask, prepare_target
 from .interpretation import RunOutputs
 from .model import Model
-from .scorers import Quality, TruthKind
-from .tasks import Task, find_task
+from .predictions import Answer
+from .scorers import SCORERS, Quality
+from .tasks import Task, TruthKind, find_task
 
 BATCH = 32  # images that are in memory, and that run at once if the contract allows it
 DISTORTION = 0.03  # of the proportions, which is not seen
@@ -47,24 +48,22 @@ def measure(contract: Contract, run: Callable[[Pixel], Arrays], examples: Sequen
     if not examples:
         raise InputError("nothing to evaluate: there are no images")
     require_truth(examples)
-    scorer_of = _require_metric(contract).scorer
-    assert scorer_of is not None  # a task with a metric has one
-    scorer: Any = scorer_of(len(examples))
+    truth = _require_metric(contract).truth
+    assert truth is not None  # a task with a metric has one
+    scorer: Any = SCORERS[truth](len(examples))
     sources = [example.source for example in examples]
     for batch in pixel_batches(sources, contract, prepared_at_once=min(BATCH, contract.largest_batch)):
-        for index, row in zip(batch.indices, _judged(run(batch.pixels), batch, contract), strict=True):
-            scorer.add(index, row, _fitted_truth(scorer.truth, examples[index], contract, row), describe(sources[index]))
+        outputs = run(batch.pixels)
+        judged = _answers(outputs, batch, contract) if scorer.takes_answers else outputs[contract.outputs[0].name]
+        for index, row in zip(batch.indices, judged, strict=True):
+            scorer.add(index, row, _fitted_truth(truth, examples[index], contract, row), describe(sources[index]))
         advance(len(batch.indices))
     quality: Quality = scorer.quality()
     return quality
 
 
-def _judged(outputs: Arrays, batch: PixelBatch, contract: Contract) -> Sequence[Any] | NDArray[Any]:
-    """What the scorer looks at, for each image: its answer, or its row of the first output."""
-    task = find_task(contract.task)
-    if not task.scores_answers:
-        return outputs[contract.outputs[0].name]
-    return task.interpret(RunOutputs(outputs=outputs, contract=contract, sources_px=batch.sources_px, network_px=batch.pixels.shape[1:3]))
+def _answers(outputs: Arrays, batch: PixelBatch, contract: Contract) -> list[Answer]:
+    return find_task(contract.task).interpret(RunOutputs(outputs=outputs, contract=contract, sources_px=batch.sources_px, network_px=batch.pixels.shape[1:3]))
 
 
 def _fitted_truth(kind: TruthKind, example: Example, contract: Contract, row: NDArray[Any]) -> Any:

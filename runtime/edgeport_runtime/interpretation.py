@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .detector import by_kind, detect
 from .framing import Framing
 from .predictions import Answer, Detections, FloatMap, Label, Prediction, Segmentation, Values, as_image, label_of
 
@@ -66,6 +65,8 @@ def _prediction(probabilities: NDArray[np.float64], labels: Sequence[str], top: 
 
 def detections(run: RunOutputs) -> list[Answer]:
     """A detector's raw outputs -> Detections for each image. A box that lies in a letterbox's padding alone is none."""
+    from .detector import by_kind, detect  # a process with another model starts without it
+
     head = run.contract.detection
     assert head is not None  # a contract says so
     found = detect(by_kind(run.outputs, run.contract.outputs), head, run.network_px)

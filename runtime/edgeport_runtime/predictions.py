@@ -158,7 +158,7 @@ class FloatMap:
         """The map in colors, from dark to light, with its range and unit below it."""
         from .drawing import colored_map
 
-        return colored_map(image, self)
+        return colored_map(self)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -3,7 +3,7 @@
 import math
 import operator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +12,8 @@ from .average_precision import TrueBoxes, mean_average_precision
 from .errors import InputError
 from .predictions import Detections
 from .similarity import structural_similarity
+from .tasks import TruthKind
 
-TruthKind = Literal["label", "image", "mask", "boxes"]
 SHARES = ("accuracy", "mean_iou", "mean_ap")  # metrics in 0..1, whose losses are told in points
 IGNORED = 255  # a position of a mask that counts for nothing (PASCAL VOC, Cityscapes, ADE20K)
 
@@ -64,7 +64,7 @@ def _class_of(truth: Any, classes: int) -> int | None:
 class AccuracyScorer:
     """Counts right answers. Truths are indices of classes."""
 
-    truth: TruthKind = "label"
+    takes_answers = False
 
     def __init__(self, count: int) -> None:
         self.answers, self.margins, self.right = [0] * count, [0.0] * count, 0
@@ -85,7 +85,7 @@ class AccuracyScorer:
 class PsnrScorer:
     """Adds up squared errors, and structural similarity. Truths are pixels, uint8 (H, W, C)."""
 
-    truth: TruthKind = "image"
+    takes_answers = False
 
     def __init__(self, count: int) -> None:
         self.count, self.squared_error, self.elements = count, 0.0, 0
@@ -111,7 +111,7 @@ class MeanIouScorer:
     The mean is over classes that occur in a truth or an answer, each with its positions of all images pooled (as PASCAL VOC and torchvision do).
     """
 
-    truth: TruthKind = "mask"
+    takes_answers = False
 
     def __init__(self, count: int) -> None:
         self.count, self.table, self.ignored = count, np.zeros((0, 0), np.int64), 0
@@ -147,7 +147,7 @@ class MeanApScorer:
     The metric is COCO's: average precision at overlaps of 0.50 to 0.95, the mean over classes. It looks at 100 boxes of each class and image.
     """
 
-    truth: TruthKind = "boxes"
+    takes_answers = True
 
     def __init__(self, count: int) -> None:
         self.found: list[Detections | None] = [None] * count
@@ -168,7 +168,9 @@ class MeanApScorer:
         return Quality(metric="mean_ap", value=value, count=len(self.found), at_50=at_50)
 
 
-Scorer = type[AccuracyScorer] | type[PsnrScorer] | type[MeanIouScorer] | type[MeanApScorer]
+Scorer = AccuracyScorer | PsnrScorer | MeanIouScorer | MeanApScorer
+# Each is made for a number of examples. `takes_answers`: it is given answers, and otherwise rows of the first output.
+SCORERS: dict[TruthKind, type[Scorer]] = {"label": AccuracyScorer, "image": PsnrScorer, "mask": MeanIouScorer, "boxes": MeanApScorer}
 
 
 def margin(logits: NDArray[Any]) -> float:

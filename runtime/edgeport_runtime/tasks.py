@@ -14,10 +14,10 @@ from .detection_head import Role
 from .errors import InputError
 from .interpretation import RunOutputs, detections, embeddings, float_maps, generated_images, named_values, predictions, segmentations
 from .predictions import Answer, Segmentation, as_image
-from .scorers import AccuracyScorer, MeanApScorer, MeanIouScorer, PsnrScorer, Scorer, TruthKind
 
 TaskName = Literal["classification", "detection", "segmentation", "image-to-image", "map", "embedding", "tensors"]
 OutputKind = Literal["logits", "pixels", "tensor", "map", "landmarks"] | Role
+TruthKind = Literal["label", "image", "mask", "boxes"]
 Interpret = Callable[[RunOutputs], list[Answer]]
 
 
@@ -50,8 +50,7 @@ class Task:
     the classes. `takes_image`: exactly one input of pixels. `first_answers`: the first output alone is the answer. `needs_head`: a
     contract says how outputs are read. `interpret`: a run's outputs -> an
     answer for each image. `file_suffix`: of an answer that a shell writes to a file; None if it is a row of text. `metric`: the name of its own.
-    `scorer`: takes the number of examples. `scores_answers`: the scorer is given answers, not rows of the first output. `positions`: None if the answer
-    is one for the whole image.
+    `truth`: what an example is judged by, see `scorers`; None if the task has no metric. `positions`: None if the answer is one for the whole image.
     """
 
     name: TaskName
@@ -64,14 +63,8 @@ class Task:
     needs_head: bool = False
     file_suffix: str | None = ".png"
     metric: str | None = None
-    scorer: Scorer | None = None
-    scores_answers: bool = False
+    truth: TruthKind | None = None
     positions: Positions | None = None
-
-    @property
-    def truth(self) -> TruthKind | None:
-        """What the truth of an example is: its label, an image, a mask, or boxes. None if the task has no metric."""
-        return None if self.scorer is None else self.scorer.truth
 
     @property
     def answers_are_labels(self) -> bool:
@@ -100,10 +93,10 @@ TASKS = {
             interpret=predictions,
             file_suffix=None,
             metric="accuracy",
-            scorer=AccuracyScorer,
+            truth="label",
         ),
-        Task(name="image-to-image", output_axes=4, output_kind="pixels", interpret=generated_images, metric="psnr_db", scorer=PsnrScorer, positions=PIXELS),
-        Task(name="segmentation", output_axes=4, classes_axis=1, interpret=segmentations, metric="mean_iou", scorer=MeanIouScorer, positions=CLASSES),
+        Task(name="image-to-image", output_axes=4, output_kind="pixels", interpret=generated_images, metric="psnr_db", truth="image", positions=PIXELS),
+        Task(name="segmentation", output_axes=4, classes_axis=1, interpret=segmentations, metric="mean_iou", truth="mask", positions=CLASSES),
         Task(
             name="detection",
             first_answers=False,
@@ -111,8 +104,7 @@ TASKS = {
             interpret=detections,
             file_suffix=None,
             metric="mean_ap",
-            scorer=MeanApScorer,
-            scores_answers=True,
+            truth="boxes",
         ),
         Task(name="map", output_kind="map", interpret=float_maps, file_suffix=".npy"),
         Task(name="embedding", output_axes=2, interpret=embeddings, file_suffix=".npy"),

@@ -12,7 +12,7 @@ from edgeport_models.datasets import NOISE_SIGMA, add_noise, random_patches, til
 from edgeport_runtime import Example, Pixels
 from edgeport_runtime.average_precision import TrueBoxes
 from edgeport_runtime.images import prepare
-from edgeport_runtime.scorers import TruthKind
+from edgeport_runtime.tasks import TruthKind
 
 KEEP = Pixels(height=8, width=8, resize="keep")
 

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeport_models import AdaptiveAttention2d, ConvLayer, DepthwiseSeparableConv2d, SelfAttention2d
+from edgeport_models.layers import grid_points
 
 
 def noise(*shape: int) -> torch.Tensor:
@@ -60,3 +61,9 @@ def test_adaptive_attention_multiplies_the_input_by_its_map() -> None:
     x = noise(2, 8, 3, 4)
     torch.testing.assert_close(layer(x), x * attention_by_loops(layer.attention, x))
     assert layer(torch.zeros_like(x)).abs().max() == 0
+
+
+def test_points_of_a_grid_by_hand() -> None:
+    features = torch.zeros(2, 5, 2, 3)
+    assert grid_points(features, (4, 10)).tolist() == [[5, 2], [15, 2], [25, 2], [5, 6], [15, 6], [25, 6]]
+    assert grid_points(features, (4, 10), first=0.0).tolist() == [[0, 0], [10, 0], [20, 0], [0, 4], [10, 4], [20, 4]]

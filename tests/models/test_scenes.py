@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgeport_models.scenes import LARGEST_PX, SCENE_PX, SMALLEST_PX, Scene, Scenes
+from edgeport_models.scenes import LARGEST_PX, SCENE_PX, SMALLEST_PX, Scene, scenes
 
 GLYPH = np.zeros((2, 8, 8), np.uint8)
 GLYPH[0, 1:7, 3:5] = 255  # an upright stroke
@@ -14,7 +14,7 @@ GROUND = np.full((300, 300, 3), 128, np.uint8)
 
 
 def made(*, seed: int = 0, varied: bool = False, photo: NDArray[np.uint8] = GROUND) -> list[Scene]:
-    return Scenes(GLYPH, DIGITS, photo, 40, seed=seed, varied=varied)[:]
+    return scenes(GLYPH, DIGITS, photo, 40, seed=seed, varied=varied)[:]
 
 
 def test_boxes_hold_exactly_what_the_mask_marks() -> None:
@@ -45,11 +45,11 @@ def test_digits_stand_out_from_the_ground() -> None:
 @pytest.mark.parametrize("varied", [False, True])
 def test_the_same_seed_gives_the_same_scenes_in_any_order(varied: bool) -> None:
     photo = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)
-    forth = Scenes(GLYPH, DIGITS, photo, 6, seed=3, varied=varied)
-    back = Scenes(GLYPH, DIGITS, photo, 6, seed=3, varied=varied)
+    forth = scenes(GLYPH, DIGITS, photo, 6, seed=3, varied=varied)
+    back = scenes(GLYPH, DIGITS, photo, 6, seed=3, varied=varied)
     last = [back[index] for index in (5, 4, 3, 2, 1, 0)]
     assert all(np.array_equal(first.image, other.image) for first, other in zip(forth, reversed(last), strict=True))
-    assert not np.array_equal(forth[0].image, Scenes(GLYPH, DIGITS, photo, 6, seed=4, varied=varied)[0].image)
+    assert not np.array_equal(forth[0].image, scenes(GLYPH, DIGITS, photo, 6, seed=4, varied=varied)[0].image)
     assert forth[-1] is forth[5] and len(forth) == 6
     with pytest.raises(IndexError):
         forth[6]

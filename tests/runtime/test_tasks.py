@@ -1,6 +1,7 @@
 import pytest
 
 from edgeport_runtime import InputError
+from edgeport_runtime.scorers import SCORERS
 from edgeport_runtime.tasks import TASKS, find_task
 
 
@@ -26,8 +27,8 @@ def test_a_contract_fits_its_task_or_not(name: str, images: list[bool], shape: t
 
 def test_a_task_with_a_metric_can_score_and_answer() -> None:
     for task in TASKS.values():
-        assert (task.metric is None) == (task.scorer is None)
-        assert task.metric is None or task.interpret is not None
+        assert (task.metric is None) == (task.truth is None)
+    assert {task.truth for task in TASKS.values()} - {None} == set(SCORERS) and all(each(1) for each in SCORERS.values())
 
 
 def test_an_unknown_task_is_refused_with_the_names() -> None:
