@@ -139,12 +139,12 @@ def _adversarial(module: nn.Module, contract: Contract, part: Part, recipe: Reci
 
 def _detect(module: nn.Module, contract: Contract, part: Part, recipe: Recipe, generator: torch.Generator, step: Step) -> None:
     def loss_of(outputs: Any, examples: list[Example]) -> Tensor:
-        return detection_loss(outputs, [_seen_boxes(example, contract) for example in examples], int(module.STRIDE_PX))  # type: ignore[arg-type]
+        return detection_loss(outputs, [seen_boxes(example, contract) for example in examples], int(module.STRIDE_PX))  # type: ignore[arg-type]
 
     _with_adamw(module, _batches(part, contract, recipe, generator), loss_of, steps(part, recipe), recipe, step)
 
 
-def _seen_boxes(example: Example, contract: Contract) -> TrueBoxes:
+def seen_boxes(example: Example, contract: Contract) -> TrueBoxes:
     """True boxes as the network sees them: in pixels of its input."""
     true = TrueBoxes.of(example.truth, "an example")
     pixels = contract.pixels

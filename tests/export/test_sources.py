@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,8 +10,9 @@ from torch import nn
 
 from edgeport_export import ImageTask, image_contract, load_source
 from edgeport_export.sources import data_folder, load_examples, own_examples
-from edgeport_models import CheckpointError, DataError, NetworkError, load_data
-from edgeport_runtime import Output, Pixels
+from edgeport_models import CheckpointError, DataError, NetworkError, load_data, network
+from edgeport_runtime import Contract, InputError, Output, Pixels
+from edgeport_runtime.average_precision import TrueBoxes
 from edgeport_runtime.tasks import TaskName
 
 
@@ -120,3 +122,26 @@ def test_data_with_other_labels_is_refused(checkpoint: Path, tmp_path: Path) -> 
         load_examples(f"folder:{tmp_path}", bare)
     with pytest.raises(DataError, match="learns from labeled images"):
         load_examples("photos", load_source(checkpoint).contract)
+
+
+def test_images_with_annotations_are_halved_or_judge(tmp_path: Path) -> None:
+    contract = network("detector").contract(("cat", "dog"), 64)
+    names = [f"{index}.png" for index in range(40)]
+    for name in names:
+        write(tmp_path / name)
+    with pytest.raises(InputError, match="expected COCO's annotations beside the images"):
+        own_examples(None, str(tmp_path), contract)
+    assert own_examples(str(tmp_path), None, contract)[1] == []  # images alone calibrate
+    found = {"images": [{"id": index, "file_name": name} for index, name in enumerate(names)], "categories": [{"id": 5, "name": "dog"}]}
+    found["annotations"] = [{"image_id": index, "category_id": 5, "bbox": [1, 1, 4, 4]} for index in range(40)]
+    (tmp_path / "annotations.json").write_text(json.dumps(found))
+    calibration, held_out = own_examples(str(tmp_path), None, contract)
+    assert len(calibration) + len(held_out) == 40 and 8 < len(held_out) < 32
+    assert TrueBoxes.of(held_out[0].truth, "x").classes.tolist() == [1]
+    assert len(own_examples(None, str(tmp_path), contract)[1]) == 40
+    calibration, held_out = load_examples(f"folder:{tmp_path}", replace(contract, labels=("dog",), outputs=one_class(contract)))
+    assert 0 < len(calibration) + len(held_out) < 20  # what training left out, a fifth
+
+
+def one_class(contract: Contract) -> tuple[Output, ...]:
+    return tuple(replace(each, shape=(*each.shape[:2], 1)) if each.kind == "scores" else each for each in contract.outputs)

@@ -140,6 +140,16 @@ def is_close_call(box: NDArray[Any], score: float, others: NDArray[Any], scores:
     return bool(abs(score - detector.score_thresh) < NEAR or abs(score - scores.min()) < NEAR or near.any())
 
 
+@pytest.mark.parametrize("name", ["ssdlite", "retinanet", "fcos"])
+def test_codes_of_any_size_are_decoded_as_torchvision_does(name: str) -> None:
+    """Far beyond what a network gives: sizes are bounded before exp."""
+    detector: Any = BUILDERS[name]()
+    anchors = torch.tensor([[0.0, 0.0, 8.0, 16.0], [10.0, 20.0, 50.0, 30.0]])
+    codes = torch.tensor([[[0.5, -2.0, 90.0, 60.0], [300.0, 7.0, -90.0, 1.0]]])
+    decode = detector.box_coder.decode if name == "fcos" else detector.box_coder.decode_single
+    torch.testing.assert_close(DetectorHeads(detector)._decoded(codes, anchors)[0], decode(codes[0], anchors), rtol=1e-5, atol=1e-3)
+
+
 @pytest.mark.parametrize("build", [detection.fasterrcnn_resnet50_fpn, detection.maskrcnn_resnet50_fpn, detection.keypointrcnn_resnet50_fpn])
 def test_two_stages_are_refused_with_what_to_export_instead(build: Any) -> None:
     with pytest.raises(NetworkError, match=r"a second time.*export a detector of one stage \(SSD, SSDLite, RetinaNet and FCOS\)"):

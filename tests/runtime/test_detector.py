@@ -66,6 +66,13 @@ def test_scores_by_hand(head: dict[str, Any], scores: list[float], objectness: f
     )
 
 
+@pytest.mark.parametrize(("offset", "background", "classes"), [(0, None, [0, 1, 2]), (-1, 0, [0, 1]), (5, None, [5, 6, 7])])
+def test_a_column_becomes_a_class(offset: int, background: int | None, classes: list[int]) -> None:
+    outputs = {"boxes": np.array([BOX], np.float32), "scores": np.array([[[0.9, 0.8, 0.7]]], np.float32)}
+    (found,) = detect(outputs, DetectionHead(activation="none", label_offset=offset, background=background), (100, 200))
+    assert found.classes.tolist() == classes
+
+
 @pytest.mark.parametrize(
     ("per", "kept"),
     [

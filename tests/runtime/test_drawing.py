@@ -56,6 +56,11 @@ def test_a_box_is_drawn_where_it_is() -> None:
     assert (made[190, 102] == color).all()  # the label's plate, above
 
 
+def test_the_best_of_several_boxes_lies_on_top() -> None:
+    both = Detections(boxes=np.array([[50, 50, 300, 300]] * 2, np.float32), scores=np.array([0.9, 0.4], np.float32), classes=np.array([3, 0]), labels=())
+    assert (np.asarray(both.draw(gray(400, 400)))[200, 50] == line_color(3)).all()
+
+
 def test_a_small_image_is_enlarged_and_its_boxes_with_it() -> None:
     made = np.asarray(one_box([8, 8, 24, 24]).draw(gray(32, 32)))
     assert made.shape == (320, 320, 3) and (made[160, 80] == line_color(0)).all() and (made[160, 160] == 128).all()

@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgeport_runtime import Contract, Example, ImageError, InputError, Output, Pixels, evaluate, load
+from edgeport_runtime import Contract, DetectionHead, Example, ImageError, InputError, Output, Pixels, evaluate, load
+from edgeport_runtime.axes import image_axes
 from edgeport_runtime.contract import pixel_input
+from edgeport_runtime.engine import Arrays
 from edgeport_runtime.evaluation import folder_examples, measure, read_examples
-from edgeport_runtime.images import prepare_mask
+from edgeport_runtime.images import Pixel, prepare_mask
 
 
 def write(path: Path, array: np.ndarray) -> None:
@@ -158,3 +160,29 @@ def test_datasets_are_read_by_index() -> None:
     assert [(each.source.size, each.truth) for each in read_examples(Dataset())] == [((4, 4), 0), ((4, 4), 1)]  # type: ignore[union-attr, arg-type]
     with pytest.raises(InputError, match=r"got float; .* a dataset without ToTensor and Normalize"):
         read_examples([(1.0, 3)])  # type: ignore[list-item]
+
+
+def test_boxes_are_judged_in_pixels_of_the_source() -> None:
+    """The network sees 64x64; the source of 128x256 fills the middle half of that, a quarter of its size. What it finds is exactly what is there."""
+    outputs = (
+        Output(name="boxes", dtype="float32", shape=("batch", 2, 4), kind="boxes"),
+        Output(name="scores", dtype="float32", shape=("batch", 2, 2), kind="scores"),
+    )
+    contract = Contract(
+        task="detection",
+        inputs=(pixel_input(Pixels(height=64, width=64, resize="letterbox")),),
+        outputs=outputs,
+        axes=image_axes(smallest_px=64, largest_px=64),
+        labels=("cat", "dog"),
+        detection=DetectionHead(activation="none"),
+    )
+    truth = ([[40, 20, 80, 60], [100, 0, 256, 128]], [0, 1])
+
+    def run(pixels: Pixel) -> Arrays:
+        boxes = np.array([[[10, 21, 20, 31], [25, 16, 64, 48]]] * len(pixels), np.float32)
+        return {"boxes": boxes, "scores": np.array([[[0.9, 0.1], [0.0, 0.8]]] * len(pixels), np.float32)}
+
+    quality = measure(contract, run, [Example(source=np.zeros((128, 256, 3), np.uint8), truth=truth)] * 2)
+    assert (quality.metric, quality.value, quality.at_50, quality.count) == ("mean_ap", pytest.approx(1.0), pytest.approx(1.0), 2)
+    moved = ([[40, 40, 80, 80], [100, 0, 256, 128]], [0, 1])  # a box without overlap of a half, and one that is right
+    assert measure(contract, run, [Example(source=np.zeros((128, 256, 3), np.uint8), truth=moved)]).at_50 == pytest.approx(0.5)

@@ -38,6 +38,8 @@ def test_how_a_detector_is_read(text: str, head: DetectionHead) -> None:
     [
         ({"task": "detection", "detection": "boxes=center"}, "expected name=value with a name among box_format, unit, .*, got 'boxes=center'"),
         ({"task": "detection", "detection": "center"}, "got 'center'"),
+        ({"task": "detection", "detection": "most=3,most=4"}, "--detection: most is given twice"),
+        ({"task": "detection"}, "--task detection needs --detection"),
         ({"task": "segmentation", "detection": "unit=share"}, "--detection is for --task detection"),
         ({"detection": "unit=share"}, "--detection is for --task detection"),
         ({"task": "segmentation", "output_range": "0,1"}, "--output-range is for --task image-to-image and map"),

@@ -10,7 +10,17 @@ from edgeport_export import ExportError
 from edgeport_export.network.reference import TorchReference
 from edgeport_export.rewrites.finalize import finalize
 from edgeport_export.tracing.exporter import trace
-from edgeport_export.validation.quality import QualityEvaluator, drop, joined, load_metric, metric_is_sufficient, quality_evaluator, too_few_examples
+from edgeport_export.validation.quality import (
+    QualityEvaluator,
+    drop,
+    joined,
+    load_metric,
+    metric_is_sufficient,
+    quality_evaluator,
+    too_few_examples,
+    unseen_outputs,
+)
+from edgeport_models import network
 from edgeport_runtime import Contract, Quality, SessionOptions
 from edgeport_runtime.engine import Arrays, Engine
 
@@ -131,3 +141,11 @@ def test_pytorch_runs_once_however_often_engines_are_judged(tiny: ModuleType, cl
     engine = Engine(finalize(trace(network, class_contract).model, class_contract), class_contract, SessionOptions())
     first, second = evaluator.evaluate({"fp32": engine}), evaluator.evaluate({"fp32": engine})
     assert first.qualities == second.qualities and len(calls) == 1  # six images fit one run
+
+
+def test_a_tasks_own_metric_sees_the_first_output_and_a_detectors_all() -> None:
+    detector = network("detector").contract(("a", "b"), 64)
+    assert len(detector.outputs) == 3 and unseen_outputs(detector) == 0
+    classifier = network("cnn").contract(("a", "b"), 32)
+    beside = replace(classifier.outputs[0], name="features", kind="tensor")
+    assert unseen_outputs(classifier) == 0 and unseen_outputs(replace(classifier, outputs=(*classifier.outputs, beside))) == 1
