@@ -57,8 +57,10 @@ class FixedPairTimer:
 
     def __exit__(self, *_: object) -> None: ...
 
-    def compare(self, first: Path, second: Path) -> tuple[float, float]:
-        return self._time(first), self._time(second)
+    def compare(self, first: Path, second: Path, bar: float = 1.0) -> Any:
+        from edgeport_export.benchmark.runner import PairTimes
+
+        return PairTimes.of(self._time(first), self._time(second))
 
     def _time(self, path: Path) -> float:
         import onnx

@@ -11,8 +11,9 @@ from edgeport_runtime.axes import is_whole
 
 from .errors import ExportError
 from .quantization.budget import Budget
-from .quantization.int8_variant import Int8Settings
+from .quantization.int8_settings import Int8Settings
 from .quantization.plan import Plan
+from .quantization.plan_curve import PICKS
 from .quantization.recovery_choice import OFF
 from .quantization.targets import Target, find_target
 from .quantization.weight_recovery import EFFORTS
@@ -34,7 +35,9 @@ class ExportOptions:
     `sqnr_floor_db`: how near int8 must stay to fp32 if neither can tell.
     `target`: the kind of CPU that int8 is made for, or its name; None takes the plan's, or this machine's. `benchmark_batch`: batch size at which speed is
     measured. `plan`: an int8 plan to replay instead of searching for one. `search_seconds`: time for that search.
-    `recover`: how hard int8 tries to give back what rounding weights costs: "quick", "thorough" (minutes) or "off". It costs nothing at run time.
+    `recover`: how hard int8 tries to give back what rounding costs: "quick", "thorough" (minutes) or "off". It costs nothing at run time.
+    `pick`: which of the plans that the search tried is taken: "fastest" (what None takes), "closest" to fp32, or "balanced". With `plan`, another plan of
+    its curve is taken without a search.
     `translations`, `passes`: additions of your own, see `Extensions`; the parity sweep tests their result, and the manifest names them.
     """
 
@@ -50,6 +53,7 @@ class ExportOptions:
     plan: Plan | None = None
     search_seconds: float = 120.0
     recover: str = "quick"
+    pick: str | None = None
     translations: Mapping[Any, Callable[..., Any]] = field(default_factory=dict)
     passes: Sequence[Callable[[GraphEditor, Contract], PassResult]] = ()
 
@@ -60,8 +64,9 @@ class ExportOptions:
         self._require_numbers()
         if not isinstance(self.always_keep_int8, bool):
             raise ExportError(f"always_keep_int8 must be True or False, got {self.always_keep_int8!r}")
-        if self.recover not in (OFF, *EFFORTS):
-            raise ExportError(f"recover must be one of {', '.join((OFF, *EFFORTS))}, got {self.recover!r}")
+        for name, known in {"recover": (OFF, *EFFORTS), "pick": (None, *PICKS)}.items():
+            if getattr(self, name) not in known:
+                raise ExportError(f"{name} must be one of {', '.join(map(str, known))}, got {getattr(self, name)!r}")
         if not isinstance(self.metric, str | None) and not callable(self.metric):
             raise ExportError(f"metric must be a function, its name as my.module:function, or None, got {self.metric!r}")
         if not isinstance(self.target, str | Target | None):
@@ -70,11 +75,15 @@ class ExportOptions:
             raise ExportError(f"translations must be a mapping from aten operators to functions, got {self.translations!r}")
         if isinstance(self.passes, str) or not isinstance(self.passes, Sequence) or not all(map(callable, self.passes)):
             raise ExportError(f"passes must be a list of functions, got {self.passes!r}")
+        self._require_plan()
+        find_target(self.target)
+
+    def _require_plan(self) -> None:
         if self.plan is not None and not isinstance(self.plan, Plan):
             raise ExportError(f"plan must be a Plan, as edgeport_export.read_plan(path) gives it, got {type(self.plan).__name__}")
-        if self.plan is not None and "int8" not in self.precisions:
-            raise ExportError("a plan was given, but int8 is not among the precisions")
-        find_target(self.target)
+        for name in ("plan", "pick"):
+            if getattr(self, name) is not None and "int8" not in self.precisions:
+                raise ExportError(f"a {name} was given, but int8 is not among the precisions")
 
     def _require_numbers(self) -> None:
         for name, least in (("max_drop", 0.0), ("max_changed", 0.0), ("search_seconds", 0.0), ("sqnr_floor_db", -math.inf)):
@@ -109,7 +118,7 @@ class ExportOptions:
     def int8(self, contract: Contract) -> Int8Settings:
         """What is asked of the int8 variant. The target is the one asked for, else the plan's, else this machine's."""
         target = find_target(self.target or (self.plan.target if self.plan is not None else None))
-        return Int8Settings(target=target, budget=self.budget, batch=self.batch(contract), plan=self.plan, recover=self.recover)
+        return Int8Settings(target=target, budget=self.budget, batch=self.batch(contract), plan=self.plan, recover=self.recover, pick=self.pick)
 
 
 def _number(given: Any) -> float:

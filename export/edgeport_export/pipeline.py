@@ -29,7 +29,8 @@ from .options import ExportOptions
 from .progress import ProgressCallback, counter, no_progress
 from .quantization.decision import LONGEST_REASON, decide
 from .quantization.image_roles import calibration_sample
-from .quantization.int8_variant import MeasuredVariant, Measuring, make_int8_variant
+from .quantization.int8_settings import Measuring
+from .quantization.int8_variant import MeasuredVariant, make_int8_variant
 from .quantization.plan import Plan
 from .quantization.summary import Latencies, summarize
 from .request import ExportRequest, as_path, make_request
@@ -74,7 +75,7 @@ def export_bundle(
     int8 = _int8(fp32.traced, evaluator, request)
     models = {"fp32": fp32.model, **({} if int8.variant is None else {"int8": int8.variant.model}), **fp16}
     with _engines(models, request) as engines:
-        quality = _evaluated(engines, evaluator, request)
+        quality = _evaluated(engines, evaluator if int8.variant is None else int8.variant.judge, request)
         decision = _decided(int8, models, quality, request)
         golden = _golden(reference, {each: engines[each] for each in decision.kept}, fp32.parity, request)
     evidence = _evidence(models, fp32.parity, quality, _latencies(int8, fp32.model, request), decision, golden, request)

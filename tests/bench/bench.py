@@ -203,10 +203,10 @@ def _peers(python: str) -> dict[str, str]:
 
 
 def main() -> None:
-    from subjects import OTHERS, OWN
+    from subjects import OF_TIMM, OTHERS, OWN
 
     parser = argparse.ArgumentParser()
-    parser.add_argument("--only", nargs="*", default=[*OWN, *OTHERS])
+    parser.add_argument("--only", nargs="*", default=[*OWN, *OTHERS, *OF_TIMM])
     parser.add_argument("--batch", nargs="*", type=int, default=sorted(BATCHES, reverse=True))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
@@ -231,7 +231,7 @@ def main() -> None:
             entries = engines(name, given.folder / name, batch, given.threads, given.peers)
             times, failed, unsteady = timed(entries, given.rounds, workload)
             distances = sqnr_db(entries, list(times))
-            side = {**OWN, **OTHERS}[name]
+            side = {**OWN, **OTHERS}.get(name, 224)
             counts = {"processes": len(next(iter(times.values()))) // given.rounds, "unsteady": unsteady}
             about = {"name": name, "side": side, "batch": batch, "threads": given.threads, "peers": _peers(given.peers)}
             rows.append({**about, **counts, "times": times, "sqnr_db": distances, "failed": failed})

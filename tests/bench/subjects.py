@@ -20,7 +20,8 @@ from edgeport_models import network
 from edgeport_runtime import Contract, Pixels, Range
 
 OWN = {"resnet18": 224, "generator": 128, "attention": 64, "cnn": 64}
-OTHERS = {"mobilenet_v2": 224, "efficientnet_b0": 224, "resnet50": 224, "convnext_tiny": 224}
+OTHERS = {"mobilenet_v2": 224, "efficientnet_b0": 224, "resnet50": 224, "convnext_tiny": 224, "swin_t": 224}
+OF_TIMM = {"vit_tiny": "vit_tiny_patch16_224", "deit_tiny": "deit_tiny_patch16_224"}  # their heads, zero at first, are drawn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,16 +48,29 @@ def own(name: str) -> Subject:
 def other(name: str) -> Subject:
     from torchvision.models import get_model
 
+    return _classifier(name, lambda: get_model(name, weights=None), OTHERS[name], MEAN, STD)
+
+
+def of_timm(name: str) -> Subject:
+    from timm import create_model
+
+    return _classifier(name, lambda: create_model(OF_TIMM[name]), 224, (0.5,) * 3, (0.5,) * 3)
+
+
+def _classifier(name: str, make: Callable[[], nn.Module], side: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Subject:
     torch.manual_seed(0)
-    module = get_model(name, weights=None)
+    module = make()
     calm(module)
-    settled_modules(module, OTHERS[name], MEAN, STD, (1.0,))
-    pixels = Pixels(height=OTHERS[name], width=OTHERS[name], mean=MEAN, std=STD)
-    axes = {"batch": Range(low=1, high=32)}
-    return Subject(name=name, network=module.eval(), contract=image_contract(module, ImageTask(task="classification", pixels=pixels, axes=axes)))
+    settled_modules(module, side, mean, std, (1.0,))
+    task = ImageTask(task="classification", pixels=Pixels(height=side, width=side, mean=mean, std=std), axes={"batch": Range(low=1, high=32)})
+    return Subject(name=name, network=module.eval(), contract=image_contract(module, task))
 
 
-SUBJECTS: dict[str, Callable[[], Subject]] = {**{name: partial(own, name) for name in OWN}, **{name: partial(other, name) for name in OTHERS}}
+SUBJECTS: dict[str, Callable[[], Subject]] = {
+    **{name: partial(own, name) for name in OWN},
+    **{name: partial(other, name) for name in OTHERS},
+    **{name: partial(of_timm, name) for name in OF_TIMM},
+}
 
 
 def images(subject: Subject, count: int, seed: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from onnxscript import opset20
 from edgeport_export import ExportError, ExportOptions, GraphEditor, OutputError, ParityError, PassResult, export_bundle, pipeline, verify
 from edgeport_export.benchmark import runner
 from edgeport_export.benchmark.runner import LatencyStats
-from edgeport_export.quantization import int8_variant
+from edgeport_export.quantization import plan_search
 from edgeport_export.quantization.plan import read_plan
 from edgeport_export.quantization.targets import find_target
 from edgeport_runtime import Bundle, Contract, EdgeportError, Example, Output, load, selection
@@ -146,7 +146,7 @@ def test_a_batch_to_measure_at_that_the_contract_forbids_is_refused_before_any_w
 
 
 def test_another_kind_of_cpu_is_planned_by_rule_and_not_taken_here(make_bundle: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(int8_variant, "integer_nodes", lambda made: set())  # what kernels this machine has says nothing of the other
+    monkeypatch.setattr(plan_search, "integer_nodes", lambda made: set())  # what kernels this machine has says nothing of the other
     other = "arm64" if find_target(None).name != "arm64" else "x86"
     out = make_bundle(tmp_path / "b", options=ExportOptions(target=other, always_keep_int8=True))
     bundle = Bundle(out)

@@ -5,11 +5,12 @@ medians over rounds, and ratios between engines of one benchmark.
 """
 
 import json
+import math
 import re
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from edgeport_export.errors import ExportError
 WORKER = Path(__file__).with_name("worker.py")
 ROUND_SECONDS = 0.25
 SPLIT_BATCH = " split batch"  # appended to the precision in the name of an engine in which each thread runs images of its own
+MOST_REPEATS = 3  # of a comparison that does not decide
+STUDENT = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26, 10: 2.23, 11: 2.20}  # degrees of freedom -> 95 %
 UNSTEADY = 1.3  # upper over lower quartile of one engine's rounds: mostly below 1.1, and 1.4 to 1.7 if a rented machine's slow phase fell into them
 
 
@@ -99,6 +102,33 @@ def disturbance(measured: Iterable[LatencyStats]) -> str | None:
     return f"the machine was unsteady: some rounds of one engine took {ratio:.1f} times as long as others, so measure again" if ratio > UNSTEADY else None
 
 
+class PairTimes(NamedTuple):
+    """Milliseconds per call of two files, the shortest of their turns. `low`, `high`: the 95 % interval of the second's time over the first's."""
+
+    first_ms: float
+    second_ms: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, first_ms: float, second_ms: float) -> "PairTimes":
+        """Times that are known."""
+        return cls(first_ms, second_ms, second_ms / first_ms, second_ms / first_ms)
+
+    def decides(self, bar: float) -> bool:
+        """Whether the second surely takes less than `bar` times as long as the first, or surely does not."""
+        return self.high < bar or self.low >= bar
+
+
+def _pair_times(turns: Sequence[tuple[float, float]]) -> PairTimes:
+    """Of pairs of turns. A pair was timed in one process, so what makes that process slow is in both, and not in their ratio."""
+    logarithms = [math.log(second / first) for first, second in turns]
+    middle, sure = statistics.fmean(logarithms), float("inf")
+    if len(turns) > 1:
+        sure = STUDENT[min(len(turns) - 1, max(STUDENT))] * statistics.stdev(logarithms) / math.sqrt(len(turns))
+    return PairTimes(min(first for first, _ in turns), min(second for _, second in turns), math.exp(middle - sure), math.exp(min(middle + sure, 99.0)))
+
+
 class PairTimer:
     """Times one model file against another, again and again, in two processes that stay: importing takes longer than most models run.
 
@@ -107,6 +137,8 @@ class PairTimer:
 
     Once threads wait for processors that other programs hold, the clock on the wall tells more of those than of the files. From then on the time that
     the threads themselves ran is compared, without spinning, which would count as work.
+
+    A difference that is small beside the noise is timed again, so that chance decides as little as can be.
 
     Use it as a context. `batch`: of every call. `rounds`: in which the two take turns, before and after they change places.
     """
@@ -124,20 +156,27 @@ class PairTimer:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def compare(self, first: Path, second: Path) -> tuple[float, float]:
-        """Milliseconds per call of each: the shortest of all rounds. Raises ExportError if one does not start."""
-        if not self.crowded:
-            ours, theirs = self._in_both(first, second)
-            self.crowded = statistics.median(each.waited or 0.0 for each in (*ours, *theirs)) > BUSY
-            if not self.crowded:
-                return min(each.ms for each in ours), min(each.ms for each in theirs)
-        ours, theirs = self._in_both(first, second)
-        return min(each.processor_ms for each in ours), min(each.processor_ms for each in theirs)
+    def compare(self, first: Path, second: Path, bar: float = 1.0) -> PairTimes:
+        """Both, until it is decided whether the second takes less than `bar` times as long as the first, or MOST_REPEATS did not decide it.
 
-    def _in_both(self, first: Path, second: Path) -> "tuple[list[_Turn], list[_Turn]]":
-        """Every turn of either file, in both processes."""
+        Raises ExportError if one does not start.
+        """
+        turns: list[_PairOfTurns] = []
+        found = PairTimes.of(1.0, 1.0)
+        for _ in range(MOST_REPEATS):
+            turns += self._in_both(first, second)
+            if not self.crowded and statistics.median(each.waited or 0.0 for pair in turns for each in pair) > BUSY:
+                self.crowded = True
+                turns = self._in_both(first, second)
+            found = _pair_times([(ours.processor_ms, theirs.processor_ms) if self.crowded else (ours.ms, theirs.ms) for ours, theirs in turns])
+            if found.decides(bar):
+                break
+        return found
+
+    def _in_both(self, first: Path, second: Path) -> "list[_PairOfTurns]":
+        """Turns of both files, each pair in one process."""
         here, there = (self._turns(*pair) for pair in ((first, second), (second, first)))
-        return here[0] + there[1], here[1] + there[0]
+        return [*zip(here[0], there[0], strict=True), *zip(there[1], here[1], strict=True)]
 
     def _turns(self, *files: Path) -> "tuple[list[_Turn], list[_Turn]]":
         """The turns of one file in each process."""
@@ -188,6 +227,9 @@ class _Turn(NamedTuple):
     ms: float
     waited: float | None
     processor_ms: float = 0.0
+
+
+_PairOfTurns = tuple[_Turn, _Turn]
 
 
 def _turn(name: str, process: "subprocess.Popen[str]") -> _Turn:

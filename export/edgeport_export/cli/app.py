@@ -133,7 +133,8 @@ def export(
     plan: Annotated[Path | None, typer.Option(help="A bundle, or a JSON file, whose int8 plan is replayed instead of searching for one.")] = None,
     calibration_images: Annotated[int, typer.Option(help="At most that many are used.")] = 128,
     search_seconds: Annotated[float, typer.Option(help="Time for the search for the int8 plan.")] = 120.0,
-    recover: Annotated[str, typer.Option(help="How hard int8 tries to give back what rounding weights costs: quick, thorough or off.")] = "quick",
+    recover: Annotated[str, typer.Option(help="How hard int8 tries to give back what rounding costs: quick, thorough or off.")] = "quick",
+    pick: Annotated[str | None, typer.Option(help="Which of the plans that the search, or --plan, tried: fastest, balanced or closest to fp32.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Typical number of images per call: speed is measured at that many, and at one.")] = 8,
     force: Annotated[bool, typer.Option(help="Replace the bundle if it exists.")] = False,
     as_json: Json = False,
@@ -154,6 +155,7 @@ def export(
         search_seconds=search_seconds,
         benchmark_batch=batch,
         recover=recover,
+        pick=pick,
     )
     job = ExportJob(
         name=name,

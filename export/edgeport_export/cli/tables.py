@@ -56,6 +56,9 @@ def summary_lines(summary: Mapping[str, Any]) -> Iterator[str]:
     if summary["integer"]:
         counts = " and ".join(f"{each['integer']} of {each['all']} {kind}" for kind, each in summary["integer"].items())
         yield f"int8: {counts} run as integers"
+    for step in summary.get("recovery", ()):
+        kept = "" if step["taken"] else ", so it was left out"
+        yield f"nearer to fp32: {step['name']}: {step['before_db']:.1f} dB before, {step['after_db']:.1f} dB after{kept}"
     for precision, each in summary["variants"].items():
         if (gain := each["split_batch_speedup"]) is not None and gain > 1:
             yield f"{precision}: {gain:.2f} times as fast again in batches if each thread runs images of its own (split_batch)"

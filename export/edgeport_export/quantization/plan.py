@@ -13,12 +13,13 @@ from edgeport_runtime.bundle import MANIFEST
 from edgeport_runtime.manifest import FORMAT, Selection, selection_of_format_1
 
 from .label_changes import LabelChanges
+from .plan_curve import Curve, curve_from_dict
 
 SEAL = "sha256"
 RENAMED = {"limits": "ranges"}  # fields of format 1; its words about the decision are those of the selection
 ADDED = {"agreement", "probes", "unseen", "sqnr_elsewhere"}  # fields that the first plans of format 1 lack; they have no seal either, but their manifest does
 
-LATER = {"sqnr_error_db", "changes", "recovery"}  # fields that the first plans of format 2 lack
+LATER = {"sqnr_error_db", "changes", "recovery", "smoothing", "steps", "curve"}  # fields that the first plans of format 2 lack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,17 @@ class WeightRecovery:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RecoveryStep:
+    """One thing that was tried to bring the variant nearer to fp32. `before_db`, `after_db`: signal over error of the outputs on images to which nothing was
+    fitted, without it and with it. `taken`: whether it stayed."""
+
+    name: str
+    before_db: float
+    after_db: float
+    taken: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class SearchedPlan:
     """The result of a search: everything that decides the bytes of an int8 variant, and what was measured about its error.
 
@@ -64,7 +76,8 @@ class SearchedPlan:
     `agreement`: of outputs of integers, the share of entries that are fp32's. `probes`: number of images that errors were measured on;
     `unseen`: whether none of them was calibrated with. `sqnr_error_db`: the standard error of `sqnr_db`, from leaving some of these images out; None
     if there were too few. `changes`: for a classifier without truth, the labels that int8 changes on images that nothing was fitted to or chosen on.
-    `recovery`: how weights were rounded; None if each went to its nearest step.
+    `recovery`: how weights were rounded; None if each went to its nearest step. `smoothing`: normalization -> the powers of two by which its channels are
+    divided and their weights multiplied. `steps`: what was tried to bring the variant nearer to fp32, in order. `curve`: the plans that were tried.
     """
 
     target: str
@@ -87,6 +100,9 @@ class SearchedPlan:
     sqnr_error_db: float | None = None
     changes: LabelChanges | None = None
     recovery: WeightRecovery | None = None
+    smoothing: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    steps: tuple[RecoveryStep, ...] = ()
+    curve: Curve | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +152,9 @@ def plan_from_dict(data: Any) -> Plan:
                 "findings": {name: Finding(**each) for name, each in current["findings"].items()},
                 "changes": LabelChanges(**current["changes"]) if current.get("changes") is not None else None,
                 "recovery": WeightRecovery(**current["recovery"]) if current.get("recovery") is not None else None,
+                "smoothing": {name: tuple(map(int, each)) for name, each in (current.get("smoothing") or {}).items()},
+                "steps": tuple(RecoveryStep(**each) for each in current.get("steps") or ()),
+                "curve": curve_from_dict(current["curve"]) if current.get("curve") is not None else None,
                 "selection": Selection(**current["selection"]),
             }
         )

@@ -25,7 +25,7 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from edgeport_export.rewrites.graph import GraphEditor, Ranges
-from edgeport_export.rewrites.int8_graph import FOLLOWER_PASSES, QDQ_PASSES, SHAPING_PASSES, X86_PASSES
+from edgeport_export.rewrites.int8_graph import FOLLOWER_PASSES, GUARDS, QDQ_PASSES, SHAPING_PASSES, X86_PASSES
 from edgeport_export.rewrites.int8_graph.attention_product import attention_parts
 from edgeport_export.rewrites.int8_graph.context import Int8Context, run_passes
 from edgeport_export.rewrites.int8_graph.float_linear import float_followers
@@ -167,7 +167,7 @@ def quantize(
     editor, context = shaped(model, contract, integer, ranges, target)
     put_in_place(editor, recovered, integer)
     editor = GraphEditor(with_pairs(editor.model, context, target))
-    run_passes((*QDQ_PASSES, *(X86_PASSES if target.activations == QuantType.QUInt8 else ())), editor, context)
+    run_passes((*QDQ_PASSES, *(X86_PASSES if target.activations == QuantType.QUInt8 else ()), *GUARDS), editor, context)
     return editor.model
 
 

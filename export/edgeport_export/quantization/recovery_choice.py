@@ -2,9 +2,9 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,13 +14,24 @@ from edgeport_export.rewrites.graph import Ranges
 from edgeport_runtime import Example
 from edgeport_runtime.engine import Arrays
 
-from .plan import Plan, WeightRecovery
+from .plan import Plan, RecoveryStep, WeightRecovery
 from .recovered_weights import Recovered, recovered_sha256
 from .variants import Names, Probes, QuantizableGraph, VariantBuilder
 from .weight_recovery import EFFORTS, SEED, images_sha256, images_to_round_with, recover
 
 OFF = "off"
+ROUNDED = "weights rounded for each other"  # the name of this step
+KEPT_SETS = 3
 LEAST_GAIN_DB = 0.5  # on eight images; less is luck
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """What was chosen for a set of products. `facts`: for the plan; None if each weight goes to its nearest step. `step`: None if nothing was tried."""
+
+    builder: VariantBuilder
+    facts: WeightRecovery | None = None
+    step: RecoveryStep | None = None
 
 
 class RecoveryChoice:
@@ -37,27 +48,40 @@ class RecoveryChoice:
         self.progress = progress
         self._stack = stack
         self._images = images_to_round_with(nearest.graph, examples) if effort != OFF and examples else []
-        self._last: tuple[Names, VariantBuilder, WeightRecovery | None] | None = None
-        self.told: dict[str, Any] = {"effort": effort, "taken": False}
+        self._chosen: dict[Names, Chosen] = {}  # the last one comes last
 
-    def builder(self, integer: Names) -> tuple[VariantBuilder, WeightRecovery | None]:
-        """A builder whose weights are rounded for each other in this set, with its facts; the one that rounds to the nearest step if that is no worse."""
+    def builder(self, integer: Names) -> VariantBuilder:
+        """A builder whose weights are rounded for each other in this set; the one that rounds to the nearest step if that is no worse.
+
+        Weights that were rounded for another set are worse than either: what they make up for is not there (25 dB became 7 when one product went to float).
+        """
+        return self.chosen(integer).builder
+
+    @property
+    def known(self) -> Collection[Names]:
+        """The sets that need no time."""
+        return self._chosen
+
+    def chosen(self, integer: Names) -> "Chosen":
+        """The same with its facts. The last KEPT_SETS sets are not rounded again."""
         if not self._images or not integer:
-            return self.nearest, None
-        if self._last is None or self._last[0] != integer:
-            self._last = (integer, *self._chosen(integer))
-        return self._last[1:]
+            return Chosen(builder=self.nearest)
+        found = self._chosen.pop(integer) if integer in self._chosen else self._compared(integer)
+        self._chosen[integer] = found
+        for oldest in list(self._chosen)[:-KEPT_SETS]:
+            del self._chosen[oldest]
+        return found
 
-    def _chosen(self, integer: Names) -> tuple[VariantBuilder, WeightRecovery | None]:
+    def _compared(self, integer: Names) -> "Chosen":
         graph, nearest = self.nearest.graph, self.nearest
         until = time.monotonic() + self.seconds
         found = _recovered(graph, integer, nearest.ranges, self._images, self.effort, SEED, self.progress, lambda done: time.monotonic() < until)
         builder = self._stack.enter_context(VariantBuilder(graph, nearest.ranges, nearest.probes, nearest.method, found))
         before, after = nearest.sqnr_db(integer), builder.sqnr_db(integer)
         taken = bool(after > before + LEAST_GAIN_DB)
-        self.told = {"effort": self.effort, "taken": taken, "nearest_db": _finite(before), "sqnr_db": _finite(after)}
+        step = RecoveryStep(name=ROUNDED, before_db=finite(before), after_db=finite(after), taken=taken)
         if not taken:
-            return nearest, None
+            return Chosen(builder=nearest, step=step)
         facts = WeightRecovery(
             effort=self.effort,
             seed=SEED,
@@ -65,10 +89,10 @@ class RecoveryChoice:
             images=sum(len(next(iter(each.values()))) for each in self._images),
             images_sha256=images_sha256(self._images),
             weights_sha256=recovered_sha256(found),
-            nearest_db=_finite(before),
-            sqnr_db=_finite(after),
+            nearest_db=finite(before),
+            sqnr_db=finite(after),
         )
-        return builder, facts
+        return Chosen(builder=builder, facts=facts, step=step)
 
 
 def replayed_builder(stack: ExitStack, graph: QuantizableGraph, plan: Plan, examples: Sequence[Example], progress: ProgressCallback) -> VariantBuilder:
@@ -79,6 +103,7 @@ def replayed_builder(stack: ExitStack, graph: QuantizableGraph, plan: Plan, exam
             "the int8 plan was made for another graph (other weights, another contract, or other versions of PyTorch and onnxscript): "
             "leave --plan out to make a new one"
         )
+    graph = graph.smoothed(plan.smoothing)
     facts, probes = plan.recovery, Probes(graph, [])
     if facts is None:
         return stack.enter_context(VariantBuilder(graph, plan.ranges, probes, plan.method))
@@ -116,5 +141,6 @@ def _recovered(
     return recover(graph, integer, ranges, images, EFFORTS[effort], goes_on, seed)
 
 
-def _finite(decibels: float) -> float:
+def finite(decibels: float) -> float:
+    """Rounded, and within what JSON and a reader can take."""
     return round(float(np.clip(decibels, -999.0, 999.0)), 2)

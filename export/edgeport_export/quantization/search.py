@@ -1,26 +1,26 @@
-"""The search for the fastest int8 variant inside the quality budget, by measuring.
+"""The search for the fastest int8 variant, by measuring.
 
-1. The kind of ranges (minmax, percentile, entropy) whose variant is nearest to the float graph is taken. One calibration serves all.
-2. The error of each product is measured: the outputs' distance from the float graph's if it alone runs as integers.
-3. Everything that can be quantized is. Then kinds of products (depthwise convolutions, narrow ones, matrix products), and after them
+1. The error of each product is measured: the outputs' distance from the float graph's if it alone runs as integers.
+2. Everything that can be quantized is. Then kinds of products (depthwise convolutions, narrow ones, matrix products), and after them
    single products, the slowest per MAC first, are tried in float. They stay so if the whole variant gets faster: only the whole shows what a
-   change of format in the middle costs. What looks faster is measured twice before it is believed.
-4. If that is no faster than the float graph, the search starts from there, and tries single products as integers, the largest first.
+   change of format in the middle costs. What looks faster is measured twice before it is believed. What no number of turns decides stays as it is
+   believed to be before anything is measured: integers are faster.
+3. If that is no faster than the float graph, the search starts from there, and tries single products as integers, the largest first.
    If none pays, the fastest of all these is kept for a user who wants int8 in any case.
-5. If the quality budget is not kept, the products with the largest errors go back to float until it is. Before that, weights are rounded for each
-   other in the set that is left (`weight_recovery`), and after it once more, if it became smaller.
+
+What the quality budget takes back comes after that, in `plan_walk`.
 """
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from edgeport_export.benchmark.runner import PairTimes
 from edgeport_export.progress import ProgressCallback, no_progress
 from edgeport_export.rewrites.int8_graph.attention_product import attention_parts
 from edgeport_export.rewrites.nodes import attributes
@@ -28,10 +28,9 @@ from edgeport_runtime.device import SessionOptions, session_settings
 from edgeport_runtime.installation import onnxruntime
 from edgeport_runtime.timing import example_inputs
 
-from .calibration import METHODS, Calibration
 from .macs import unfused_name
 from .plan import Finding
-from .variants import Names, Probes, QuantizableGraph, VariantBuilder
+from .variants import Names, QuantizableGraph, VariantBuilder
 
 MARGIN = 0.98  # of the incumbent's time that a challenger must stay under, twice: less is noise
 PATIENCE = 6  # single products in a row that did not pay in float, after which the rest, which are quicker as integers, are not tried
@@ -41,16 +40,17 @@ NONE: Names = frozenset()
 
 
 class Timer(Protocol):
-    """Milliseconds per call of two model files, measured in turns."""
+    """Milliseconds per call of two model files, measured in turns until it is decided whether the second takes less than `bar` times as long."""
 
-    def compare(self, first: Path, second: Path) -> tuple[float, float]: ...
+    def compare(self, first: Path, second: Path, bar: float = 1.0) -> PairTimes: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchResult:
     """`integer`: products to quantize; empty if the budget leaves none. `fastest`: the same set before the budget removed any.
 
-    `reasons`: why each other product stays in float. `speedups`, `sqnr_db`: see `Finding`, by product, as far as the search got.
+    `reasons`: why each other product stays in float. `speedups`, `sqnr_db`: see `Finding`, by product, as far as the search got. `undecided`: products of
+    which no number of turns could tell whether they are faster as integers.
     """
 
     integer: Names
@@ -58,6 +58,7 @@ class SearchResult:
     reasons: Mapping[str, str] = field(default_factory=dict)
     speedups: Mapping[str, float] = field(default_factory=dict)
     sqnr_db: Mapping[str, float] = field(default_factory=dict)
+    undecided: frozenset[str] = frozenset()
 
     def findings(self, macs: Mapping[str, int]) -> dict[str, Finding]:
         """What was measured about every product."""
@@ -70,22 +71,10 @@ def _rounded(value: float | None, digits: int) -> float | None:
     return round(value, digits) if value is not None and np.isfinite(value) else None
 
 
-def closest_ranges(
-    stack: ExitStack, graph: QuantizableGraph, calibration: Calibration, probes: Probes, progress: ProgressCallback = no_progress
-) -> VariantBuilder:
-    """Step 1: a builder that has the nearest ranges. `stack`: closes the builders."""
-    builders = [stack.enter_context(VariantBuilder(graph, calibration.ranges(method), probes, method)) for method in METHODS]
-    everything = frozenset(graph.quantizable)
-    for index, builder in enumerate(builders):
-        progress("choosing the ranges", index, len(METHODS))
-        builder.sqnr_db(everything)
-    return max(builders, key=lambda builder: builder.sqnr_db(everything))
-
-
 def search(builder: VariantBuilder, timer: Timer | None, *, seconds: float, progress: ProgressCallback = no_progress) -> SearchResult:
-    """Steps 2 to 4. `timer`: None if the target is another kind of machine, and then speed decides nothing.
+    """All steps. `timer`: None if the target is another kind of machine, and then speed decides nothing.
 
-    `seconds`: for steps 2 and 3, half for each at most.
+    `seconds`: for steps 1 and 2, half for each at most.
     """
     errors_db = _errors_alone(builder, time.monotonic() + seconds / 2, progress)
     result = SearchResult(integer=frozenset(builder.graph.quantizable), fastest=NONE, sqnr_db=errors_db)
@@ -102,7 +91,7 @@ def _changed(result: SearchResult, **changes: object) -> SearchResult:
 
 
 def _errors_alone(builder: VariantBuilder, until: float, progress: ProgressCallback) -> dict[str, float]:
-    """Step 2, the products with the most MACs first."""
+    """Step 1, the products with the most MACs first."""
     found = {}
     names = _by_macs(builder.graph)
     for index, name in enumerate(names):
@@ -118,9 +107,9 @@ def _by_macs(graph: QuantizableGraph) -> list[str]:
 
 
 def _slow_ones_float(builder: VariantBuilder, timer: Timer, result: SearchResult, until: float, progress: ProgressCallback) -> SearchResult:
-    """Step 3."""
+    """Step 2."""
     integer, reasons, speedups = result.integer, dict(result.reasons), dict(result.speedups)
-    refused = tried = 0
+    undecided, refused, tried = result.undecided, 0, 0
     for group in _challenges(builder):
         if time.monotonic() > until or refused >= PATIENCE:
             break
@@ -132,41 +121,43 @@ def _slow_ones_float(builder: VariantBuilder, timer: Timer, result: SearchResult
         challenger = integer ^ group
         if not challenger:  # the user may want int8 in any case, and then one product is the least
             continue
-        old, new = _compared(builder, timer, integer, challenger)
-        float_ms, integer_ms = (old, new) if back else (new, old)
+        times = _compared(builder, timer, integer, challenger)
+        float_ms, integer_ms = (times.first_ms, times.second_ms) if back else (times.second_ms, times.first_ms)
         speedups |= dict.fromkeys(group, float_ms / integer_ms)
-        if new < MARGIN * old:
+        undecided = undecided - group if times.decides(MARGIN) else undecided | group
+        if times.high < MARGIN or (back and not times.decides(MARGIN)):  # integers are believed to be faster
             integer, refused = challenger, 0
             what = "it is" if len(group) == 1 else f"these {len(group)} are"
             reasons |= dict.fromkeys(group, f"time: {what} faster in float, {float_ms:.3f} against {integer_ms:.3f} ms for the whole variant")
         elif len(group) == 1:
             refused += 1
-    return _changed(result, integer=integer, reasons=reasons, speedups=speedups)
+    return _changed(result, integer=integer, reasons=reasons, speedups=speedups, undecided=undecided)
 
 
-def _compared(builder: VariantBuilder, timer: Timer, incumbent: Names, challenger: Names) -> tuple[float, float]:
-    """Milliseconds of both. A challenger that seems faster is timed again, and that counts: over many comparisons some are faster by luck."""
-    old, new = timer.compare(builder.file(incumbent), builder.file(challenger))
-    return timer.compare(builder.file(incumbent), builder.file(challenger)) if new < MARGIN * old else (old, new)
+def _compared(builder: VariantBuilder, timer: Timer, incumbent: Names, challenger: Names) -> PairTimes:
+    """Both. A challenger that seems faster is timed again, and that counts: over many comparisons some are faster by luck."""
+    times = timer.compare(builder.file(incumbent), builder.file(challenger), MARGIN)
+    return timer.compare(builder.file(incumbent), builder.file(challenger), MARGIN) if times.high < MARGIN else times
 
 
 def _grown_from_float(builder: VariantBuilder, timer: Timer, result: SearchResult, progress: ProgressCallback) -> SearchResult:
-    """Step 4."""
+    """Step 3."""
     whole, least = result.integer, float("inf")  # `least`: the smallest time over the float graph's
     if whole:
-        float_ms, integer_ms = timer.compare(builder.file(NONE), builder.file(whole))
-        if integer_ms < MARGIN * float_ms:
+        times = timer.compare(builder.file(NONE), builder.file(whole), MARGIN)
+        if times.high < MARGIN or not times.decides(MARGIN):
             return result
-        least = integer_ms / float_ms
+        least = times.second_ms / times.first_ms
     integer, fastest, refused = NONE, whole, 0
     reasons, speedups = dict(result.reasons), dict(result.speedups)
     for index, name in enumerate(_by_macs(builder.graph)):
         if refused >= PATIENCE:
             break
         progress("looking for products that pay by themselves", index, len(builder.graph.quantizable))
-        old, new = _compared(builder, timer, integer, integer | {name})
+        times = _compared(builder, timer, integer, integer | {name})
+        old, new = times.first_ms, times.second_ms
         speedups[name] = old / new
-        if new < MARGIN * old:
+        if times.high < MARGIN:
             integer, refused = integer | {name}, 0
             continue
         refused += 1
@@ -218,28 +209,3 @@ def profile(path: Path, graph: QuantizableGraph) -> dict[str, float]:
             spent_us.setdefault(unfused_name(event["name"].removesuffix("_kernel_time")), []).append(event["dur"])
     written.unlink()
     return {name: float(np.median(times)) for name, times in spent_us.items()}
-
-
-def within_budget(result: SearchResult, keeps_budget: Callable[[Names], bool], progress: ProgressCallback = no_progress) -> SearchResult:
-    """Step 5: as few of the worst as possible, found by doubling their number and halving the last step.
-
-    `keeps_budget`: whether a variant is good enough.
-    """
-    worst = sorted(result.integer, key=lambda name: result.sqnr_db.get(name, float("inf")))
-
-    def keeps(without: int) -> bool:
-        progress("evaluating int8", without, len(worst))
-        return without == len(worst) or keeps_budget(frozenset(worst[without:]))
-
-    fails, kept = -1, 0
-    while not keeps(kept):
-        fails, kept = kept, min(len(worst), 2 * kept + 1)
-    while kept - fails > 1:
-        middle = (fails + kept) // 2
-        fails, kept = (fails, middle) if keeps(middle) else (middle, kept)
-    integer, reasons = frozenset(worst[kept:]), dict(result.reasons)
-    for name in worst[:kept]:
-        error = result.sqnr_db.get(name)
-        figure = f": alone it brings the outputs to {error:.1f} dB of fp32's" if error is not None else ""
-        reasons[name] = f"error{figure}, and the quality budget was not kept"
-    return _changed(result, integer=integer, reasons={name: reason for name, reason in reasons.items() if name not in integer})

@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from edgeport_export.benchmark.runner import SPLIT_BATCH, LatencyStats, disturbance
@@ -21,7 +22,8 @@ def summarize(
 
     `variants`: precision -> bytes, `ms_per_call` and `speedup` over fp32 by batch size, `split_batch_speedup`, `load_ms`, `peak_mib` (most memory
     that its process held), `quality`, `changed_labels`, `sqnr_db` from fp32 here and elsewhere, `integer_share` of the MACs. What does not apply,
-    or was not measured, is None. `integer`: kind of product -> how many run as integers, and of how many. `kept_float`: product -> reason.
+    or was not measured, is None. `recovery`: what was tried to bring int8 nearer to fp32, with its decibels before and after. `integer`: kind of
+    product -> how many run as integers, and of how many. `kept_float`: product -> reason.
     `warnings`: sentences.
 
     `sizes`: bytes of every file that was made. `plan`: of int8, if there is one, also if int8 is left out of the bundle. `noticed`: what was
@@ -29,6 +31,7 @@ def summarize(
     """
     return {
         "variants": {precision: _figures(precision, sizes[precision], latencies, quality, plan if precision == "int8" else None) for precision in sizes},
+        "recovery": [] if plan is None else [asdict(step) for step in plan.steps],
         "integer": {} if plan is None else integer_counts(plan),
         "kept_float": {} if plan is None else dict(plan.kept_float),
         "warnings": [*noticed, *_warnings(latencies, quality, plan, budget)],

@@ -3,7 +3,7 @@
 import hashlib
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from .macs import count_macs
 from .output_error import agreement, sqnr_db, standard_error_db, with_parts
 from .qdq import candidates, preprocess, quantize
 from .recovered_weights import NOTHING, Recovered
+from .smoothing import Exponents, smoothed
 from .targets import Target
 
 Names = frozenset[str]
@@ -34,7 +35,7 @@ class QuantizableGraph:
     """A float graph, and which of its products can run as integers on a target.
 
     `model`: preprocessed for the quantizer. `sha256`: of the graph as it was traced. `quantizable`: names of products, in the graph's order.
-    `not_quantizable`: name -> reason.
+    `not_quantizable`: name -> reason. `smoothing`: what has been moved into weights, see `smoothing`.
     """
 
     model: onnx.ModelProto
@@ -43,6 +44,7 @@ class QuantizableGraph:
     target: Target
     quantizable: tuple[str, ...]
     not_quantizable: Mapping[str, str]
+    smoothing: Exponents = field(default_factory=dict)
 
     @classmethod
     def of(cls, traced: onnx.ModelProto, contract: Contract, target: Target) -> "QuantizableGraph":
@@ -57,6 +59,10 @@ class QuantizableGraph:
             quantizable=tuple(quantizable),
             not_quantizable=not_quantizable,
         )
+
+    def smoothed(self, exponents: Exponents) -> "QuantizableGraph":
+        """The same network with outliers moved into weights; its answers are the same bits."""
+        return replace(self, model=smoothed(self.model, exponents), smoothing=exponents) if exponents else self
 
     @cached_property
     def macs(self) -> dict[str, int]:

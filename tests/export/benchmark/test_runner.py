@@ -1,4 +1,5 @@
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -68,12 +69,16 @@ def answering(folder: Path, opening: str, turn: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(runner, "WORKER", script)
 
 
+def times(timer: PairTimer, *files: Path) -> tuple[float, float]:
+    return timer.compare(*files)[:2]
+
+
 def test_a_process_that_runs_everything_slowly_harms_neither_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first_comes = "try:\n    pathlib.Path(__file__).with_name('taken').touch(exist_ok=False); slowness = 3.0\nexcept FileExistsError:\n    slowness = 1.0"
     answering(tmp_path, first_comes, "{'ms': slowness * {'fp32.onnx': 2.0, 'int8.onnx': 1.5}[request['path']], 'waited': None}", monkeypatch)
     with PairTimer(batch=1, rounds=1) as timer:
-        assert timer.compare(Path("fp32.onnx"), Path("int8.onnx")) == (2.0, 1.5)
-        assert timer.compare(Path("int8.onnx"), Path("fp32.onnx")) == (1.5, 2.0)
+        assert times(timer, Path("fp32.onnx"), Path("int8.onnx")) == (2.0, 1.5)
+        assert times(timer, Path("int8.onnx"), Path("fp32.onnx")) == (1.5, 2.0)
 
 
 def test_beside_other_programs_the_time_that_threads_ran_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,9 +87,40 @@ def test_beside_other_programs_the_time_that_threads_ran_is_compared(tmp_path: P
     place, name = "request['path'].split('.')[0]", "request['path'].split('.')[1]"
     answering(tmp_path, known, f"{{'ms': ms[{name}], 'waited': waited[{place}], 'processor_ms': ran[{name}] + spun[request['spinning']]}}", monkeypatch)
     with PairTimer(batch=1, rounds=1) as timer:
-        assert timer.compare(Path("quiet.first"), Path("quiet.second")) == (2.0, 1.0) and not timer.crowded
-        assert timer.compare(Path("busy.first"), Path("busy.second")) == (3.0, 4.0) and timer.crowded
-        assert timer.compare(Path("quiet.first"), Path("quiet.second")) == (3.0, 4.0)  # one measure for the rest of a search
+        assert times(timer, Path("quiet.first"), Path("quiet.second")) == (2.0, 1.0) and not timer.crowded
+        assert times(timer, Path("busy.first"), Path("busy.second")) == (3.0, 4.0) and timer.crowded
+        assert times(timer, Path("quiet.first"), Path("quiet.second")) == (3.0, 4.0)  # one measure for the rest of a search
+
+
+@pytest.mark.parametrize(
+    ("ratios", "low", "high"),
+    [
+        ([0.5, 0.5, 0.5, 0.5], 0.5, 0.5),
+        ([0.9, 1.1], 0.277, 3.57),  # exp(-0.00503 -+ 12.71 * 0.1419 / sqrt 2), by hand
+        ([0.90, 0.92, 0.94, 0.96], 0.889, 0.972),  # exp(-0.0728 -+ 3.18 * 0.0278 / 2)
+        ([0.7], 0.0, math.exp(99)),  # one pair tells nothing
+    ],
+)
+def test_the_interval_of_a_ratio_is_students(ratios: list[float], low: float, high: float) -> None:
+    found = runner._pair_times([(2.0, 2.0 * ratio) for ratio in ratios])
+    assert (found.low, found.high) == (pytest.approx(low, rel=0.005), pytest.approx(high, rel=0.005))
+    assert found[:2] == (2.0, 2.0 * min(ratios))
+
+
+@pytest.mark.parametrize(("low", "high", "decides"), [(0.90, 0.97, True), (0.99, 1.20, True), (0.98, 1.0, True), (0.97, 0.99, False), (0.5, 0.98, False)])
+def test_a_bar_inside_the_interval_is_not_decided(low: float, high: float, decides: bool) -> None:
+    assert runner.PairTimes(1.0, 1.0, low, high).decides(0.98) is decides
+
+
+@pytest.mark.parametrize(("noise", "turns"), [(0.0, 4), (0.3, 12)])  # two rounds in two processes, three times if that does not decide
+def test_what_noise_hides_is_timed_again(noise: float, turns: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opening = f"import itertools; log = open({str(tmp_path / 'log')!r}, 'a'); steps = itertools.cycle((1 - {noise}, 1, 1 + {noise}))"
+    answer = "{'ms': {'first': 2.0, 'second': 1.9}[request['path']] * next(steps), 'waited': log.write(request['path'] + ';') and log.flush()}"
+    answering(tmp_path, opening, answer, monkeypatch)
+    with PairTimer(batch=1) as timer:
+        found = timer.compare(Path("first"), Path("second"), bar=0.98)
+    asked = (tmp_path / "log").read_text().split(";")
+    assert asked.count("first") == asked.count("second") == turns and found.decides(0.98) == (noise == 0)
 
 
 def test_the_median_of_the_rounds_is_reported_with_the_time_that_threads_waited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

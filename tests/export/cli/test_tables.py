@@ -29,6 +29,10 @@ INT8 = {
 SUMMARY: dict[str, Any] = {
     "variants": {"fp32": FP32, "int8": INT8},
     "integer": {"convolutions": {"integer": 19, "all": 20}, "matrix products": {"integer": 1, "all": 1}},
+    "recovery": [
+        {"name": "outliers moved into weights", "before_db": 20.49, "after_db": 29.73, "taken": True},
+        {"name": "a range for each value", "before_db": 29.73, "after_db": 29.75, "taken": False},
+    ],
     "kept_float": {f"layer{index}/Conv": "time: it is faster in float" for index in range(14)},
     "warnings": ["the machine was busy"],
 }
@@ -54,4 +58,8 @@ def test_the_lines_below_the_table() -> None:
     assert "int8: 1.25 times as fast again in batches if each thread runs images of its own (split_batch)" in lines
     assert "int8: 99.9% of the entries of classes are fp32's" in lines and "int8: 100.0% of the entries of all are fp32's" in lines
     assert sum(line.startswith("float in int8: layer") for line in lines) == 12 and "float in int8: 2 more, each with its reason" in "\n".join(lines)
+    assert lines[1:3] == [
+        "nearer to fp32: outliers moved into weights: 20.5 dB before, 29.7 dB after",
+        "nearer to fp32: a range for each value: 29.7 dB before, 29.8 dB after, so it was left out",
+    ]
     assert lines[-1] == "warning: the machine was busy"

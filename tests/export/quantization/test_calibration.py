@@ -48,6 +48,33 @@ def test_entropy_clips_a_lone_outlier_and_not_a_uniform_range() -> None:
     assert 2 < outlier < 30
 
 
+def quantized_error(values: np.ndarray, low: float, high: float) -> float:
+    """Of 8-bit integers between two limits, each value by itself."""
+    step = (high - low) / 255
+    return float(np.square(np.clip(np.round(values / step), round(low / step), round(high / step)) * step - values).mean())
+
+
+@pytest.mark.parametrize("tail", [1.0, 3.0, 12.0])
+def test_squares_finds_the_limits_with_the_least_error(tail: float) -> None:
+    generator = np.random.default_rng(0)
+    values = generator.laplace(size=60_000) * np.where(generator.random(60_000) < 0.01, tail, 1.0)  # so few that all are counted
+    histogram = filled(values)
+    low, high = histogram.range("squares")
+    found, everything = quantized_error(values, low, high), quantized_error(values, *histogram.range("minmax"))
+    shares = np.linspace(0.1, 1, 37)
+    best = min(quantized_error(values, histogram.low * below, histogram.high * above) for below in shares for above in shares)
+    assert found < 1.05 * best and found < 0.95 * everything
+
+
+def test_squares_leaves_an_even_range_as_it_is_and_zeros_weigh_nothing() -> None:
+    even = np.random.default_rng(0).uniform(-1, 4, 100_000)
+    low, high = filled(even).range("squares")
+    assert low == pytest.approx(-1, abs=0.1) and high == pytest.approx(4, abs=0.1)
+    normal = np.maximum(np.random.default_rng(0).standard_normal(100_000), 0)  # half of it zeros, which are exact
+    alone = filled(normal[normal > 0]).range("squares")
+    assert filled(normal).range("squares") == (0.0, pytest.approx(alone[1], rel=0.05))
+
+
 def test_zero_always_lies_inside_and_odd_values_are_left_out() -> None:
     for method in METHODS:
         low, high = filled(np.linspace(5, 9, 1000)).range(method)

@@ -20,7 +20,8 @@ from edgeport_export.errors import NoIntegerProducts
 from edgeport_export.quantization.budget import Budget
 from edgeport_export.quantization.decision import decide
 from edgeport_export.quantization.image_roles import Images
-from edgeport_export.quantization.int8_variant import Int8Settings, MeasuredVariant, Measuring, int8_unsupported_reason, make_int8_variant
+from edgeport_export.quantization.int8_settings import Int8Settings, Measuring
+from edgeport_export.quantization.int8_variant import MeasuredVariant, int8_unsupported_reason, make_int8_variant
 from edgeport_export.quantization.plan import Plan, read_plan
 from edgeport_export.quantization.targets import TARGETS, find_target
 from edgeport_export.tracing.exporter import trace

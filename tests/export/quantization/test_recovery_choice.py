@@ -11,10 +11,10 @@ from edgeport_export.errors import ExportError
 from edgeport_export.progress import no_progress
 from edgeport_export.quantization import recovery_choice
 from edgeport_export.quantization.calibration import calibrate, pixel_arrays
-from edgeport_export.quantization.plan import Plan, WeightRecovery
+from edgeport_export.quantization.plan import Plan, RecoveryStep, WeightRecovery
 from edgeport_export.quantization.qdq import observed_values
 from edgeport_export.quantization.recovered_weights import recovered_sha256
-from edgeport_export.quantization.recovery_choice import RecoveryChoice, replayed_builder
+from edgeport_export.quantization.recovery_choice import Chosen, RecoveryChoice, replayed_builder
 from edgeport_export.quantization.targets import TARGETS
 from edgeport_export.quantization.variants import Probes, QuantizableGraph, VariantBuilder
 from edgeport_export.tracing.exporter import trace
@@ -44,14 +44,15 @@ def choice(stack: ExitStack, nearest: VariantBuilder, tiny: ModuleType, effort: 
 def test_it_is_taken_where_it_comes_nearer_on_other_images(stack: ExitStack, nearest: VariantBuilder, tiny: ModuleType) -> None:
     everything = frozenset(nearest.graph.quantizable)
     made = choice(stack, nearest, tiny)
-    builder, facts = made.builder(everything)
+    chosen = made.chosen(everything)
+    builder, facts = chosen.builder, chosen.facts
     assert facts is not None and builder is not nearest and (facts.effort, facts.images) == ("quick", 24)
     before, after = nearest.sqnr_db(everything), builder.sqnr_db(everything)
     assert after > before + 0.5 and (facts.nearest_db, facts.sqnr_db) == (pytest.approx(before, abs=0.01), pytest.approx(after, abs=0.01))
-    assert made.told == {"effort": "quick", "taken": True, "nearest_db": facts.nearest_db, "sqnr_db": facts.sqnr_db}
-    assert made.builder(everything)[0] is builder  # not made again
+    assert chosen.step == RecoveryStep(name="weights rounded for each other", before_db=facts.nearest_db, after_db=facts.sqnr_db, taken=True)
     fewer = frozenset(list(everything)[:2])
-    assert made.builder(fewer)[0] is not builder
+    assert made.builder(fewer) is not builder
+    assert made.builder(everything) is builder and set(made.known) == {everything, fewer}  # not made again
 
 
 @pytest.mark.parametrize(("effort", "count", "integer"), [("off", 24, True), ("quick", 0, True), ("quick", 24, False)])
@@ -59,15 +60,15 @@ def test_without_images_effort_or_products_there_is_none(
     effort: str, count: int, integer: bool, stack: ExitStack, nearest: VariantBuilder, tiny: ModuleType
 ) -> None:
     made = choice(stack, nearest, tiny, effort, count)
-    assert made.builder(frozenset(nearest.graph.quantizable) if integer else frozenset()) == (nearest, None)
-    assert made.told == {"effort": effort, "taken": False}
+    assert made.chosen(frozenset(nearest.graph.quantizable) if integer else frozenset()) == Chosen(builder=nearest)
 
 
 def test_it_stays_out_where_it_is_no_better(stack: ExitStack, nearest: VariantBuilder, tiny: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recovery_choice, "LEAST_GAIN_DB", 200.0)
     made = choice(stack, nearest, tiny)
-    assert made.builder(frozenset(nearest.graph.quantizable)) == (nearest, None)
-    assert made.told["taken"] is False and made.told["sqnr_db"] > 0
+    chosen = made.chosen(frozenset(nearest.graph.quantizable))
+    assert chosen.builder is nearest and chosen.facts is None
+    assert chosen.step is not None and not chosen.step.taken and chosen.step.after_db > chosen.step.before_db
 
 
 def test_when_time_is_up_the_last_products_keep_their_weights(
@@ -76,11 +77,12 @@ def test_when_time_is_up_the_last_products_keep_their_weights(
     everything, clock = frozenset(nearest.graph.quantizable), itertools.count()
     monkeypatch.setattr(recovery_choice.time, "monotonic", lambda: float(next(clock)))
     monkeypatch.setattr(recovery_choice, "LEAST_GAIN_DB", -99.0)
-    builder, facts = choice(stack, nearest, tiny, seconds=1.5).builder(everything)
+    chosen = choice(stack, nearest, tiny, seconds=1.5).chosen(everything)
+    builder, facts = chosen.builder, chosen.facts
     assert facts is not None and facts.products == len(builder.recovered) == 1  # asked at 1 and at 2 seconds
     again = replayed_builder(stack, nearest.graph, planned(nearest, facts), tiny.brightness_examples(24, seed=0), no_progress)
     assert recovered_sha256(again.recovered) == facts.weights_sha256
-    builder, facts = choice(stack, nearest, tiny, "thorough", seconds=0.0).builder(everything)
+    facts = choice(stack, nearest, tiny, "thorough", seconds=0.0).chosen(everything).facts
     assert facts is not None and facts.products == len(everything)
 
 
@@ -93,7 +95,8 @@ def planned(builder: VariantBuilder, facts: WeightRecovery | None) -> Plan:
 
 def test_a_plan_is_replayed_with_its_images_alone(stack: ExitStack, nearest: VariantBuilder, tiny: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     graph, images = nearest.graph, tiny.brightness_examples(24, seed=0)
-    builder, facts = choice(stack, nearest, tiny).builder(frozenset(graph.quantizable))
+    chosen = choice(stack, nearest, tiny).chosen(frozenset(graph.quantizable))
+    builder, facts = chosen.builder, chosen.facts
     assert facts is not None
     plan = planned(nearest, facts)
     again = replayed_builder(stack, graph, plan, images, no_progress)

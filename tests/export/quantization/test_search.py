@@ -1,15 +1,15 @@
 """The search, with a timer that is made up: what each product takes as integers and in float is written down, so the right plan is known."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from edgeport_export.benchmark.runner import PairTimes
 from edgeport_export.quantization.calibration import Calibration, calibrate, pixel_arrays
 from edgeport_export.quantization.qdq import observed_values
-from edgeport_export.quantization.search import SearchResult, closest_ranges, profile, search, within_budget
+from edgeport_export.quantization.search import profile, search
 from edgeport_export.quantization.targets import TARGETS
 from edgeport_export.quantization.variants import Names, Probes, QuantizableGraph, VariantBuilder
 from edgeport_export.tracing.exporter import trace
@@ -26,9 +26,9 @@ class MadeUpTimer:
         self.gain = gain
         self.calls = 0
 
-    def compare(self, first: Path, second: Path) -> tuple[float, float]:
+    def compare(self, first: Path, second: Path, bar: float = 1.0) -> PairTimes:
         self.calls += 1
-        return self._time(first), self._time(second)
+        return PairTimes.of(self._time(first), self._time(second))
 
     def names(self, path: Path) -> Names:
         return next(names for names, variant in self.builder._variants.items() if variant.path == path)
@@ -90,47 +90,9 @@ def test_one_product_alone_may_lose_less_than_what_was_left(builder: VariantBuil
     assert search(builder, Together(builder, {}), seconds=60).integer == {FIRST}
 
 
-def test_the_worst_products_go_first_until_the_budget_is_kept(builder: VariantBuilder) -> None:
-    alone = {name: builder.sqnr_db(frozenset([name])) for name in (FIRST, SECOND, HEAD)}
-    worst = min(alone, key=lambda name: alone[name])
-    found = within_budget(search(builder, None, seconds=60), lambda names: worst not in names)
-    assert found.integer == set(alone) - {worst}
-    assert found.reasons[worst].startswith(f"error: alone it brings the outputs to {alone[worst]:.1f} dB")
-    assert within_budget(search(builder, None, seconds=60), lambda names: False).integer == frozenset()
-
-
-@pytest.mark.parametrize("needed", range(16))
-def test_no_more_products_go_than_it_takes(needed: int) -> None:
-    errors = {f"product{index}": float(30 + index) for index in range(15)}
-    asked: list[Names] = []
-
-    def keeps(names: Names) -> bool:
-        asked.append(names)
-        return len(names) <= 15 - needed
-
-    found = within_budget(SearchResult(integer=frozenset(errors), fastest=frozenset(errors), sqnr_db=errors), keeps)
-    assert found.integer == frozenset(list(errors)[needed:]) and set(found.reasons) == set(list(errors)[:needed])
-    assert len(asked) <= 9
-
-
-def test_the_kind_of_ranges_with_the_smallest_error_is_taken(graph: QuantizableGraph, probes: Probes, calibration: Calibration) -> None:
-    with ExitStack() as stack:
-        found = closest_ranges(stack, graph, calibration, probes)
-        assert found.ranges == calibration.ranges(found.method)
-        builders = [stack.enter_context(VariantBuilder(graph, calibration.ranges(each), probes, each)) for each in ("minmax", "percentile", "entropy")]
-        errors = {each.method: each.sqnr_db(frozenset(graph.quantizable)) for each in builders}
-    assert found.method == max(errors, key=lambda method: errors[method])
-
-
 def test_without_time_nothing_is_measured_and_everything_stays(builder: VariantBuilder) -> None:
     found = search(builder, None, seconds=0)
     assert found.integer == {FIRST, SECOND, HEAD} and not found.speedups and not found.sqnr_db
-
-
-def test_if_the_budget_leaves_nothing_the_fastest_variant_is_kept_for_the_plan(builder: VariantBuilder) -> None:
-    timer = MadeUpTimer(builder, {FIRST: -1.0, SECOND: 4.0, HEAD: 0.5})
-    found = within_budget(search(builder, timer, seconds=60), lambda names: False)
-    assert found.integer == frozenset() and found.fastest == {SECOND, HEAD}
 
 
 def test_the_profile_names_products_as_the_float_graph_does(builder: VariantBuilder, graph: QuantizableGraph) -> None:

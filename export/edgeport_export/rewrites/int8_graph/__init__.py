@@ -2,7 +2,7 @@
 
 `SHAPING_PASSES`: before the quantizer, on the float graph; they give the products the shapes that are fast, and their new values ranges.
 `FOLLOWER_PASSES`: before the quantizer, for the operators that follow a product. `QDQ_PASSES`: after it, on the graph with its
-Q/DQ pairs. `X86_PASSES`: last, for targets on which they were measured.
+Q/DQ pairs. `X86_PASSES`: after these, for targets on which they were measured. `GUARDS`: last, against what onnxruntime would do to the graph.
 """
 
 from .attention_product import attention_product, keep_value_scales
@@ -10,6 +10,7 @@ from .batch_as_depth import batch_as_depth
 from .channel_padding import channel_padding
 from .column_quads import column_quads
 from .float_linear import float_linear
+from .float_products import float_products
 from .global_pool import global_pool
 from .hard_sigmoid import drop_factors, hard_sigmoid
 from .integer_shapes import integer_shapes
@@ -37,3 +38,4 @@ SHAPING_PASSES = (
 FOLLOWER_PASSES = (global_pool, nearest_upsampling, hard_sigmoid)
 QDQ_PASSES = (keep_value_scales, drop_factors, float_linear, last_pairs, integer_shapes)
 X86_PASSES = (batch_as_depth, width_branches)
+GUARDS = (float_products,)
