@@ -14,9 +14,9 @@ from .quantization.budget import Budget
 from .quantization.int8_settings import Int8Settings
 from .quantization.plan import Plan
 from .quantization.plan_curve import PICKS
-from .quantization.recovery_choice import OFF
+from .quantization.recovery.recovery_choice import OFF
+from .quantization.recovery.weight_recovery import EFFORTS
 from .quantization.targets import Target, find_target
-from .quantization.weight_recovery import EFFORTS
 from .rewrites.graph import GraphEditor, PassResult
 from .tracing.exporter import Extensions
 from .validation.quality import Metric

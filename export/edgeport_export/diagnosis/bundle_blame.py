@@ -9,7 +9,7 @@ import onnx
 from edgeport_export.network.reference import TorchReference
 from edgeport_export.network.size_sweep import Sizes, sweep_inputs
 from edgeport_export.progress import ProgressCallback, no_progress
-from edgeport_export.quantization.smoothing import smoothed
+from edgeport_export.quantization.recovery.smoothing import smoothed
 from edgeport_export.rewrites.names import WRAPPER
 from edgeport_runtime import Bundle
 from edgeport_runtime.engine import Arrays

@@ -20,7 +20,7 @@ from edgeport_export.network.reference import prepared
 from edgeport_export.progress import ProgressCallback, no_progress
 from edgeport_export.quantization.image_roles import Images, calibration_sample, roles_of
 from edgeport_export.quantization.plan import plan_from_dict
-from edgeport_export.quantization.recovery_choice import replayed_builder
+from edgeport_export.quantization.recovery.recovery_choice import replayed_builder
 from edgeport_export.quantization.targets import find_target
 from edgeport_export.quantization.variants import QuantizableGraph
 from edgeport_export.rewrites.finalize import finalize, finalize_fp32

@@ -19,13 +19,13 @@ from .budget_judge import BudgetJudge
 from .calibration import calibrate, clipping, pixel_arrays
 from .image_roles import Images, LabelJudge, probes_of, roles_of
 from .int8_settings import Int8Settings, Measuring
-from .ladder import Ladder
 from .macs import integer_nodes, share_of_macs
 from .plan import Plan, RecoveryStep, SearchedPlan
 from .plan_curve import Curve
 from .plan_walk import taken, walked
 from .qdq import observed_values
-from .recovery_choice import OFF, ROUNDED, RecoveryChoice, finite, replayed_builder
+from .recovery.ladder import Ladder
+from .recovery.recovery_choice import OFF, ROUNDED, RecoveryChoice, finite, replayed_builder
 from .search import SearchResult, Timer, search
 from .variants import Names, Probes, QuantizableGraph, VariantBuilder
 

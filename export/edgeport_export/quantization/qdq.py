@@ -40,7 +40,7 @@ from edgeport_runtime.contract import NARROW_KEY
 
 from .joined_scales import joining_followers
 from .macs import PRODUCTS, RECURRENT
-from .recovered_weights import NOTHING, Recovered, put_in_place
+from .recovery.recovered_weights import NOTHING, Recovered, put_in_place
 from .targets import Target
 
 # Elementwise and pooling operators that fuse with a quantized neighbor; see rule 2.

@@ -21,8 +21,8 @@ from edgeport_runtime.timing import example_inputs
 from .macs import count_macs
 from .output_error import agreement, sqnr_db, standard_error_db, with_parts
 from .qdq import candidates, preprocess, quantize
-from .recovered_weights import NOTHING, Recovered
-from .smoothing import Exponents, smoothed
+from .recovery.recovered_weights import NOTHING, Recovered
+from .recovery.smoothing import Exponents, smoothed
 from .targets import Target
 
 Names = frozenset[str]

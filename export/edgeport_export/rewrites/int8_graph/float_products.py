@@ -11,6 +11,8 @@ be rounded all the same, and worse. EfficientNet-Lite0 with one depthwise convol
    with the Add of its bias becomes a Gemm in onnxruntime, so the same is done to that.
 """
 
+from functools import cached_property
+
 import numpy as np
 import onnx
 
@@ -26,16 +28,32 @@ SUFFIX = ".kept_float"  # of values and constants
 
 def float_products(editor: GraphEditor, context: Int8Context) -> PassResult:
     """Rules 1 to 3, on a graph with its Q/DQ pairs. `changed`: number of products."""
-    changed = 0
+    sizes, changed = _Sizes(editor), 0
     for node in [each for each in editor.nodes if len(each.input) > 1 and each.input[1] in editor.constants]:
         if node.op_type in CONVOLUTIONS:
-            changed += _scale_for_each_channel(editor, node)
+            changed += _scale_for_each_channel(editor, node, sizes)
         elif node.op_type in ("Gemm", "MatMul"):
             changed += _bias_of_two_axes(editor, node)
     return PassResult(changed=changed)
 
 
-def _scale_for_each_channel(editor: GraphEditor, node: onnx.NodeProto) -> bool:
+class _Sizes:
+    """Sizes of values, inferred once and only if they are asked for: it takes a copy of all weights."""
+
+    def __init__(self, editor: GraphEditor) -> None:
+        self.editor = editor
+
+    @cached_property
+    def inferred(self) -> GraphEditor:
+        return GraphEditor(onnx.shape_inference.infer_shapes(self.editor.model))
+
+    def known_axis(self, value: str) -> tuple[int, int]:
+        """An axis behind the first whose size is known, and the size; (0, 0) if there is none."""
+        dims = self.editor.dims.get(value) or self.inferred.dims.get(value, ())
+        return next(((axis, size) for axis, size in enumerate(dims) if axis and isinstance(size, int) and size > 0), (0, 0))
+
+
+def _scale_for_each_channel(editor: GraphEditor, node: onnx.NodeProto, sizes: _Sizes) -> bool:
     """Rules 1 and 2."""
     weights = editor.constants[node.input[1]].dims
     channels = weights[0] if node.op_type == "ConvTranspose" else weights[1] * attributes(node).get("group", 1)
@@ -43,7 +61,7 @@ def _scale_for_each_channel(editor: GraphEditor, node: onnx.NodeProto) -> bool:
     given = editor.producer(reader.input[0], "DequantizeLinear")
     if given is None or not editor.are_constants(given.input[1:]) or editor.constants[given.input[1]].dims:
         return False
-    axis, count = (1, channels) if reader is node else _known_axis(editor, given.output[0])
+    axis, count = (1, channels) if reader is node else sizes.known_axis(given.output[0])
     if not count:
         return False
     made = editor.builder(node.name)
@@ -60,12 +78,6 @@ def _first_moved(editor: GraphEditor, node: onnx.NodeProto) -> onnx.NodeProto:
     while (before := editor.producer(node.input[0], *MOVING)) is not None:
         node = before
     return node
-
-
-def _known_axis(editor: GraphEditor, value: str) -> tuple[int, int]:
-    """An axis behind the first whose size is known, and the size; (0, 0) if there is none."""
-    dims = editor.dims.get(value) or GraphEditor(onnx.shape_inference.infer_shapes(editor.model)).dims.get(value, ())
-    return next(((axis, size) for axis, size in enumerate(dims) if axis and isinstance(size, int) and size > 0), (0, 0))
 
 
 def _bias_of_two_axes(editor: GraphEditor, node: onnx.NodeProto) -> bool:

@@ -11,7 +11,7 @@ from torch import nn
 
 from edgeport_export.quantization.calibration import calibrate, pixel_arrays
 from edgeport_export.quantization.qdq import observed_values, quantize
-from edgeport_export.quantization.smoothing import channel_exponents, smoothable, smoothed
+from edgeport_export.quantization.recovery.smoothing import channel_exponents, smoothable, smoothed
 from edgeport_export.quantization.variants import QuantizableGraph
 from edgeport_export.rewrites.graph import GraphEditor
 from edgeport_runtime import Contract, Example, SessionOptions

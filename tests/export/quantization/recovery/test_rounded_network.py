@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from edgeport_export.quantization.frontier import run_from
 from edgeport_export.quantization.qdq import shaped, with_pairs
-from edgeport_export.quantization.rounded_network import RoundedNetwork
+from edgeport_export.quantization.recovery.frontier import run_from
+from edgeport_export.quantization.recovery.rounded_network import RoundedNetwork
 from edgeport_export.quantization.variants import QuantizableGraph
 from edgeport_runtime import Contract
 

@@ -14,15 +14,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from edgeport_export.progress import ProgressCallback, no_progress
+from edgeport_export.quantization.calibration import METHODS, Calibration, calibrate, pixel_arrays
+from edgeport_export.quantization.image_roles import Roles, probes_of, spread
+from edgeport_export.quantization.plan import RecoveryStep
+from edgeport_export.quantization.variants import Probes, QuantizableGraph, VariantBuilder
 
-from .calibration import METHODS, Calibration, calibrate, pixel_arrays
-from .image_roles import Roles, probes_of, spread
-from .plan import RecoveryStep
 from .recovery_choice import LEAST_GAIN_DB, OFF, finite
 from .smoothing import channel_exponents, smoothable
 from .value_ranges import ranges_by_value
-from .variants import Probes, QuantizableGraph, VariantBuilder
 
+SMOOTHED_BY = 32  # images whose largest activations tell outliers
 CHOSEN_BY = 8  # images by which values choose their ranges
 BY_VALUE = "by value"  # the method of ranges that are of several kinds
 QUICK_SHARE = 1 / 8  # of the search's seconds, for the ranges of single values
@@ -61,7 +62,7 @@ class Ladder:
             return rung
         if smoothable(graph.editor):
             self.progress("moving outliers into weights", 0, 1)
-            exponents = channel_exponents(graph.model, pixel_arrays(graph.contract, self.roles.rounded_with))
+            exponents = channel_exponents(graph.model, pixel_arrays(graph.contract, spread(self.roles.rounded_with, SMOOTHED_BY)))
             if exponents:
                 graph_after = graph.smoothed(exponents)
                 again = self._calibrated_again(graph_after, calibration)

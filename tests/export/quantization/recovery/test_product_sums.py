@@ -7,8 +7,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch.nn import functional as F
 
-from edgeport_export.quantization import product_sums
-from edgeport_export.quantization.product_sums import ProductSums
+from edgeport_export.quantization.recovery import product_sums
+from edgeport_export.quantization.recovery.product_sums import ProductSums
 from edgeport_export.rewrites.graph import GraphEditor
 
 GENERATOR = np.random.default_rng(0)

@@ -9,12 +9,12 @@ import pytest
 
 from edgeport_export.errors import ExportError
 from edgeport_export.progress import no_progress
-from edgeport_export.quantization import recovery_choice
 from edgeport_export.quantization.calibration import calibrate, pixel_arrays
 from edgeport_export.quantization.plan import Plan, RecoveryStep, WeightRecovery
 from edgeport_export.quantization.qdq import observed_values
-from edgeport_export.quantization.recovered_weights import recovered_sha256
-from edgeport_export.quantization.recovery_choice import Chosen, RecoveryChoice, replayed_builder
+from edgeport_export.quantization.recovery import recovery_choice
+from edgeport_export.quantization.recovery.recovered_weights import recovered_sha256
+from edgeport_export.quantization.recovery.recovery_choice import Chosen, RecoveryChoice, replayed_builder
 from edgeport_export.quantization.targets import TARGETS
 from edgeport_export.quantization.variants import Probes, QuantizableGraph, VariantBuilder
 from edgeport_export.tracing.exporter import trace

@@ -9,13 +9,23 @@ from onnx import TensorProto, helper, numpy_helper
 from sklearn.datasets import load_sample_images
 from torch import nn
 
-from edgeport_export.quantization import frontier, weight_recovery
 from edgeport_export.quantization.calibration import calibrate
-from edgeport_export.quantization.product_sums import ProductSums
 from edgeport_export.quantization.qdq import observed_values, quantize
-from edgeport_export.quantization.recovered_weights import NOTHING, Recovered, recovered_sha256
+from edgeport_export.quantization.recovery import frontier, weight_recovery
+from edgeport_export.quantization.recovery.product_sums import ProductSums
+from edgeport_export.quantization.recovery.recovered_weights import NOTHING, Recovered, recovered_sha256
+from edgeport_export.quantization.recovery.weight_recovery import (
+    EFFORTS,
+    Effort,
+    Moments,
+    _window,
+    best_steps,
+    fitted,
+    images_sha256,
+    images_to_round_with,
+    recover,
+)
 from edgeport_export.quantization.variants import QuantizableGraph
-from edgeport_export.quantization.weight_recovery import EFFORTS, Effort, Moments, _window, best_steps, fitted, images_sha256, images_to_round_with, recover
 from edgeport_export.rewrites.graph import GraphEditor
 from edgeport_runtime import Contract, Example
 from edgeport_runtime.engine import Arrays

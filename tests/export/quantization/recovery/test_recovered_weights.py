@@ -3,7 +3,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeport_export.quantization.recovered_weights import RecoveredWeights, put_in_place, recovered_sha256
+from edgeport_export.quantization.recovery.recovered_weights import RecoveredWeights, put_in_place, recovered_sha256
 from edgeport_export.rewrites.graph import GraphEditor
 
 BEFORE, AFTER, ADDED = (np.full(shape, value, np.float32) for shape, value in (((2, 3, 1, 1), 1.0), ((2, 3, 1, 1), 2.0), ((2,), 5.0)))

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeport_export.quantization.compensated_rounding import compensated
+from edgeport_export.quantization.recovery.compensated_rounding import compensated
 
 
 def rounded(weights: list[float], moments: list[list[float]]) -> list[float]:

@@ -11,8 +11,8 @@ from torch import nn
 
 from edgeport_export.quantization.calibration import METHODS, Calibration, calibrate, pixel_arrays
 from edgeport_export.quantization.image_roles import Images, Roles, probes_of, roles_of
-from edgeport_export.quantization.ladder import BY_VALUE, Ladder, Rung, closest_ranges
 from edgeport_export.quantization.qdq import observed_values
+from edgeport_export.quantization.recovery.ladder import BY_VALUE, Ladder, Rung, closest_ranges
 from edgeport_export.quantization.variants import Probes, QuantizableGraph, VariantBuilder
 from edgeport_runtime import Contract, Example
 

@@ -15,11 +15,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from edgeport_export.quantization.macs import session_with_outputs
 from edgeport_export.rewrites.graph import GraphEditor
 from edgeport_export.rewrites.nodes import attributes
 from edgeport_runtime.engine import Arrays
-
-from .macs import session_with_outputs
 
 Exponents = Mapping[str, tuple[int, ...]]  # name of a normalization -> the power of two by which each of its channels is divided
 LARGEST = 8  # exponent: more would leave nothing of the channel

@@ -16,14 +16,14 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
+from edgeport_export.quantization.qdq import shaped, with_pairs
+from edgeport_export.quantization.variants import Probes, QuantizableGraph
 from edgeport_export.rewrites.graph import GraphEditor, Ranges
 from edgeport_runtime.device import SessionOptions, session_settings
 from edgeport_runtime.engine import Arrays
 from edgeport_runtime.installation import onnxruntime
 
-from .qdq import shaped, with_pairs
 from .rounded_network import RoundedNetwork
-from .variants import Probes, QuantizableGraph
 
 LEAST_DIFFERENCE = 1.02  # between the widest and the narrowest range of a value; below, there is nothing to choose
 Pair = tuple[str, str]  # names of a scale and its zero point

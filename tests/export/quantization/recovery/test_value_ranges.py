@@ -9,7 +9,7 @@ from torch import nn
 
 from edgeport_export.quantization.calibration import METHODS, Calibration, calibrate, pixel_arrays
 from edgeport_export.quantization.qdq import observed_values
-from edgeport_export.quantization.value_ranges import RangedNetwork, ranges_by_value
+from edgeport_export.quantization.recovery.value_ranges import RangedNetwork, ranges_by_value
 from edgeport_export.quantization.variants import Probes, QuantizableGraph, VariantBuilder
 from edgeport_runtime import Contract, Example
 

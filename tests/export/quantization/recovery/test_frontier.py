@@ -4,7 +4,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeport_export.quantization import frontier
-from edgeport_export.quantization.frontier import Frontier, run_from
+from edgeport_export.quantization.recovery.frontier import Frontier, run_from
 from edgeport_export.rewrites.graph import GraphEditor
 
 BATCHES = [{"x": np.full((2, 3), value, np.float32)} for value in (1.0, 5.0)]

@@ -10,13 +10,13 @@ import numpy as np
 
 from edgeport_export.errors import ExportError
 from edgeport_export.progress import ProgressCallback
+from edgeport_export.quantization.plan import Plan, RecoveryStep, WeightRecovery
+from edgeport_export.quantization.variants import Names, Probes, QuantizableGraph, VariantBuilder
 from edgeport_export.rewrites.graph import Ranges
 from edgeport_runtime import Example
 from edgeport_runtime.engine import Arrays
 
-from .plan import Plan, RecoveryStep, WeightRecovery
 from .recovered_weights import Recovered, recovered_sha256
-from .variants import Names, Probes, QuantizableGraph, VariantBuilder
 from .weight_recovery import EFFORTS, SEED, images_sha256, images_to_round_with, recover
 
 OFF = "off"

@@ -24,18 +24,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeport_export.quantization.calibration import CALIBRATION_BATCH, pixel_arrays, shape_and_bytes
+from edgeport_export.quantization.qdq import shaped, with_pairs
+from edgeport_export.quantization.variants import Names, QuantizableGraph
 from edgeport_export.rewrites.graph import GraphEditor, Ranges
 from edgeport_runtime import Example
 from edgeport_runtime.engine import Arrays
 
-from .calibration import CALIBRATION_BATCH, pixel_arrays, shape_and_bytes
 from .compensated_rounding import compensated
 from .frontier import Frontier, run_from
 from .product_sums import ProductSums
-from .qdq import shaped, with_pairs
 from .recovered_weights import Recovered, RecoveredWeights
 from .rounded_network import RoundedNetwork
-from .variants import Names, QuantizableGraph
 
 SEED = 0
 MOST_INPUTS = 8192  # whose moments are 0.5 GB
