@@ -82,7 +82,9 @@ class RangedNetwork:
         model = RoundedNetwork(editor.model, with_pairs(editor.model, context, graph.target), context.products).rounded.model
         constants = GraphEditor(model).constants
         self.pairs: dict[Pair, list[str]] = {}
-        for node in [each for each in model.graph.node if each.op_type == "QuantizeLinear" and not constants[each.input[1]].dims]:
+        for node in [each for each in model.graph.node if each.op_type == "QuantizeLinear"]:
+            if any(name not in constants or constants[name].dims for name in node.input[1:]):
+                continue  # attention's rows have steps that are computed while it runs
             base = _calibrated(node.input[0], context.ranges, ranges)
             if base is not None:
                 self.pairs.setdefault((node.input[1], node.input[2]), []).append(base)

@@ -3,7 +3,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeport_export.quantization import frontier
+from edgeport_export.quantization.recovery import frontier
 from edgeport_export.quantization.recovery.frontier import Frontier, run_from
 from edgeport_export.rewrites.graph import GraphEditor
 

@@ -11,6 +11,7 @@ from edgeport_export.quantization.calibration import METHODS, Calibration, calib
 from edgeport_export.quantization.qdq import observed_values
 from edgeport_export.quantization.recovery.value_ranges import RangedNetwork, ranges_by_value
 from edgeport_export.quantization.variants import Probes, QuantizableGraph, VariantBuilder
+from edgeport_models import network as registered
 from edgeport_runtime import Contract, Example
 
 Quantizable = Callable[..., QuantizableGraph]
@@ -106,3 +107,13 @@ def test_scales_are_those_of_the_quantizer(made: Callable[[bool], tuple[Quantiza
     pair = next(iter(network.pairs))
     scale, zero = network.inputs(pair, (-1.0, 3.0)).values()
     assert scale == np.float32(4 / 255) and zero == 64  # 255 / 4 rounded, by hand
+
+
+def test_steps_that_are_computed_while_it_runs_are_left_alone(quantizable: Quantizable, class_contract: Contract) -> None:
+    entry = registered("attention")
+    graph = quantizable(entry.make(entry.untrained), entry.contract(tuple("0123456789"), 32))
+    examples = [Example(source=np.random.default_rng(index).integers(0, 256, (32, 32, 3), dtype=np.uint8)) for index in range(8)]
+    calibration = calibrate(graph.model, observed_values(graph.model, graph.target), graph.contract, examples)
+    given = Probes(graph, pixel_arrays(graph.contract, examples))
+    ranges = ranges_by_value(graph, {method: calibration.ranges(method) for method in METHODS}, "minmax", given)
+    assert set(ranges) == set(calibration.histograms) and any("MatMul" in name for name in graph.quantizable)
