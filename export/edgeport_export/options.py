@@ -66,7 +66,7 @@ class ExportOptions:
             raise ExportError(f"always_keep_int8 must be True or False, got {self.always_keep_int8!r}")
         for name, known in {"recover": (OFF, *EFFORTS), "pick": (None, *PICKS)}.items():
             if getattr(self, name) not in known:
-                raise ExportError(f"{name} must be one of {', '.join(map(str, known))}, got {getattr(self, name)!r}")
+                raise ExportError(f"{name} must be one of {', '.join(filter(None, known))}, got {getattr(self, name)!r}")
         if not isinstance(self.metric, str | None) and not callable(self.metric):
             raise ExportError(f"metric must be a function, its name as my.module:function, or None, got {self.metric!r}")
         if not isinstance(self.target, str | Target | None):

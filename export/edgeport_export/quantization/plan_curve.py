@@ -45,7 +45,8 @@ class Curve:
         if not inside:
             return None
         fastest = inside[0]
-        between = [each for each in inside if each is fastest or each.speedup is None or each.speedup >= LEAST_SPEEDUP]
+        timed = any(each.speedup is not None for each in inside)  # else this machine could not time any
+        between = [each for each in inside if each is fastest or not timed or (each.speedup or 0.0) >= LEAST_SPEEDUP]
         closest = max(between, key=lambda each: each.sqnr_db)
         return {"fastest": fastest, "closest": closest, "balanced": _knee(between, fastest, closest)}[how]
 

@@ -48,8 +48,8 @@ def walked(
         error = round(sqnr_db(names), 2)  # before time is up
         return CurvePoint(in_float=without, speedup=_rounded(speedup(names)) if timed else None, sqnr_db=error, in_budget=in_budget)
 
-    points = [point(without, in_budget=found, timed=without in (0, least)) for without, found in sorted(kept.items())]
-    points += _beyond(points[-1] if least < len(worst) else None, len(worst), point, has_time)
+    points = [point(without, in_budget=found, timed=found or without == 0) for without, found in sorted(kept.items())]
+    points += _beyond(next((each for each in points if each.in_float == least), None), set(kept), len(worst), point, has_time)
     return Curve(order=worst, points=tuple(sorted(points, key=lambda each: each.in_float)))
 
 
@@ -64,14 +64,19 @@ def _least(keeps: Callable[[int], bool], most: int) -> int:
     return kept
 
 
-def _beyond(last: CurvePoint | None, most: int, point: Callable[..., CurvePoint], has_time: Callable[[], bool]) -> list[CurvePoint]:
-    """Rule 2. A plan that is no nearer than the last one that kept the budget does not count as keeping it. The walk ends where nobody would want int8."""
+def _beyond(last: CurvePoint | None, known: set[int], most: int, point: Callable[..., CurvePoint], has_time: Callable[[], bool]) -> list[CurvePoint]:
+    """Rule 2, past those that are `known`. A plan that is no nearer than the last one that kept the budget does not count as keeping it.
+
+    The walk ends where nobody would want int8.
+    """
     found: list[CurvePoint] = []
     if last is None:
         return found
     without = last.in_float
     for _ in range(BEYOND):
         without = 2 * without + 1
+        if without in known:
+            continue
         if without >= most or not has_time():
             break
         made = point(without, in_budget=True, timed=True)

@@ -24,7 +24,7 @@ def test_what_a_caller_asks_is_what_the_search_gets(class_contract: Contract) ->
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"pick": "best"}, "pick must be one of None, fastest, balanced, closest, got 'best'"),
+        ({"pick": "best"}, "pick must be one of fastest, balanced, closest, got 'best'"),
         ({"recover": "much"}, "recover must be one of off, quick, thorough, got 'much'"),
         ({"pick": "closest", "precisions": ("fp32",)}, "a pick was given, but int8 is not among the precisions"),
     ],

@@ -27,6 +27,7 @@ KNEE = (point(0, 4.0, 20.0), point(1, 3.0, 27.0), point(3, 2.0, 28.0), point(5, 
         ((point(0, 1.0, 30.0),), 0, 0, 0),  # the only one, however slow
         ((point(0, 2.0, 30.0), point(1, 1.5, 25.0)), 0, 0, 0),  # a plan with more in float that is no nearer
         ((point(0, 2.0, 30.0), point(1, 2.5, 35.0)), 0, 1, 1),  # nearer and faster
+        ((*KNEE[:3], point(5, None, 60.0)), 0, 1, 3),  # one that was not timed beside others that were
         ((point(0, None, 20.0), point(1, None, 25.0)), 0, 0, 1),  # no time was measured
     ],
 )

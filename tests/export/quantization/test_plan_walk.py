@@ -71,3 +71,13 @@ def test_the_walk_ends_where_int8_is_no_faster() -> None:
 def test_without_a_machine_to_time_on_there_are_no_times() -> None:
     curve = walked(EVERYTHING, lambda names: len(names) < COUNT, distance, lambda names: None)
     assert {each.speedup for each in curve.points} == {None} and [each.in_float for each in curve.points] == [0, 1, 3, 7]
+
+
+def test_every_plan_inside_the_budget_is_timed_and_none_slower_than_fp32_is_the_closest() -> None:
+    """Doubling and halving tries 7, 5 and 4 of twelve; the last ones are slower than fp32."""
+    errors = {f"product{index:02}": float(index) for index in range(12)}
+    everything = SearchResult(integer=frozenset(errors), fastest=frozenset(errors), sqnr_db=errors)
+    curve = walked(everything, lambda names: len(names) <= 8, lambda names: 40.0 - len(names), lambda names: 0.25 + len(names) / 8)
+    assert {each.in_float: each.speedup for each in curve.points if each.in_budget} == {4: 1.25, 5: 1.125, 7: 0.875, 9: 0.625}
+    closest = curve.pick("closest")
+    assert closest is not None and closest.in_float == 5

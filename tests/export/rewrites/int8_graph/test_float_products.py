@@ -58,6 +58,7 @@ def row(dims: list[int | str], more: float = 1.0) -> np.ndarray:
 MAPS = ["n", 4, "h", "w"]
 FILTERS, LINEAR = 300 * weights(6, 4, 1, 1), 300 * weights(6, 4)
 BIAS = np.full(6, 0.3, np.float32)
+PADS = np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64)
 AS_MAPS, FLAT = np.array([0, 4, 3, 3], np.int64), np.array([0, 4], np.int64)
 CASES = {
     "convolution": ([("Conv", ["a", "w"], ["b"], {})], MAPS, {"w": FILTERS}),
@@ -73,6 +74,12 @@ CASES = {
     "behind a Transpose": ([("Transpose", ["a"], ["t"], {"perm": [0, 3, 1, 2]}), ("Conv", ["t", "w"], ["b"], {})], [2, 3, 3, 4], {"w": FILTERS}),
     "behind a MaxPool": ([("MaxPool", ["a"], ["t"], {"kernel_shape": [2, 2]}), ("Conv", ["t", "w"], ["b"], {})], MAPS, {"w": FILTERS}),
     "behind a Reshape": ([("Reshape", ["a", "s"], ["t"], {}), ("Conv", ["t", "w"], ["b"], {})], ["n", 36], {"w": FILTERS, "s": AS_MAPS}),
+    "one channel": ([("Conv", ["a", "w"], ["b"], {})], ["n", 1, "h", "w"], {"w": 300 * weights(6, 1, 1, 1)}),
+    "one channel transposed": ([("ConvTranspose", ["a", "w"], ["b"], {})], ["n", 1, "h", "w"], {"w": 300 * weights(6, 1).reshape(1, 6, 1, 1)}),
+    "an axis of one": ([("Reshape", ["a", "s"], ["t"], {}), ("Conv", ["t", "w"], ["b"], {})], ["n", 1, 36], {"w": FILTERS, "s": AS_MAPS}),
+    "no axis known": ([("Reshape", ["a", "s"], ["t"], {}), ("Conv", ["t", "w"], ["b"], {})], ["n", "k"], {"w": FILTERS, "s": AS_MAPS}),
+    "behind a Pad": ([("Pad", ["a", "s"], ["t"], {}), ("Conv", ["t", "w"], ["b"], {})], MAPS, {"w": FILTERS, "s": PADS}),
+    "behind an Identity": ([("Identity", ["a"], ["t"], {}), ("Conv", ["t", "w"], ["b"], {})], MAPS, {"w": FILTERS}),
     "linear": ([("Gemm", ["a", "w", "c"], ["b"], {"transB": 1})], ["n", 4], {"w": LINEAR, "c": BIAS}),
     "linear without a bias": ([("Gemm", ["a", "w"], ["b"], {})], ["n", 4], {"w": np.ascontiguousarray(LINEAR.T)}),
     "a product and an Add": (
@@ -91,7 +98,7 @@ CASES = {
 def built(case: str) -> tuple[onnx.ModelProto, np.ndarray]:
     parts, dims, arrays = CASES[case]
     nodes = [helper.make_node(kind, inputs, outputs, f"{outputs[0]}/{kind}", **more) for kind, inputs, outputs, more in parts]
-    given = [3 if dim in ("h", "w") else dim for dim in dims]
+    given = [{"h": 3, "w": 3, "k": 36}.get(dim, dim) for dim in dims]
     return between_pairs(nodes, dims, ["?"] * (4 if "Conv" in str(parts) else 2), **arrays), row(given, 0.1)
 
 
@@ -160,3 +167,11 @@ def test_a_product_that_a_plan_leaves_in_float_is_no_worse_than_an_integer_one(
 
     everything = frozenset(graph.quantizable)
     assert "middle/Conv" in everything and error(everything - {"middle/Conv"}) < 1.1 * error(everything)
+
+
+@pytest.mark.parametrize(("rows", "bias"), [((4,), 1), ((4, 1), 5)])
+def test_a_sum_that_is_no_bias_is_left_as_it_is(rows: tuple[int, ...], bias: int, apply: Apply, class_contract: Contract) -> None:
+    nodes = [helper.make_node("MatMul", ["a", "w"], ["p"], "p/MatMul"), helper.make_node("Add", ["p", "c"], ["b"], "b/Add")]
+    before = between_pairs(nodes, ["n", 4], ["?"] * len(rows), w=np.ones(rows, np.float32), c=np.ones(bias, np.float32))
+    made, result = apply(float_products, before, class_contract)
+    assert not result and made == before
