@@ -18,11 +18,21 @@ from .image_roles import LEAST_JUDGED, LabelJudge
 from .variants import Names, VariantBuilder
 
 
+def choosing_half(evaluator: QualityEvaluator) -> QualityEvaluator:
+    """Of rule 3."""
+    return evaluator.every_second(0)
+
+
+def judging_half(evaluator: QualityEvaluator) -> QualityEvaluator:
+    """Of rule 3; it judges replays of such a plan and the others of its curve, too."""
+    return evaluator.every_second(1)
+
+
 class BudgetJudge:
     """For one search. `builder_of`: gives the builder of a variant.
 
-    `evaluator`: has the last word, on held-out images with their truth; it is another after they were divided, and None without truth.
-    `labels`: of a classifier without truth.
+    `evaluator`: has the last word, on held-out images with their truth; None without truth. `labels`: of a classifier without truth.
+    `divided`: whether rule 3 divided the images, so that `evaluator` has half of them.
     """
 
     def __init__(
@@ -34,7 +44,8 @@ class BudgetJudge:
         self.labels = labels
         self.budget = budget
         self._chooser: QualityEvaluator | None = evaluator
-        self._divided = False
+        self.divided = False
+        self._failed = False
 
     def keeps(self, names: Names) -> bool:
         """Whether a variant keeps the budget, as far as images may be asked that choose."""
@@ -46,16 +57,17 @@ class BudgetJudge:
         if not (near or self._sufficient(self._chooser)):
             return False
         kept = self._drop(self._chooser, names) <= self.budget.max_drop
-        if not kept and not self._divided:
+        if not kept and not self._failed:
+            self._failed = True
             self._divide()
         return kept
 
     def _divide(self) -> None:
         """Rules 3 and 4."""
         assert self.evaluator is not None
-        self._divided = True
-        halves = [self.evaluator.every_second(first) for first in (0, 1)]
-        if all(len(each.examples) >= LEAST_JUDGED and not too_few_examples(each.torch, self.budget.max_drop) for each in halves):
+        halves = [half(self.evaluator) for half in (choosing_half, judging_half)]
+        self.divided = all(len(each.examples) >= LEAST_JUDGED and not too_few_examples(each.torch, self.budget.max_drop) for each in halves)
+        if self.divided:
             self._chooser, self.evaluator = halves
         else:
             self._chooser = None

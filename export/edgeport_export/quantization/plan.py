@@ -19,7 +19,7 @@ SEAL = "sha256"
 RENAMED = {"limits": "ranges"}  # fields of format 1; its words about the decision are those of the selection
 ADDED = {"agreement", "probes", "unseen", "sqnr_elsewhere"}  # fields that the first plans of format 1 lack; they have no seal either, but their manifest does
 
-LATER = {"sqnr_error_db", "changes", "recovery", "smoothing", "steps", "curve"}  # fields that the first plans of format 2 lack
+LATER = {"sqnr_error_db", "changes", "recovery", "smoothing", "steps", "curve", "divided"}  # fields that the first plans of format 2 lack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +78,7 @@ class SearchedPlan:
     if there were too few. `changes`: for a classifier without truth, the labels that int8 changes on images that nothing was fitted to or chosen on.
     `recovery`: how weights were rounded; None if each went to its nearest step. `smoothing`: normalization -> the powers of two by which its channels are
     divided and their weights multiplied. `steps`: what was tried to bring the variant nearer to fp32, in order. `curve`: the plans that were tried.
+    `divided`: whether every second held-out image chose among them, so that the others judge this plan and each replay of it.
     """
 
     target: str
@@ -103,6 +104,7 @@ class SearchedPlan:
     smoothing: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     steps: tuple[RecoveryStep, ...] = ()
     curve: Curve | None = None
+    divided: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from edgeport_export.rewrites.nodes import every_node
 from edgeport_export.validation.quality import QualityEvaluator
 from edgeport_runtime import Example
 
-from .budget_judge import BudgetJudge
+from .budget_judge import BudgetJudge, judging_half
 from .calibration import calibrate, clipping, pixel_arrays
 from .image_roles import Images, LabelJudge, probes_of, roles_of
 from .int8_settings import Int8Settings, Measuring
@@ -50,7 +50,12 @@ def replayed(
 ) -> FoundPlan:
     """The plan as it is. Raises ExportError if it was made for another graph or other images; ImageError."""
     builder = replayed_builder(stack, graph, plan, roles_of(images, None).rounded_with, progress)
-    return FoundPlan(plan=plan, builder=builder, audit={}, judge=evaluator)
+    return FoundPlan(plan=plan, builder=builder, audit={}, judge=_judge_of(plan, evaluator))
+
+
+def _judge_of(plan: Plan, evaluator: QualityEvaluator | None) -> QualityEvaluator | None:
+    """The images that did not choose the plan."""
+    return judging_half(evaluator) if plan.divided and evaluator is not None else evaluator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,16 +105,17 @@ class PlanSearch:
         effort = settings.recover if settings.plan is None else OFF if settings.plan.recovery is None else settings.plan.recovery.effort
         recovery = RecoveryChoice(self.stack, start.builder, self.roles.rounded_with, effort, budget.seconds / 2, self.progress)
         if settings.plan is None:
-            result, curve, judge = self._searched(start.builder, recovery)
+            result, curve, judge, divided = self._searched(start.builder, recovery)
         else:
-            result, curve, judge = _result_of(settings.plan), _curve_of(settings.plan), self.evaluator
+            result, curve = _result_of(settings.plan), _curve_of(settings.plan)
+            judge, divided = _judge_of(settings.plan, self.evaluator), settings.plan.divided
         pick = settings.pick or "fastest"
         result = taken(result, curve, curve.pick(pick), pick)
         chosen = recovery.chosen(result.integer or result.fastest)
         builder, steps = chosen.builder, (*start.steps, *([] if chosen.step is None else [chosen.step]))
         plan = self._plan(builder, result, start)
         audit = {**self._clipped(builder), "ranges": builder.method, "judged_by": judge and len(judge.examples), "undecided": sorted(result.undecided)}
-        return FoundPlan(plan=replace(plan, recovery=chosen.facts, steps=steps, curve=curve), builder=builder, audit=audit, judge=judge)
+        return FoundPlan(plan=replace(plan, recovery=chosen.facts, steps=steps, curve=curve, divided=divided), builder=builder, audit=audit, judge=judge)
 
     def _started(self) -> _Start:
         graph, roles, settings = self.graph, self.roles, self.settings
@@ -126,8 +132,8 @@ class PlanSearch:
         steps = tuple(each for each in plan.steps if each.name != ROUNDED)
         return _Start(builder=self.stack.enter_context(builder), steps=steps, images=plan.calibration_images, sha256=plan.calibration_sha256)
 
-    def _searched(self, builder: VariantBuilder, recovery: RecoveryChoice) -> tuple[SearchResult, Curve, QualityEvaluator | None]:
-        """The fastest plan, the curve from there, and what has the last word."""
+    def _searched(self, builder: VariantBuilder, recovery: RecoveryChoice) -> tuple[SearchResult, Curve, QualityEvaluator | None, bool]:
+        """The fastest plan, the curve from there, what has the last word, and whether it has half of the images."""
         settings, budget = self.settings, self.settings.budget
         timer: Timer | None = None
         if settings.target.is_here:
@@ -149,7 +155,7 @@ class PlanSearch:
 
         judge = BudgetJudge(builder.graph.contract, builder_of, self.evaluator, self.labels, budget)
         curve = walked(result, judge.keeps, lambda names: builder_of(names).sqnr_db(names), speedup, has_time, self.progress)
-        return result, curve, judge.evaluator
+        return result, curve, judge.evaluator, judge.divided
 
     def _clipped(self, builder: VariantBuilder) -> dict[str, Any]:
         """What clips on images that were not calibrated with."""

@@ -12,18 +12,17 @@ from dataclasses import replace
 from edgeport_export.progress import ProgressCallback, no_progress
 
 from .plan_curve import LEAST_SPEEDUP, Curve, CurvePoint
-from .search import SearchResult
+from .search import SearchResult, rounded
 from .variants import Names
 
 BEYOND = 3  # plans that are measured though the budget asks for no more
-Measured = Callable[[Names], float | None]
 
 
 def walked(
     result: SearchResult,
     keeps_budget: Callable[[Names], bool],
     sqnr_db: Callable[[Names], float],
-    speedup: Measured,
+    speedup: Callable[[Names], float | None],
     has_time: Callable[[], bool] = lambda: True,
     progress: ProgressCallback = no_progress,
 ) -> Curve:
@@ -46,7 +45,7 @@ def walked(
     def point(without: int, *, in_budget: bool, timed: bool) -> CurvePoint:
         names = frozenset(worst[without:])
         error = round(sqnr_db(names), 2)  # before time is up
-        return CurvePoint(in_float=without, speedup=_rounded(speedup(names)) if timed else None, sqnr_db=error, in_budget=in_budget)
+        return CurvePoint(in_float=without, speedup=rounded(speedup(names), 3) if timed else None, sqnr_db=error, in_budget=in_budget)
 
     points = [point(without, in_budget=found, timed=found or without == 0) for without, found in sorted(kept.items())]
     points += _beyond(next((each for each in points if each.in_float == least), None), set(kept), len(worst), point, has_time)
@@ -84,10 +83,6 @@ def _beyond(last: CurvePoint | None, known: set[int], most: int, point: Callable
         if made.speedup is not None and made.speedup < LEAST_SPEEDUP:
             break
     return found
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 3)
 
 
 def taken(result: SearchResult, curve: Curve, point: CurvePoint | None, pick: str) -> SearchResult:

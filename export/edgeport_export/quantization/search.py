@@ -63,11 +63,12 @@ class SearchResult:
     def findings(self, macs: Mapping[str, int]) -> dict[str, Finding]:
         """What was measured about every product."""
         return {
-            name: Finding(macs=count, speedup=_rounded(self.speedups.get(name), 3), sqnr_db=_rounded(self.sqnr_db.get(name), 1)) for name, count in macs.items()
+            name: Finding(macs=count, speedup=rounded(self.speedups.get(name), 3), sqnr_db=rounded(self.sqnr_db.get(name), 1)) for name, count in macs.items()
         }
 
 
-def _rounded(value: float | None, digits: int) -> float | None:
+def rounded(value: float | None, digits: int) -> float | None:
+    """For JSON, which has no infinity."""
     return round(value, digits) if value is not None and np.isfinite(value) else None
 
 

@@ -79,6 +79,8 @@ def test_a_process_that_runs_everything_slowly_harms_neither_file(tmp_path: Path
     with PairTimer(batch=1, rounds=1) as timer:
         assert times(timer, Path("fp32.onnx"), Path("int8.onnx")) == (2.0, 1.5)
         assert times(timer, Path("int8.onnx"), Path("fp32.onnx")) == (1.5, 2.0)
+        found = timer.compare(Path("fp32.onnx"), Path("int8.onnx"))
+        assert found.low == pytest.approx(0.75) and found.high == pytest.approx(0.75)  # both turns of a pair ran in one process
 
 
 def test_beside_other_programs_the_time_that_threads_ran_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,7 +71,7 @@ def judge(class_contract: Contract, monkeypatch: pytest.MonkeyPatch) -> Callable
 
 def test_a_fastest_variant_that_keeps_the_budget_was_chosen_by_no_image(judge: Callable[..., Any]) -> None:
     found, asked = judge(400, {3: {0, 1}})
-    assert found.keeps(FULL) and asked == [(3, 400)] and len(found.evaluator.examples) == 400
+    assert found.keeps(FULL) and asked == [(3, 400)] and len(found.evaluator.examples) == 400 and not found.divided
 
 
 def test_otherwise_one_half_chooses_and_the_other_judges(judge: Callable[..., Any]) -> None:
@@ -79,13 +79,13 @@ def test_otherwise_one_half_chooses_and_the_other_judges(judge: Callable[..., An
     assert not found.keeps(FULL)
     assert not found.keeps(FEWER) and found.keeps(FEWEST)  # 4 of the 200 even ones are wrong, and none
     assert asked == [(3, 400), (2, 200), (1, 200)]
-    assert found.evaluator.examples == list(range(1, 400, 2))  # which have the last word: 3 of 200
+    assert found.evaluator.examples == list(range(1, 400, 2)) and found.divided  # which have the last word: 3 of 200
 
 
 def test_where_half_of_them_could_not_tell_the_distance_chooses(judge: Callable[..., Any]) -> None:
     found, asked = judge(150, {3: set(range(20))})  # one of 75 is more than one percent
     assert not found.keeps(FULL) and found.keeps(FEWER) and found.keeps(FEWEST)  # 30 and 35 dB
-    assert asked == [(3, 150)] and len(found.evaluator.examples) == 150
+    assert asked == [(3, 150)] and len(found.evaluator.examples) == 150 and not found.divided
 
 
 def test_too_few_images_need_the_distance_as_well(judge: Callable[..., Any]) -> None:

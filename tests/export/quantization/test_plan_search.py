@@ -127,18 +127,21 @@ def test_held_out_images_that_chose_do_not_judge(make_bundle: Make, tiny: Module
     examples = tiny.brightness_examples(64, seed=3)
     whole = Bundle(make_bundle(tmp_path / "whole", held_out=examples, options=ExportOptions(max_drop=2.0))).evidence()
     assert whole["quality"]["count"] == 64 and whole["int8"]["audit"]["judged_by"] == 64
-    failed: list[int] = []
 
     def measured(judge: plan_search.BudgetJudge, names: frozenset[str]) -> bool:
-        if not failed:
-            failed.append(1)
-            judge._divide()
-            return False
-        return True
+        if judge.divided:
+            return True
+        judge._divide()
+        return False
 
     monkeypatch.setattr(plan_search.BudgetJudge, "keeps", measured)
     half = Bundle(make_bundle(tmp_path / "half", held_out=examples, options=ExportOptions(max_drop=4.0))).evidence()
     assert half["quality"]["count"] == 32 and half["int8"]["audit"]["judged_by"] == 32
+    plan = read_plan(tmp_path / "half")
+    assert plan.divided and not read_plan(tmp_path / "whole").divided
+    for name, pick in (("replayed", None), ("picked", "fastest")):  # those that chose do not judge later either
+        again = make_bundle(tmp_path / name, held_out=examples, options=ExportOptions(max_drop=4.0, plan=plan, pick=pick))
+        assert Bundle(again).evidence()["quality"]["count"] == 32 and read_plan(again).divided
 
 
 def test_a_curve_is_in_the_manifest_as_the_evidence_has_it(exported: Callable[..., Bundle]) -> None:

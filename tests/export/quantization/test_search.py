@@ -90,6 +90,53 @@ def test_one_product_alone_may_lose_less_than_what_was_left(builder: VariantBuil
     assert search(builder, Together(builder, {}), seconds=60).integer == {FIRST}
 
 
+class UnsureTimer(MadeUpTimer):
+    """No number of turns tells two variants apart that differ by just these products."""
+
+    def __init__(self, builder: VariantBuilder, gain: dict[str, float], unsure: set[str]) -> None:
+        super().__init__(builder, gain)
+        self.unsure = unsure
+
+    def compare(self, first: Path, second: Path, bar: float = 1.0) -> PairTimes:
+        found = super().compare(first, second, bar)
+        return found._replace(low=0.5, high=2.0) if self.names(first) ^ self.names(second) == self.unsure else found
+
+
+@pytest.mark.parametrize(
+    ("gain", "unsure", "expected", "undecided"),
+    [
+        ({FIRST: -1.0, SECOND: 4.0, HEAD: 0.5}, {FIRST}, {FIRST, SECOND, HEAD}, {FIRST}),  # integers are believed to be faster
+        ({FIRST: -0.1, SECOND: -0.1, HEAD: 0.1}, {FIRST, SECOND, HEAD}, {FIRST, SECOND, HEAD}, set()),  # the whole against fp32
+        ({FIRST: -4.0, SECOND: -4.0, HEAD: 1.0}, {HEAD}, {HEAD}, {HEAD}),  # the kind goes; the last one is believed to pay
+    ],
+)
+def test_what_no_number_of_turns_decides_runs_as_integers(
+    builder: VariantBuilder, gain: dict[str, float], unsure: set[str], expected: Names, undecided: set[str]
+) -> None:
+    found = search(builder, UnsureTimer(builder, gain, unsure), seconds=60)
+    assert found.integer == expected and found.undecided == undecided
+    assert set(found.reasons) == set(gain) - expected
+
+
+def test_a_product_that_went_with_its_kind_comes_back_undecided(builder: VariantBuilder, monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = [frozenset({FIRST, SECOND}), *(frozenset({name}) for name in (FIRST, SECOND, HEAD))]
+    monkeypatch.setattr("edgeport_export.quantization.search._challenges", lambda _: iter(kinds))
+    found = search(builder, UnsureTimer(builder, {FIRST: -3.0, SECOND: -1.0, HEAD: 4.9}, {FIRST}), seconds=60)
+    assert found.integer == {FIRST, HEAD} and found.undecided == {FIRST} and set(found.reasons) == {SECOND}
+
+
+def test_from_the_float_graph_only_what_surely_pays_becomes_integers(builder: VariantBuilder) -> None:
+    """Together they lose; alone, one surely gains, and of another nobody knows."""
+
+    class Together(UnsureTimer):
+        def _time(self, path: Path) -> float:
+            names = self.names(path)
+            return 12.0 if len(names) == 3 else super()._time(path) + 3.0 * (len(names) == 2 and FIRST in names)
+
+    found = search(builder, Together(builder, {FIRST: -3.0, SECOND: 2.0, HEAD: 1.0}, {HEAD}), seconds=60)
+    assert SECOND in found.integer and FIRST not in found.integer
+
+
 def test_without_time_nothing_is_measured_and_everything_stays(builder: VariantBuilder) -> None:
     found = search(builder, None, seconds=0)
     assert found.integer == {FIRST, SECOND, HEAD} and not found.speedups and not found.sqnr_db

@@ -73,7 +73,12 @@ def _session_between(editor: GraphEditor, known: Mapping[str, NDArray[Any]], val
         kind = helper.np_dtype_to_tensor_dtype(known[name].dtype)
         part.graph.input.append(helper.make_tensor_value_info(name, kind, [None] * known[name].ndim))
     part.graph.output.extend(onnx.ValueInfoProto(name=value) for value in values)
+    return session_of_pairs(part), read
+
+
+def session_of_pairs(model: onnx.ModelProto) -> Any:
+    """A session in which pairs round and all else runs in float: onnxruntime would round float weights between pairs, with one step for all rows."""
     ort = onnxruntime()
     settings = session_settings(ort, SessionOptions())
-    settings.add_session_config_entry("session.disable_quant_qdq", "1")  # or onnxruntime rounds float weights between pairs, with one step for all rows
-    return ort.InferenceSession(part.SerializeToString(), settings, providers=["CPUExecutionProvider"]), read
+    settings.add_session_config_entry("session.disable_quant_qdq", "1")
+    return ort.InferenceSession(model.SerializeToString(), settings, providers=["CPUExecutionProvider"])

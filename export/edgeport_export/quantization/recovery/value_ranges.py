@@ -12,17 +12,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
 from edgeport_export.quantization.qdq import shaped, with_pairs
 from edgeport_export.quantization.variants import Probes, QuantizableGraph
 from edgeport_export.rewrites.graph import GraphEditor, Ranges
-from edgeport_runtime.device import SessionOptions, session_settings
 from edgeport_runtime.engine import Arrays
-from edgeport_runtime.installation import onnxruntime
 
+from .frontier import session_of_pairs
 from .rounded_network import RoundedNetwork
 
 LEAST_DIFFERENCE = 1.02  # between the widest and the narrowest range of a value; below, there is nothing to choose
@@ -91,7 +89,7 @@ class RangedNetwork:
         self._zeros = {pair: helper.tensor_dtype_to_np_dtype(constants[pair[1]].data_type) for pair in self.pairs}
         for name in {each for pair in self.pairs for each in pair}:
             model.graph.input.append(helper.make_tensor_value_info(name, constants[name].data_type, []))
-        self._session = _session(model)
+        self._session = session_of_pairs(model)
 
     def inputs(self, pair: Pair, found: Range) -> Arrays:
         """The scale and the zero point of a range, as onnxruntime's quantizer computes them."""
@@ -104,10 +102,3 @@ class RangedNetwork:
         """Of the outputs with these scales and zero points; the others are those of the ranges in the beginning."""
         names = list(images.expected[0])
         return images.sqnr_db([dict(zip(names, self._session.run(names, {**arrays, **fed}), strict=True)) for arrays in images.arrays])
-
-
-def _session(model: onnx.ModelProto) -> Any:
-    ort = onnxruntime()
-    settings = session_settings(ort, SessionOptions())
-    settings.add_session_config_entry("session.disable_quant_qdq", "1")
-    return ort.InferenceSession(model.SerializeToString(), settings, providers=["CPUExecutionProvider"])
