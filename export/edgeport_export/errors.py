@@ -16,6 +16,8 @@ import tempfile
 
 from edgeport_runtime import EdgeportError
 
+from .scratch import lasting_folder
+
 LONGEST_MESSAGE = 400  # characters; what says more goes to a log file
 
 
@@ -28,7 +30,7 @@ def logged(text: str, details: str, most: int = LONGEST_MESSAGE) -> str:
     """The text in at most `most` characters. If it is cut, `details` go to a log file, which the message names at its end."""
     if len(text) <= most:
         return text
-    with tempfile.NamedTemporaryFile("w", prefix="edgeport-", suffix=".log", delete=False, encoding="utf-8") as file:
+    with tempfile.NamedTemporaryFile("w", prefix="edgeport-", suffix=".log", dir=lasting_folder(), delete=False, encoding="utf-8") as file:
         file.write(details + "\n")
     place = f" (all of it: {file.name})"
     return shortened(text, most - len(place)) + place

@@ -18,7 +18,7 @@ from edgeport_runtime.manifest import Selection
 from .benchmark import runner
 from .bundle.environment import machine, versions
 from .bundle.golden_cases import GoldenAnswers, answer_golden, golden_inputs
-from .bundle.staging import free_place, staged
+from .bundle.staging import reserved, staged
 from .bundle.writer import BundleContents, write_contents
 from .crowding import considerate_threads
 from .errors import ExportError, NoIntegerProducts, ParityError, logged, shortened
@@ -35,6 +35,7 @@ from .quantization.plan import Plan
 from .quantization.summary import Latencies, summarize
 from .request import ExportRequest, as_path, make_request
 from .rewrites.finalize import finalize, finalize_fp32
+from .scratch import scratch
 from .tracing.exporter import Traced, trace
 from .validation.parity import Parity, remedy
 from .validation.quality import QualityEvaluator, QualityReport, quality_evaluator
@@ -67,8 +68,16 @@ def export_bundle(
 
     Raises OutputError if `out` exists, InputError for data of another kind, ParityError if fp32 disagrees with PyTorch, ExportError and its kin otherwise.
     """
-    place = free_place(as_path(out), force=force)
-    request = make_request(network, contract, name or place.name, calibration, held_out, provenance, options, progress)
+    with scratch(), reserved(as_path(out), force=force) as place:
+        request = make_request(network, contract, name or place.name, calibration, held_out, provenance, options, progress)
+        contents = _made(request)
+        with staged(place) as folder:
+            write_contents(folder, contents)
+    return Bundle(place)
+
+
+def _made(request: ExportRequest) -> BundleContents:
+    """Everything but the writing."""
     reference, evaluator = _checked(request)
     fp32 = _fp32(reference, request)
     fp16 = _fp16(request)
@@ -79,10 +88,7 @@ def export_bundle(
         decision = _decided(int8, models, quality, request)
         golden = _golden(reference, {each: engines[each] for each in decision.kept}, fp32.parity, request)
     evidence = _evidence(models, fp32.parity, quality, _latencies(int8, fp32.model, request), decision, golden, request)
-    contents = _contents({each: models[each] for each in decision.kept}, decision, golden, evidence, request)
-    with staged(place, force=force) as folder:
-        write_contents(folder, contents)
-    return Bundle(place)
+    return _contents({each: models[each] for each in decision.kept}, decision, golden, evidence, request)
 
 
 def _checked(request: ExportRequest) -> tuple[TorchReference, QualityEvaluator | None]:

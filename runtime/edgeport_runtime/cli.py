@@ -15,8 +15,10 @@ from .device import DEVICES
 from .doctor import diagnose
 from .errors import EdgeportError, InputError
 from .evaluation import evaluate
+from .image_limits import FORMATS, LIMITS, ImageLimits
 from .json_text import strict_json
-from .loading import LATENCIES, load
+from .load_options import LATENCIES
+from .loading import load
 from .many_files import Format, Rows, find_files, fingerprint, predict_files
 from .model import Model
 from .result_files import find_places
@@ -51,16 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
         added.set_defaults(run=run)
         added.add_argument("--json", action="store_true", help="print JSON for machines")
         if model:
-            added.add_argument("bundle", help="folder of the bundle, or a lone .onnx file that edgeport wrote")
-            added.add_argument(
-                "--device", default="cpu", choices=DEVICES, help="the device to run on, never another one than asked; auto takes CUDA if it can start"
-            )
-            added.add_argument("--precision", default="auto", choices=PRECISIONS, help="the variant to run; auto takes what the bundle decided")
-            added.add_argument("--threads", type=int, help="as many as CPU affinity and cgroup quota allow if left out")
-            added.add_argument("--latency", default="normal", choices=LATENCIES, help="lowest: idle threads wait actively, for cores that nothing else uses")
-            added.add_argument("--batch", type=int, default=1, help="typical number of images per call; --precision auto and --split-batch depend on it")
-            text = "whether each thread runs images of its own, instead of a part of each operator; left out: what was faster for such batches"
-            added.add_argument("--split-batch", action=argparse.BooleanOptionalAction, default=None, help=text)
+            _add_model(added)
         return added
 
     info = command("info", _info, "what the bundle holds and promises", model=False)
@@ -77,11 +70,32 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument("--min-score", type=float, metavar="SCORE", help="detections below it are left out, 0..1; pictures begin at 0.3 without it")
     quality = command("eval", _eval, "accuracy on class folders; PSNR and SSIM, or mean IoU of masks, on folders `input` and `target`; mAP on COCO annotations")
     quality.add_argument("data", help="folder:PATH")
+    for each in (predict, quality):
+        _add_image_limits(each)
     bench = command("bench", _bench, "milliseconds per call on this machine")
     bench.add_argument("--size", metavar="HEIGHTxWIDTH", help="pixels; the contract's size if left out")
     bench.add_argument("--seconds", type=float, default=2.0, help="how long calls are timed")
     command("doctor", _doctor, "what this machine can run, and what is wrong with it", model=False)
     return parser
+
+
+def _add_model(command: argparse.ArgumentParser) -> None:
+    command.add_argument("bundle", help="folder of the bundle, or a lone .onnx file that edgeport wrote")
+    command.add_argument("--device", default="cpu", choices=DEVICES, help="the device to run on, never another one than asked; auto takes CUDA if it can start")
+    command.add_argument("--precision", default="auto", choices=PRECISIONS, help="the variant to run; auto takes what the bundle decided")
+    command.add_argument("--threads", type=int, help="as many as CPU affinity and cgroup quota allow if left out")
+    command.add_argument("--latency", default="normal", choices=LATENCIES, help="lowest: idle threads wait actively, for cores that nothing else uses")
+    command.add_argument("--batch", type=int, default=1, help="typical number of images per call; --precision auto and --split-batch depend on it")
+    text = "whether each thread runs images of its own, instead of a part of each operator; left out: what was faster for such batches"
+    command.add_argument("--split-batch", action=argparse.BooleanOptionalAction, default=None, help=text)
+    command.add_argument("--manifest-sha256", metavar="HASH", help="what the bundle's must be, if you got it by another way; `info` prints it")
+
+
+def _add_image_limits(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--max-file-mb", type=float, default=LIMITS.max_file_mb, metavar="MB", help="of an image file; a larger one is refused")
+    command.add_argument("--max-px", type=int, default=LIMITS.max_px, metavar="PIXELS", help="height times width of an image; a larger one is refused")
+    command.add_argument("--max-frames", type=int, metavar="FRAMES", help="frames or pages of an image, whose first one is answered; any number if left out")
+    command.add_argument("--formats", default=",".join(FORMATS), metavar="NAMES", help=f"that are read, some of {','.join(FORMATS)}")
 
 
 def _size(text: str | None) -> tuple[int, int] | None:
@@ -93,8 +107,15 @@ def _size(text: str | None) -> tuple[int, int] | None:
 
 
 def _load(arguments: argparse.Namespace) -> Model:
-    options = {name: getattr(arguments, name) for name in ("device", "precision", "batch", "threads", "latency", "split_batch")}
-    return load(arguments.bundle, **options)
+    options = {name: getattr(arguments, name) for name in ("device", "precision", "batch", "threads", "latency", "split_batch", "manifest_sha256")}
+    return load(arguments.bundle, **options, image_limits=_image_limits(arguments))
+
+
+def _image_limits(arguments: argparse.Namespace) -> ImageLimits:
+    if not hasattr(arguments, "formats"):
+        return LIMITS
+    formats = tuple(each.strip().upper() for each in arguments.formats.split(","))
+    return ImageLimits(max_file_mb=arguments.max_file_mb, max_px=arguments.max_px, max_frames=arguments.max_frames, formats=formats)
 
 
 def _info(arguments: argparse.Namespace) -> int:
@@ -117,7 +138,8 @@ def _info(arguments: argparse.Namespace) -> int:
     batches = f", {auto.batch_precision} for batches of {auto.from_batch} and more" if auto.batch_precision is not None else ""
     split = f", batches split among the threads from {auto.split_batch_from} images" if auto.split_batch_from is not None else ""
     _print(f"  auto    {auto.precision}{batches}{split}: {auto.reason}")
-    return _print(f"  golden  {len(manifest.golden)} cases")
+    _print(f"  golden  {len(manifest.golden)} cases")
+    return _print(f"  sha256  {bundle.sha256} of {MANIFEST}")
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -127,7 +149,7 @@ def _check(arguments: argparse.Namespace) -> int:
     if arguments.device == "auto":
         with _load(arguments) as model:
             arguments.device = model.device
-    for variant in Bundle(arguments.bundle).manifest.variants if whole else ():
+    for variant in Bundle(arguments.bundle, arguments.manifest_sha256).manifest.variants if whole else ():
         reason = not_run_here(variant, arguments.device, platform.machine())
         if reason is not None:
             left_out[variant.precision] = reason

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from .axes import Range
@@ -196,6 +196,9 @@ class Contract:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Contract":
         """Read what `to_dict` wrote. Raises ContractError if a field is missing, unknown or of the wrong kind."""
+        unknown = sorted(map(str, set(data) - {each.name for each in fields(cls)})) if isinstance(data, Mapping) else []
+        if unknown:
+            raise ContractError(f"the contract has fields that this version of edgeport does not know: {', '.join(unknown)[:100]}")
         try:
             return cls(
                 task=data["task"],
@@ -205,7 +208,7 @@ class Contract:
                 labels=tuple(str(label) for label in data["labels"]),
                 detection=DetectionHead.from_dict(data["detection"]) if data.get("detection") is not None else None,
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise ContractError(f"this is not a contract that this version of edgeport can read ({type(error).__name__}: {error})") from error
 
     @classmethod
@@ -213,7 +216,7 @@ class Contract:
         """Read what `to_json` wrote. Raises ContractError."""
         try:
             return cls.from_dict(json.loads(text))
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ContractError(f"the contract is not JSON: {error}") from error
 
 

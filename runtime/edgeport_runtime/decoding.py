@@ -1,7 +1,9 @@
 """From anything that holds an image to an upright PIL image in the mode that is wanted."""
 
 import io
-from contextlib import suppress
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,13 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from .errors import ImageError, first_line
+from .image_limits import LIMITS, ImageLimits, content
+from .regular_files import NotRegularError, open_regular
 
 ImageSource = Any  # a path, bytes, a bytearray or memoryview, an open file, a PIL image, a uint8 array, or what numpy makes one of
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-LARGEST_PX = 89_478_485  # Pillow only warns up to twice this; see PIL.Image.MAX_IMAGE_PIXELS
+# What Pillow raises for damaged files beside its own errors. An exception of a signal's handler, a time limit say, is none of them.
+DAMAGED: tuple[type[Exception], ...] = (OSError, EOFError, ValueError, SyntaxError, struct.error, LookupError, TypeError, AttributeError)
+DAMAGED += (ArithmeticError, AssertionError, RuntimeError, Warning)
 ORIENTATION = 0x0112  # the tag of EXIF
 TURNS = {  # its values -> what brings the image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -27,55 +32,72 @@ TURNS = {  # its values -> what brings the image upright
 FIRST_TURNED = 5  # of its values: from here on height and width are exchanged
 
 
-def decode(source: ImageSource) -> Image.Image:
-    """Open a file (by path, or open for reading), bytes, a PIL image or an array as an upright PIL image, still in its own mode.
+def decode(source: ImageSource, limits: ImageLimits = LIMITS) -> Image.Image:
+    """Open a file (by path, or open for reading), bytes, a PIL image or an array as an upright PIL image, still in its own mode. Of several frames the first.
 
     Arrays are uint8 of shape (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA, values in 0..255.
-    Raises ImageError if it is no image, is truncated, or has more than LARGEST_PX pixels.
+    Raises ImageError if it is no image, is truncated, is no regular file, or is beyond `limits`.
     """
     name = describe(source)
     if _is_array(source):
         return _from_array(_array_of(source))
-    if isinstance(source, io.TextIOBase):
-        raise ImageError(f"{name}: it is open for text; open it for bytes, as in open(path, 'rb')")
-    try:
-        if isinstance(source, Image.Image):
-            source.load()
-            return _upright(source)
-        with Image.open(_file_of(source), formats=FORMATS) as image:
-            if image.width * image.height > LARGEST_PX:
-                raise ImageError(f"{name}: {image.width}x{image.height} pixels are more than the {LARGEST_PX:,} that are decoded; shrink the image first")
-            image.load()
-            return _upright(image)
-    except FileNotFoundError as error:
-        raise ImageError(f"{name}: there is no such file") from error
-    except IsADirectoryError as error:
-        raise ImageError(f"{name}: expected an image, but this is a folder; name the images in it") from error
-    except UnidentifiedImageError as error:
-        raise ImageError(f"{name}: expected an image ({', '.join(FORMATS)}), but the content is not one") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # a warning only if warnings are errors
-        raise ImageError(f"{name}: its pixels are more than the {LARGEST_PX:,} that are decoded; shrink the image first") from error
-    except (OSError, ValueError, SyntaxError) as error:  # Pillow raises SyntaxError for broken PNG chunks
-        raise ImageError(f"{name}: the image cannot be read ({error})") from error
+    with _told(name, limits), _opened(source, limits) as image:
+        image.load()
+        return _upright(image)
 
 
-def size_px(source: ImageSource) -> tuple[int, int]:
+def size_px(source: ImageSource, limits: ImageLimits = LIMITS) -> tuple[int, int]:
     """Height and width, upright; of a file without decoding its pixels. Raises ImageError."""
     if isinstance(source, np.ndarray) and source.ndim == 2:  # a mask may have any dtype
         return source.shape[0], source.shape[1]
-    if not isinstance(source, Image.Image) and not _is_array(source):
-        with suppress(OSError, ValueError, SyntaxError, Image.DecompressionBombError), Image.open(_file_of(source), formats=FORMATS) as image:
-            turned = _orientation(image)
-            return (image.width, image.height) if turned in TURNS and turned >= FIRST_TURNED else (image.height, image.width)
-    whole = decode(source)
-    return whole.height, whole.width
+    if _is_array(source):
+        whole = _from_array(_array_of(source))
+        return whole.height, whole.width
+    with _told(describe(source), limits), _opened(source, limits) as image:
+        turned = _orientation(image)
+        exchanged = turned in TURNS and turned >= FIRST_TURNED and image.format != "TIFF"  # of a TIFF Pillow gives the upright size
+        return (image.width, image.height) if exchanged else (image.height, image.width)
 
 
-def _file_of(source: ImageSource) -> Any:
-    """What Pillow opens."""
-    if isinstance(source, memoryview):
-        source = source.tobytes()  # it may have gaps
-    return io.BytesIO(source) if isinstance(source, bytes | bytearray) else source
+@contextmanager
+def _opened(source: ImageSource, limits: ImageLimits) -> Iterator[Image.Image]:
+    """An image of which no pixels have been decoded."""
+    if isinstance(source, Image.Image):
+        yield source
+        return
+    name = describe(source)
+    if isinstance(source, io.TextIOBase):
+        raise ImageError(f"{name}: it is open for text; open it for bytes, as in open(path, 'rb')")
+    path = isinstance(source, str | Path)
+    with open_regular(source) if path else nullcontext(source) as file, Image.open(content(name, file, limits), formats=limits.formats) as image:
+        limits.require_header(name, image)
+        yield image
+
+
+@contextmanager
+def _told(name: str, limits: ImageLimits) -> Iterator[None]:
+    """Whatever goes wrong becomes an ImageError that names the image."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise ImageError(f"{name}: there is no such file") from error
+    except NotRegularError as error:
+        remedy = "; name the images in it" if error.kind == "a folder" else "; name a file, or give its bytes"
+        raise ImageError(f"{name}: expected an image, but this is {error.kind}{remedy}") from error
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{name}: expected an image ({', '.join(limits.formats)}), but the content is not one") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # a warning only if warnings are errors
+        raise ImageError(limits.too_many_px(name, "its pixels") + _pillows_own(limits)) from error
+    except MemoryError as error:
+        raise ImageError(f"{name}: there is not enough memory to decode it; shrink the image first") from error
+    except DAMAGED as error:
+        raise ImageError(f"{name}: the image cannot be read ({first_line(error)})") from error
+
+
+def _pillows_own(limits: ImageLimits) -> str:
+    """If `limits` allow more than Pillow does."""
+    most = Image.MAX_IMAGE_PIXELS
+    return "" if most is None or limits.max_px <= most else f" and PIL.Image.MAX_IMAGE_PIXELS, which is {most:,}"
 
 
 def _is_array(source: ImageSource) -> bool:

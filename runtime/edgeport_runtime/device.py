@@ -20,6 +20,8 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 DEVICES = ("auto", "cpu", "cuda")
 MOST_THREADS = 64  # that may be asked for, unless there are more processors
 SPIN_US = 20  # bridges the time between operators: within 5 % of waiting without end, and nothing is burned between calls (docs/runtime.md)
+FOLDED_BYTES = "optimization.constant_folding_max_output_size_in_bytes"
+LEAST_FOLDED_BYTES = 64 * 2**20  # a file of 77 bytes took 825 MB at load: one ConstantOfShape, computed beforehand
 BOUNDED_SPIN = (1, 32)  # the first onnxruntime that knows it; earlier ones do not spin
 
 
@@ -72,7 +74,10 @@ def open_session(model: bytes, options: SessionOptions) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what it warns of, a session on another provider, is an error below
-            session = ort.InferenceSession(model, session_settings(ort, options), providers=providers)
+            settings = session_settings(ort, options)
+            settings.add_session_config_entry(FOLDED_BYTES, str(max(LEAST_FOLDED_BYTES, len(model))))
+            settings.add_session_config_entry("session.load_model_format", "ONNX")  # else bytes may be read as another format, whose outline nobody has seen
+            session = ort.InferenceSession(model, settings, providers=providers)
     except Exception as error:  # its exceptions derive from Exception directly
         raise BundleError(f"onnxruntime {ort.__version__} cannot load the model: {first_line(error)}") from error
     if session.get_providers()[0] != provider:

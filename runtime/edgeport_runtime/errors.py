@@ -67,6 +67,11 @@ class ClosedError(BusyError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error that says something, or its type: messages of other libraries may be empty or fill screens."""
+    """The first line of an error that says something, or its type: messages of other libraries may be empty or fill screens.
+
+    Of the system's errors the reason alone, because whoever tells it names the file.
+    """
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__

@@ -13,6 +13,7 @@ from .contract import Contract
 from .decoding import ImageSource, describe, size_px
 from .engine import Arrays
 from .errors import InputError
+from .image_limits import LIMITS, ImageLimits
 from .images import Pixel, PixelBatch, are_several, image_files, kind_of, pixel_batches, prepare_mask, prepare_target
 from .interpretation import RunOutputs
 from .model import Model
@@ -40,10 +41,17 @@ class Example:
 Examples = str | Path | Iterable[Example | ImageSource | tuple[ImageSource, int | ImageSource]]
 
 
-def measure(contract: Contract, run: Callable[[Pixel], Arrays], examples: Sequence[Example], advance: Callable[[int], None] = lambda done: None) -> Quality:
+def measure(
+    contract: Contract,
+    run: Callable[[Pixel], Arrays],
+    examples: Sequence[Example],
+    advance: Callable[[int], None] = lambda done: None,
+    limits: ImageLimits = LIMITS,
+) -> Quality:
     """Feed every example through `run` (uint8 (N, H, W, C) -> outputs), in batches of one image size, and score the first output.
 
-    `advance`: called with the number of images that are done. Raises InputError without examples or their truth, or for a task without a metric.
+    `advance`: called with the number of images that are done. `limits`: what images may be.
+    Raises InputError without examples or their truth, or for a task without a metric.
     """
     if not examples:
         raise InputError("nothing to evaluate: there are no images")
@@ -52,11 +60,11 @@ def measure(contract: Contract, run: Callable[[Pixel], Arrays], examples: Sequen
     assert truth is not None  # a task with a metric has one
     scorer: Any = SCORERS[truth](len(examples))
     sources = [example.source for example in examples]
-    for batch in pixel_batches(sources, contract, prepared_at_once=min(BATCH, contract.largest_batch)):
+    for batch in pixel_batches(sources, contract, prepared_at_once=min(BATCH, contract.largest_batch), limits=limits):
         outputs = run(batch.pixels)
         judged = _answers(outputs, batch, contract) if scorer.takes_answers else outputs[contract.outputs[0].name]
         for index, row in zip(batch.indices, judged, strict=True):
-            scorer.add(index, row, _fitted_truth(truth, examples[index], contract, row), describe(sources[index]))
+            scorer.add(index, row, _fitted_truth(truth, examples[index], contract, row, limits), describe(sources[index]))
         advance(len(batch.indices))
     quality: Quality = scorer.quality()
     return quality
@@ -66,20 +74,20 @@ def _answers(outputs: Arrays, batch: PixelBatch, contract: Contract) -> list[Ans
     return find_task(contract.task).interpret(RunOutputs(outputs=outputs, contract=contract, sources_px=batch.sources_px, network_px=batch.pixels.shape[1:3]))
 
 
-def _fitted_truth(kind: TruthKind, example: Example, contract: Contract, row: NDArray[Any]) -> Any:
+def _fitted_truth(kind: TruthKind, example: Example, contract: Contract, row: NDArray[Any], limits: ImageLimits) -> Any:
     """The truth as the scorer takes it: an image or a mask follows the size of the output, which need not be that of the input."""
     if kind == "image":
-        _require_same_view(example, row.shape[:2])
-        return prepare_target(example.truth, contract.pixels, row.shape)
+        _require_same_view(example, row.shape[:2], limits)
+        return prepare_target(example.truth, contract.pixels, row.shape, limits)
     if kind == "mask":
-        _require_same_view(example, row.shape[1:])
-        return prepare_mask(example.truth, contract.pixels, row.shape[1:])
+        _require_same_view(example, row.shape[1:], limits)
+        return prepare_mask(example.truth, contract.pixels, row.shape[1:], limits)
     return example.truth
 
 
-def _require_same_view(example: Example, output_px: tuple[int, ...]) -> None:
+def _require_same_view(example: Example, output_px: tuple[int, ...], limits: ImageLimits) -> None:
     """A target may be larger or smaller than its image, but not of other proportions than both image and output. Raises InputError."""
-    image, target = size_px(example.source), size_px(example.truth)
+    image, target = size_px(example.source, limits), size_px(example.truth, limits)
     if not _alike(target, image) and not _alike(target, output_px):
         raise InputError(
             f"{describe(example.source)}: its target is {target[0]}x{target[1]} (HxW), but the image is {image[0]}x{image[1]}: these are not the same view, "
@@ -182,7 +190,7 @@ def evaluate(model: Model, data: Examples, advance: Callable[[int], None] = lamb
     `data`: a folder in the layout of `folder_examples`, or an iterable of Examples or of pairs (image, truth). `advance`: called with the number
     of images that are done. Raises InputError for other data, or a task without a metric; ImageError for an image that cannot be read.
     """
-    return measure(model.contract, model.raw, labeled_examples(data, model.contract), advance)
+    return measure(model.contract, model.raw, labeled_examples(data, model.contract), advance, model.image_limits)
 
 
 def labeled_examples(data: Examples, contract: Contract) -> list[Example]:

@@ -8,6 +8,7 @@ The formula is whole numbers alone, so that any language makes the same inputs. 
     other        i mod 2
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +18,10 @@ from numpy.typing import NDArray
 from .bundle import Bundle
 from .contract import Contract, Input
 from .engine import Arrays
+from .errors import FormatError
 from .manifest import GoldenCase
+
+MOST_VALUES = 2**28  # of the inputs of a case
 
 
 def case_inputs(bundle: Bundle, case: GoldenCase) -> Arrays:
@@ -30,7 +34,11 @@ def case_inputs(bundle: Bundle, case: GoldenCase) -> Arrays:
 
 def formula_inputs(contract: Contract, sizes: Mapping[str, int]) -> Arrays:
     """`sizes`: of the dynamic axes."""
-    return {each.name: _made(each, tuple(axis if isinstance(axis, int) else sizes[axis] for axis in each.shape)) for each in contract.inputs}
+    shapes = {each.name: tuple(axis if isinstance(axis, int) else sizes[axis] for axis in each.shape) for each in contract.inputs}
+    values = sum(map(math.prod, shapes.values()))
+    if values > MOST_VALUES:
+        raise FormatError(f"a golden case at {dict(sizes)} would have {values:,} values, more than {MOST_VALUES:,}")
+    return {each.name: _made(each, shapes[each.name]) for each in contract.inputs}
 
 
 def sampled(values: NDArray[Any], every: int) -> NDArray[Any]:

@@ -16,6 +16,7 @@ from .contract import Contract
 from .decoding import ImageSource, convert, decode, describe, in_rgb
 from .errors import ImageError, InputError
 from .framing import Framing
+from .image_limits import LIMITS, ImageLimits
 from .pixels import Pixels
 from .threads import usable_threads
 
@@ -73,12 +74,12 @@ def kind_of(sources: Any) -> str:
     return f"an array of shape {tuple(sources.shape)}" if hasattr(sources, "shape") else f"one {type(sources).__name__}"
 
 
-def prepare(source: ImageSource, pixels: Pixels, size_px: tuple[int, int] | None = None) -> Pixel:
+def prepare(source: ImageSource, pixels: Pixels, size_px: tuple[int, int] | None = None, limits: ImageLimits = LIMITS) -> Pixel:
     """Decode, convert and fit one image: uint8 (height, width, channels), values in 0..255.
 
     `size_px`: (height, width) instead of the contract's. Raises ImageError.
     """
-    return prepared(source, pixels, size_px).pixels
+    return prepared(source, pixels, size_px, limits).pixels
 
 
 class Prepared(NamedTuple):
@@ -88,7 +89,7 @@ class Prepared(NamedTuple):
     source_px: tuple[int, int]
 
 
-def prepared(source: ImageSource, pixels: Pixels, size_px: tuple[int, int] | None = None) -> Prepared:
+def prepared(source: ImageSource, pixels: Pixels, size_px: tuple[int, int] | None = None, limits: ImageLimits = LIMITS) -> Prepared:
     """As `prepare`, with the source's size, which leads back from the network's input to the image. Raises ImageError."""
     if size_px is not None and (pixels.resize == "keep" or min(size_px) < 1):
         reason = "keeps every image's own size" if pixels.resize == "keep" else "takes sizes from 1 pixel up"
@@ -96,13 +97,15 @@ def prepared(source: ImageSource, pixels: Pixels, size_px: tuple[int, int] | Non
     height, width = size_px or (pixels.height, pixels.width)
     if isinstance(source, np.ndarray) and is_prepared(source, replace(pixels, height=height, width=width)):
         return Prepared(source.copy(), source.shape[:2])
-    image = decode(source)
+    image = decode(source, limits)
     if not image.width or not image.height:
         raise ImageError(f"{describe(source)}: the image has no pixels")
     try:
         array = np.array(fit(convert(image, pixels.mode), pixels, height, width), dtype=np.uint8)
     except ImageError as error:
         raise ImageError(f"{describe(source)}: {error}") from error
+    except MemoryError as error:
+        raise ImageError(f"{describe(source)}: there is not enough memory to bring it to {height}x{width} pixels (HxW)") from error
     return Prepared(array if array.ndim == 3 else array[:, :, np.newaxis], (image.height, image.width))
 
 
@@ -112,23 +115,23 @@ def is_prepared(array: NDArray[Any], pixels: Pixels) -> bool:
     return array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] == pixels.channels and 0 not in array.shape and same_size
 
 
-def prepare_target(source: ImageSource, pixels: Pixels, shape: tuple[int, int, int]) -> Pixel:
+def prepare_target(source: ImageSource, pixels: Pixels, shape: tuple[int, int, int], limits: ImageLimits = LIMITS) -> Pixel:
     """The image that an output of `shape` (H, W, C) should be, fitted by the contract's rule to that size: uint8. "keep" leaves its size alone."""
     height, width, channels = shape
     mode: Literal["L", "RGB"] = "L" if channels == 1 else "RGB"
-    fitted = fit(convert(decode(source), mode), replace(pixels, mode=mode, mean=(0.0,) * channels, std=(1.0,) * channels), height, width)
+    fitted = fit(convert(decode(source, limits), mode), replace(pixels, mode=mode, mean=(0.0,) * channels, std=(1.0,) * channels), height, width)
     array = np.array(fitted, dtype=np.uint8)
     return array if array.ndim == 3 else array[:, :, np.newaxis]
 
 
-def prepare_mask(source: ImageSource, pixels: Pixels, size_px: tuple[int, int]) -> NDArray[np.int64]:
+def prepare_mask(source: ImageSource, pixels: Pixels, size_px: tuple[int, int], limits: ImageLimits = LIMITS) -> NDArray[np.int64]:
     """The classes of positions, (H, W), from a palette or gray image or an integer array (H, W), fitted by the contract's rule with nearest.
 
     A palette image holds its indices. Where letterbox pads, the class is 255, which counts for nothing. Raises ImageError for an image in color.
     """
     if isinstance(source, np.ndarray) and source.ndim == 2 and source.dtype.kind in "iu":
         source = source.astype(np.uint8) if source.size and 0 <= source.min() <= source.max() <= 255 else source
-    image = decode(source)
+    image = decode(source, limits)
     if image.mode not in ("L", "P", "1"):
         raise ImageError(f"{describe(source)}: expected a mask, a gray or palette image whose values are classes, got an image of mode {image.mode}")
     indices = Image.fromarray(np.array(image, dtype=np.uint8))
@@ -172,6 +175,7 @@ def pixel_batches(
     most: Callable[[int, int], int] | None = None,
     faults: dict[int, ImageError] | None = None,
     channels: str = "rgb",
+    limits: ImageLimits = LIMITS,
 ) -> Iterator[PixelBatch]:
     """Images prepared for a contract, in batches of one size.
 
@@ -183,7 +187,7 @@ def pixel_batches(
 
     def prepared_or_error(source: ImageSource) -> Prepared | ImageError:
         try:
-            made = prepared(in_rgb(source, channels), contract.pixels, size_px)
+            made = prepared(in_rgb(source, channels), contract.pixels, size_px, limits)
             require_size(made.pixels.shape, contract, describe(source))
             return made
         except ImageError as error:

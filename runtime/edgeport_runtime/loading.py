@@ -1,79 +1,31 @@
 """From a path to a model that runs: which variant, on which device, with which session."""
 
 import hashlib
-import math
 import os
 import platform
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .axes import is_whole
 from .bundle import Bundle
 from .contract import METADATA_KEY, NARROW_KEY, Contract
-from .device import DEVICES, SessionOptions, require_cuda
+from .device import SessionOptions, require_cuda
 from .engine import Engine
-from .errors import AlteredError, BundleError, DeviceError, FormatError, InputError
+from .errors import AlteredError, BundleError, DeviceError, FormatError, InputError, first_line
+from .image_limits import LIMITS, ImageLimits
 from .installation import onnxruntime, require_onnxruntime
+from .load_options import LoadOptions, SessionFactory
+from .manifest import MOST_BYTES
 from .memory import MEMORY_MB, UNMEASURED, RunBounds, measured_bytes_per_pixel
 from .model import Model
-from .protobuf import Outline, read_outline
+from .outline import Outline, read_outline
+from .regular_files import read_regular
 from .selection import choose, require_batch, should_split_batch, with_exact_int8
 
 INTEGERS = {"QuantizeLinear", "DequantizeLinear", "MatMulInteger"}  # operators of int8 variants
-LATENCIES = ("normal", "lowest")
-SessionFactory = Callable[[bytes], Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoadOptions:
-    """What `load` was asked for; see there."""
-
-    device: str = "cpu"
-    precision: str = "auto"
-    batch: int = 1
-    threads: int | None = None
-    latency: str = "normal"
-    tf32: bool = False
-    split_batch: bool | None = None
-    max_batch: int | None = None
-    max_memory_mb: float = MEMORY_MB
-    session: SessionFactory | None = None
-
-    def __post_init__(self) -> None:
-        if self.device not in DEVICES:
-            raise InputError(f"device must be one of {list(DEVICES)}, got {self.device!r}")
-        if self.latency not in LATENCIES:
-            raise InputError(f"latency must be one of {list(LATENCIES)}, got {self.latency!r}")
-        if self.split_batch is not None and not isinstance(self.split_batch, bool):
-            raise InputError(f"split_batch must be True, False, or None for what was measured, got {self.split_batch!r}")
-        if self.max_batch is not None and (not is_whole(self.max_batch) or self.max_batch < 1):
-            raise InputError(f"max_batch is a whole number of images, at least 1, got {self.max_batch!r}")
-        if not isinstance(self.tf32, bool):
-            raise InputError(f"tf32 must be True or False, got {self.tf32!r}")
-        if not isinstance(self.max_memory_mb, int | float) or isinstance(self.max_memory_mb, bool) or not 0 < self.max_memory_mb < math.inf:
-            raise InputError(f"max_memory_mb is a number of MB above 0, got {self.max_memory_mb!r}")
-        if self.session is not None:
-            self._require_own_session()
-
-    def _require_own_session(self) -> None:
-        if not callable(self.session):
-            raise InputError(f"session is a function from the model's bytes to an InferenceSession, got {type(self.session).__name__}")
-        if self.device != "cpu" or self.threads is not None or self.latency != "normal" or self.tf32 or self.split_batch:
-            raise InputError("a session of your own brings its device with it: leave device, threads, latency, tf32 and split_batch out")
-
-    def session_options(self, device: str) -> SessionOptions:
-        """For `device`, "cpu" or "cuda"."""
-        lowest = self.latency == "lowest"
-        return SessionOptions(
-            device=device,
-            threads=self.threads,
-            spinning=lowest,
-            split_batch=self.split_batch is True,
-            tf32=self.tf32 and (device == "cuda" or self.device == "cpu"),
-        )
+REPLACED = 20  # times that a bundle may be replaced while it is loaded
 
 
 def load(
@@ -89,6 +41,8 @@ def load(
     max_batch: int | None = None,
     max_memory_mb: float = MEMORY_MB,
     session: SessionFactory | None = None,
+    image_limits: ImageLimits = LIMITS,
+    manifest_sha256: str | None = None,
 ) -> Model:
     """Load a bundle, or a lone .onnx file that edgeport wrote.
 
@@ -104,6 +58,8 @@ def load(
     from the bundle's evidence, or taken as 512 bytes a pixel; one image runs in any case, and `Model.raw` runs what it is given.
     `session`: for a provider of your own: a function from the model's bytes, whose hash was checked, to an onnxruntime.InferenceSession.
 
+    `image_limits`: what an image may be before it is decoded. `manifest_sha256`: what the bundle's must be, for whoever got it by another way.
+
     Raises BundleError, DeviceError or InputError.
     """
     options = LoadOptions(
@@ -117,6 +73,8 @@ def load(
         max_batch=max_batch,
         max_memory_mb=max_memory_mb,
         session=session,
+        image_limits=image_limits,
+        manifest_sha256=manifest_sha256,
     )
     if not isinstance(path, str | os.PathLike):
         raise InputError(f"path must name a bundle's folder or an .onnx file, got {type(path).__name__}")
@@ -164,14 +122,33 @@ def _load_on(device: str, path: Path, options: LoadOptions) -> tuple[Model, str]
     """The model, and the hash of what it was loaded from."""
     session_options = options.session_options(device)
     if path.suffix == ".onnx":
+        if options.manifest_sha256 is not None:
+            raise InputError("manifest_sha256 is of a bundle's manifest, and a lone .onnx file has none: leave it out, or load the bundle's folder")
         data = _read(path)
         model, sha256 = _load_file(path, data, session_options, options), hashlib.sha256(data).hexdigest()
         require_batch(options.batch, model.contract)
+        model.bounds = _bounds(model, {}, options)
     else:
-        bundle = Bundle(path)
-        model, sha256 = _load_bundle(bundle, session_options, options), bundle.sha256
-    model.bounds = _bounds(model, options)
+        model, sha256 = _load_whole(path, session_options, options)
+    model.image_limits = options.image_limits
     return model, sha256
+
+
+def _load_whole(path: Path, session_options: SessionOptions, options: LoadOptions) -> tuple[Model, str]:
+    """A model of one bundle, although another one may take its place at any moment (`edgeport export --force`). Then the new one is loaded."""
+    for last in (*[False] * REPLACED, True):
+        bundle = Bundle(path, options.manifest_sha256)
+        try:
+            model = _load_bundle(bundle, session_options, options)
+        except AlteredError:
+            if last or not bundle.was_replaced():
+                raise
+            continue
+        model.bounds = _bounds(model, _evidence(bundle), options)
+        if last or not bundle.was_replaced():
+            break
+        model.close()
+    return model, bundle.sha256
 
 
 def _load_bundle(bundle: Bundle, session_options: SessionOptions, options: LoadOptions) -> Model:
@@ -193,7 +170,7 @@ def _load_variant(bundle: Bundle, chosen: str, reason: str, session_options: Ses
     path, variant, contract = bundle.folder, bundle.variant(chosen), bundle.manifest.contract
     require_onnxruntime(variant.onnxruntime, path)
     model = bundle.read(variant)
-    if _contract(_outline(model, path), path).to_json() != contract.to_json():
+    if _contract(_outline(model, path, own_session=options.session is not None), path).to_json() != contract.to_json():
         raise BundleError(f"{path}: the contract inside {variant.file} is not the manifest's; export the bundle again")
     saturable = variant.target is not None and not variant.target.narrow_weights
     engine, reason = _engine(model, contract, session_options, options, reason, saturable=saturable)
@@ -202,15 +179,15 @@ def _load_variant(bundle: Bundle, chosen: str, reason: str, session_options: Ses
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise BundleError(f"{path}: the model cannot be read ({error.strerror})") from error
+        return read_regular(path, MOST_BYTES)
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path}: the model cannot be read ({first_line(error)})") from error
 
 
 def _load_file(path: Path, model: bytes, session_options: SessionOptions, options: LoadOptions) -> Model:
     if options.precision != "auto":
         raise InputError(f"{path} is one file at one precision: leave precision at 'auto', or load the bundle's folder")
-    outline = _outline(model, path)
+    outline = _outline(model, path, own_session=options.session is not None)
     saturable = bool(INTEGERS & outline.operators) and NARROW_KEY not in outline.metadata
     engine, reason = _engine(model, _contract(outline, path), session_options, options, "a lone file", saturable=saturable)
     return Model(engine, precision="as stored", reason=reason, bundle=None)
@@ -231,23 +208,33 @@ def _required(session: Any) -> Any:
     return session
 
 
-def _bounds(model: Model, options: LoadOptions) -> RunBounds:
+def _evidence(bundle: Bundle) -> dict[str, Any]:
     try:
-        evidence = {} if model.bundle is None else model.bundle.evidence()
-    except FormatError:  # evidence is no part of what runs
-        evidence = {}
+        return bundle.evidence()
+    except FormatError:  # it is no part of what runs
+        return {}
+
+
+def _bounds(model: Model, evidence: Mapping[str, Any], options: LoadOptions) -> RunBounds:
     measured = measured_bytes_per_pixel(evidence, model.precision, model.contract)
     largest = model.contract.largest_batch if options.max_batch is None else min(options.max_batch, model.contract.largest_batch)
     return RunBounds(max_batch=largest, max_memory_mb=options.max_memory_mb, bytes_per_pixel=UNMEASURED if measured is None else measured)
 
 
-def _outline(model: bytes, path: Path) -> Outline:
+def _outline(model: bytes, path: Path, *, own_session: bool) -> Outline:
     try:
         outline = read_outline(model)
     except FormatError as error:
         raise FormatError(f"{path}: {error}") from error
     if outline.external:
         raise BundleError(f"{path}: {len(outline.external)} tensors are kept outside the model file, which edgeport never writes nor reads")
+    if outline.faults:
+        raise BundleError(f"{path}: the model holds {outline.faults[0]}; edgeport never writes that, so it is refused: export the network again")
+    if outline.foreign and not own_session:
+        raise BundleError(
+            f"{path}: the model holds operators of {', '.join(outline.foreign)}, and edgeport writes ONNX's own alone; for operators of yours open "
+            "the session yourself (session=)"
+        )
     return outline
 
 

@@ -6,15 +6,18 @@ text, and the target by name inside the plan. Its manifests are read into the sa
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 from .axes import is_whole
 from .contract import Contract
 from .json_text import canonical_json
+from .typed import type_fault
 
 FORMAT = 2
+MOST_BYTES = 2**31 - 1  # of one file; protobuf has no larger messages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +145,8 @@ def sealed(data: Mapping[str, Any]) -> dict[str, Any]:
 def parse_manifest(data: Mapping[str, Any]) -> Manifest:
     """Read a manifest whose seal was checked. Raises KeyError, TypeError, ValueError, AttributeError, ContractError if something is missing or wrong."""
     old = data["format"] == 1
+    if not old:
+        _require_known(data, {each.name for each in fields(Manifest)} | {"sha256"}, "the manifest")
     manifest = Manifest(
         name=str(data["name"]),
         contract=Contract.from_dict(data["contract"]),
@@ -151,10 +156,20 @@ def parse_manifest(data: Mapping[str, Any]) -> Manifest:
         provenance=dict(data["provenance"]),
         format=data["format"],
     )
-    faults = _faults(manifest)
+    fault = type_fault(manifest)
+    if fault is not None:
+        raise TypeError(fault)
+    faults = [*_faults(manifest), *_golden_faults(manifest), *_file_faults(manifest)]
     if faults:
         raise ValueError("; ".join(faults))
     return manifest
+
+
+def _require_known(data: Mapping[str, Any], known: set[str], where: str) -> None:
+    """Format 2 is frozen: what it does not have belongs to another format."""
+    unknown = sorted(map(str, set(data) - known))
+    if unknown:
+        raise ValueError(f"{where} has fields that format {FORMAT} does not know: {', '.join(unknown)[:100]}")
 
 
 def selection_of_format_1(auto: Mapping[str, Any]) -> Selection:
@@ -189,18 +204,38 @@ def _faults(manifest: Manifest) -> list[str]:
     for name, size in (("from_batch", auto.from_batch), ("split_batch_from", auto.split_batch_from)):
         if size is not None and (not is_whole(size) or size < 2):
             found.append(f"auto.{name} must be a batch of at least 2, got {size!r}")
-    counts = len(manifest.contract.inputs), len(manifest.contract.outputs)
-    for case in manifest.golden:
-        listed = (case.outputs, *(case.host[each] for each in precisions), *(case.tolerance[each] for each in precisions))
-        if len(case.inputs) != (counts[0] if case.sizes is None else 0) or any(len(each) != counts[1] for each in listed):
-            found.append(f"{case.folder} does not hold {counts[0]} inputs and {counts[1]} outputs for each variant")
-    files = [file.file for case in manifest.golden for file in (*case.inputs, *case.outputs)] + [variant.file for variant in manifest.variants]
-    if not all(isinstance(file, str) for file in files):
-        found.append("a file name is no text")
+    found += [f"{each.file} has {each.bytes} bytes" for each in manifest.variants if not 0 < each.bytes <= MOST_BYTES]
     return found
 
 
+def _golden_faults(manifest: Manifest) -> Iterator[str]:
+    contract, precisions = manifest.contract, [variant.precision for variant in manifest.variants]
+    counts = len(contract.inputs), len(contract.outputs)
+    for case in manifest.golden:
+        listed = (case.outputs, *(case.host[each] for each in precisions), *(case.tolerance[each] for each in precisions))
+        if len(case.inputs) != (counts[0] if case.sizes is None else 0) or any(len(each) != counts[1] for each in listed):
+            yield f"{case.folder} does not hold {counts[0]} inputs and {counts[1]} outputs for each variant"
+        sizes = case.sizes
+        if case.every < 1 or (sizes is not None and (set(sizes) != set(contract.axes) or any(size not in contract.axes[name] for name, size in sizes.items()))):
+            yield f"{case.folder} has sizes {sizes} and every {case.every}, which the contract's axes do not allow"
+
+
+def files_of(case: GoldenCase) -> Iterator[File]:
+    """All files of a golden case."""
+    yield from (*case.inputs, *case.outputs, *case.levels.values(), *(each for files in case.host.values() for each in files))
+
+
+def _file_faults(manifest: Manifest) -> Iterator[str]:
+    """A name is a path below the bundle's folder, on any system."""
+    for name in (*(each.file for each in manifest.variants), *(each.file for case in manifest.golden for each in files_of(case))):
+        path, windows = PurePosixPath(name), PureWindowsPath(name)
+        if not path.parts or "\0" in name or path.is_absolute() or windows.drive or windows.root or ".." in windows.parts:
+            yield f"{name!r} points outside the bundle"
+
+
 def _case(data: Mapping[str, Any]) -> GoldenCase:
+    _require_known(data, {each.name for each in fields(GoldenCase)}, "a golden case")
+
     def files(listed: list[dict[str, str]]) -> tuple[File, ...]:
         return tuple(File(**each) for each in listed)
 
@@ -211,8 +246,8 @@ def _case(data: Mapping[str, Any]) -> GoldenCase:
         levels={name: File(**each) for name, each in data["levels"].items()},
         host={precision: files(listed) for precision, listed in data["host"].items()},
         tolerance={precision: tuple(_tolerance(each) for each in listed) for precision, listed in data["tolerance"].items()},
-        sizes=None if data.get("sizes") is None else {name: int(size) for name, size in data["sizes"].items()},
-        every=int(data.get("every", 1)),
+        sizes=None if data.get("sizes") is None else dict(data["sizes"]),
+        every=data.get("every", 1),
     )
 
 
@@ -220,4 +255,4 @@ def _tolerance(data: Mapping[str, float | None]) -> Tolerance:
     largest, rms = data["max_abs"], data["rms"]
     if largest is None:
         raise ValueError("a tolerance without max_abs")
-    return Tolerance(max_abs=float(largest), rms=None if rms is None else float(rms))
+    return Tolerance(max_abs=largest, rms=rms)

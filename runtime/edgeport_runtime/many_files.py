@@ -194,7 +194,7 @@ def predict_files(
                 for sign, option in signs:
                     leave_sign(sign, signature, option)
                 answer = answer.at_least(min_score) if isinstance(answer, Detections) and min_score is not None else answer
-                draw(answer, file.path, places.pictures.get(file.path), min_score)
+                draw(answer, file.path, places.pictures.get(file.path), min_score, model.image_limits)
             if str(file.path) not in rows.done:
                 rows.write({"image": str(file.path), **_facts(answer, places.answers.get(file.path))})
     progress(len(files))

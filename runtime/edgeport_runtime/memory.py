@@ -33,10 +33,13 @@ def measured_bytes_per_pixel(evidence: Mapping[str, Any], precision: str, contra
     """From the most memory that the bundle's benchmark held at its two batch sizes. None if it does not tell."""
     image = contract.inputs[0].pixels
     peaks: dict[int, int] = {}
-    for entry in (evidence.get("speed") or {}).get("latencies") or []:
-        held = (entry.get(precision) or {}).get("peak_bytes")
-        if held:
-            peaks[entry["batch"]] = held
+    try:  # nobody vouches for the evidence
+        for entry in (evidence.get("speed") or {}).get("latencies") or []:
+            held = (entry.get(precision) or {}).get("peak_bytes")
+            if held:
+                peaks[int(entry["batch"])] = int(held)
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
+        return None
     if image is None or len(peaks) < 2:
         return None
     small, large = min(peaks), max(peaks)

@@ -14,6 +14,7 @@ from .counters import Counters
 from .decoding import ImageSource, in_rgb
 from .engine import Arrays, Engine
 from .errors import BundleError, EdgeportError, ImageError, InputError
+from .image_limits import LIMITS
 from .images import are_several, kind_of, pixel_batches, require_size
 from .interpretation import RunOutputs
 from .memory import RunBounds
@@ -34,6 +35,7 @@ class Model:
     A copy, and a pickle on its way to another process, hold the path, the hash and the options that the model was loaded with, and load it again.
 
     `precision`, `reason`: the variant that runs, and why it was chosen, and why there. `device`: "cpu" or "cuda". `bounds`: of one run.
+    `image_limits`: what images may be.
     """
 
     def __init__(self, engine: Engine, *, precision: str, reason: str, bundle: Bundle | None, bounds: RunBounds | None = None) -> None:
@@ -43,6 +45,7 @@ class Model:
         self.reason = reason
         self.bundle = bundle
         self.bounds = bounds or RunBounds(max_batch=self.contract.largest_batch)
+        self.image_limits = LIMITS
         self.origin: partial[Model] | None = None  # how `load` made it
         self._counters = Counters(("calls", "images", "errors"))
         self._tiled: dict[int, TiledModel] = {}  # what few applications use is imported where it is used
@@ -144,7 +147,7 @@ class Model:
             return self._in_tiles(images, tile_px, errors, channels)
         faults: dict[int, ImageError] | None = {} if errors == "return" else None
         answers: dict[int, Answer | ImageError] = {}
-        sizes: dict[str, Any] = {"size_px": size_px, "prepared_at_once": PREPARED, "most": self.bounds.images}
+        sizes: dict[str, Any] = {"size_px": size_px, "prepared_at_once": PREPARED, "most": self.bounds.images, "limits": self.image_limits}
         for batch in pixel_batches(images, self.contract, **sizes, faults=faults, channels=channels):
             answers |= zip(batch.indices, self.interpret(self.raw(batch.pixels), batch.sources_px, batch.pixels.shape[1:3], top), strict=True)
         answers |= faults or {}

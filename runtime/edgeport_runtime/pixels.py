@@ -10,6 +10,7 @@ from .axes import is_whole
 Resize = Literal["stretch", "crop", "letterbox", "keep"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 CHANNELS = {"RGB": 3, "L": 1}
+LARGEST_PX = 2**28  # of an input, which is made in memory whatever the image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,8 @@ class Pixels:
         """What is wrong with it, in words; empty if nothing is."""
         sides = {name: getattr(self, name) for name in ("height", "width")}
         found = [f"pixels.{name} must be a whole number of at least 1, got {size!r}" for name, size in sides.items() if not is_whole(size) or size < 1]
+        if not found and self.height * self.width > LARGEST_PX:
+            found.append(f"pixels of {self.height}x{self.width} are more than {LARGEST_PX:,}")
         for name, given in (("mean", self.mean), ("std", self.std)):
             if not isinstance(given, tuple | list) or not all(isinstance(each, Real) for each in given):
                 return [*found, f"pixels.{name} must be a tuple of numbers, one for each channel, got {given!r}"]

@@ -179,7 +179,7 @@ class RequestQueue:
         made = None
         if time.monotonic() <= request.expires and not request.pending.cancelled():
             try:
-                made = prepared(in_rgb(request.source, request.channels), self.model.contract.pixels)
+                made = prepared(in_rgb(request.source, request.channels), self.model.contract.pixels, None, self.model.image_limits)
                 require_size(made.pixels.shape, self.model.contract, describe(request.source))
             except BaseException as error:  # of whatever kind: its caller waits for an answer
                 fault = error

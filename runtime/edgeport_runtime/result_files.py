@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from .decoding import decode
 from .errors import InputError
+from .image_limits import ImageLimits
 from .model import Model
 from .predictions import Answer, Detections, FloatMap, Segmentation
 from .tasks import find_task
@@ -77,13 +79,14 @@ def leave_sign(sign: Path, model: str, option: str) -> None:
         raise InputError(f"{sign.parent}: the results cannot be written ({error.strerror}); name another folder with {option}") from error
 
 
-def draw(answer: Answer, source: Path, place: Path | None, min_score: float | None) -> None:
+def draw(answer: Answer, source: Path, place: Path | None, min_score: float | None, limits: ImageLimits) -> None:
     """If there is a place for it, and it is free."""
     if place is None or place.exists():
         return
     from .drawing import drawn
 
-    write(answer.draw(source, min_score) if isinstance(answer, Detections) and min_score is not None else drawn(answer, source), place, "--draw")
+    image = decode(source, limits)
+    write(answer.draw(image, min_score) if isinstance(answer, Detections) and min_score is not None else drawn(answer, image), place, "--draw")
 
 
 def write(answer: Answer, place: Path, option: str = "--out") -> Path:

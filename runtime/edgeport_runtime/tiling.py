@@ -183,7 +183,7 @@ class TiledModel:
 
         Sides that tiles do not meet are continued by their last row or column, and the answer is cut to the image.
         """
-        image = prepare(source, replace(self.contract.pixels, resize="keep", resize_shorter_px=None))
+        image = prepare(source, replace(self.contract.pixels, resize="keep", resize_shorter_px=None), limits=self.model.image_limits)
         height, width = (self._padded(side, axis) for side, axis in zip(image.shape[:2], self.contract.inputs[0].shape[1:3], strict=True))
         whole = np.pad(image, ((0, height - image.shape[0]), (0, width - image.shape[1]), (0, 0)), mode="edge")
         scale, canvas = self.tiling.scale, None

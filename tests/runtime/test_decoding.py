@@ -1,5 +1,8 @@
 import io
+import os
+import socket
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -104,11 +107,71 @@ def test_every_mode_becomes_rgb(image: Image.Image, expected: list[list[list[int
     np.testing.assert_array_equal(prepare(image, KEEP), np.array(expected, np.uint8))
 
 
-def test_cmyk_jpeg_from_a_file() -> None:
-    got = prepare(encoded(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG", quality=100), KEEP)
-    assert np.abs(got.astype(int) - np.array(RED)).max() <= 3
+def test_cmyk_jpeg_from_a_file_with_and_without_adobes_marker() -> None:
+    """Adobe writes CMYK the other way around, and browsers take all files for such, with its marker or without."""
+    marked = encoded(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG", quality=100)
+    start = marked.index(b"\xff\xee")
+    bare = marked[:start] + marked[start + 2 + int.from_bytes(marked[start + 2 : start + 4]) :]
+    assert b"Adobe" in marked and b"Adobe" not in bare
+    for data in (marked, bare):
+        assert np.abs(prepare(data, KEEP).astype(int) - np.array(RED)).max() <= 3
 
 
+def png(values: np.ndarray, color: int) -> bytes:
+    """16 bits a channel, by hand: Pillow writes no such files in color."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    head = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, color, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def tiff(values: np.ndarray) -> bytes:
+    """48 bits a pixel, uncompressed, by hand."""
+    height, width, channels = values.shape
+    tags = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, channels, -1), (259, 3, 1, 1), (262, 3, 1, 2), (273, 4, 1, -2), (277, 3, 1, channels)]
+    tags += [(278, 4, 1, height), (279, 4, 1, values.nbytes)]
+    bits, at = struct.pack(f"<{channels}H", *[16] * channels), 8 + 2 + 12 * 9 + 4
+    places = {-1: at, -2: at + len(bits)}
+    fields = b"".join(struct.pack("<HHII", number, kind, count, places.get(value, value)) for number, kind, count, value in tags)
+    return b"II*\0" + struct.pack("<IH", 8, 9) + fields + bytes(4) + bits + values.astype("<u2").tobytes()
+
+
+@pytest.mark.parametrize(("color", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
+def test_16_bits_a_channel_are_scaled_to_8(color: int, channels: int) -> None:
+    """Gray, color, and both with alpha, which is dropped: within the one level by which viewers differ, too."""
+    values = np.random.default_rng(color).integers(0, 65536, (5, 7, channels), dtype=np.uint16)
+    shown = values[..., :3] if channels >= 3 else np.repeat(values[..., :1], 3, axis=2)
+    assert np.abs(prepare(png(values, color), KEEP) - shown / 257).max() < 1
+    if color == 2:
+        assert np.abs(prepare(tiff(values), KEEP) - shown / 257).max() < 1
+
+
+def test_a_palette_with_alpha_gives_its_colors() -> None:
+    image = PALETTE.copy()
+    image.info["transparency"] = bytes([0, 128])
+    np.testing.assert_array_equal(prepare(encoded(image, transparency=bytes([0, 128])), KEEP), [[[10, 20, 30], [200, 100, 50]]])
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "TIFF", "WEBP", "MPO"])
+def test_the_first_of_several_frames_is_answered(kind: str) -> None:
+    frames = [Image.new("RGB", (16, 16), color) for color in ("red", "blue", "lime")]
+    data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
+    assert np.abs(prepare(data, KEEP).astype(int) - np.array(RED)).max() <= 1 and size_px(data) == (16, 16)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "most"),
+    [
+        ("PNG", {}, 0),
+        ("JPEG", {"quality": 100, "subsampling": 0}, 6),
+        ("WEBP", {"lossless": True}, 0),
+        ("TIFF", {}, 0),
+        ("TIFF", {"compression": "tiff_lzw"}, 0),
+    ],
+)
 @pytest.mark.parametrize(
     ("orientation", "turn"),
     [
@@ -122,11 +185,12 @@ def test_cmyk_jpeg_from_a_file() -> None:
         (8, np.rot90),
     ],
 )
-def test_exif_orientation_is_applied(orientation: int, turn) -> None:  # type: ignore[no-untyped-def]
+def test_exif_orientation_is_applied(orientation: int, turn, kind: str, options: dict[str, object], most: int) -> None:  # type: ignore[no-untyped-def]
+    """Pillow turns a TIFF while it is decoded, and tells its upright size beforehand; the others it leaves to us."""
     exif = Image.Exif()
     exif[0x0112] = orientation
-    data = encoded(Image.fromarray(RAMP), exif=exif.tobytes())
-    np.testing.assert_array_equal(prepare(data, KEEP), turn(RAMP))
+    data = encoded(Image.fromarray(RAMP), kind, exif=exif.tobytes(), **options)
+    assert np.abs(prepare(data, KEEP).astype(int) - turn(RAMP)).max() <= most
     assert size_px(data) == size_px(io.BytesIO(data)) == turn(RAMP).shape[:2]
 
 
@@ -173,3 +237,58 @@ def test_a_text_file_is_refused(tmp_path: Path) -> None:
 def test_a_decompression_bomb_is_refused_before_it_is_decoded() -> None:
     with pytest.raises(ImageError, match="more than the 89,478,485"):
         decode(encoded(Image.new("1", (10_000, 9_000))))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes and sockets are Unix's")
+@pytest.mark.parametrize("kind", ["a pipe", "a socket", "a device"])
+def test_what_is_no_file_is_refused_without_waiting(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipe waited for ever."""
+    monkeypatch.chdir(tmp_path)
+    path = Path("a.png")
+    if kind == "a pipe":
+        os.mkfifo(path)
+    elif kind == "a socket":
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(str(path))
+    else:
+        path.symlink_to("/dev/zero")
+    for look in (decode, size_px):
+        with pytest.raises(ImageError, match=rf"a\.png: expected an image, but this is {kind}; name a file, or give its bytes"):
+            look(path)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF"])
+def test_a_file_that_ends_early_is_refused_wherever_it_ends(kind: str) -> None:
+    data = encoded(Image.fromarray(np.random.default_rng(1).integers(0, 256, (24, 24, 3), dtype=np.uint8)), kind)
+    for end in range(0, len(data) * 3 // 4, max(1, len(data) // 97)):
+        with pytest.raises(ImageError):
+            prepare(data[:end], KEEP)
+
+
+def test_an_image_of_no_pixels_is_refused() -> None:
+    for width, height in ((0, 5), (5, 0), (0, 0)):
+        head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+        data = bytearray(png(np.zeros((1, 1, 1), np.uint16), 0))
+        data[16:29] = head
+        data[29:33] = struct.pack(">I", zlib.crc32(b"IHDR" + head))
+        with pytest.raises(ImageError):
+            prepare(bytes(data), KEEP)
+
+
+def test_whatever_pillow_raises_is_an_image_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its plugins raise what a damaged file makes them raise; a signal's handler raises what it likes, and that is not caught."""
+
+    class TimeIsUpError(Exception): ...
+
+    data = encoded(Image.fromarray(RAMP))
+    for error in (struct.error("x"), KeyError("x"), IndexError("x"), TypeError("x"), OverflowError("x"), ZeroDivisionError("x"), RecursionError("x")):
+        monkeypatch.setattr(Image.Image, "load", lambda _, error=error: (_ for _ in ()).throw(error))
+        with pytest.raises(ImageError, match=r"an image of \d+ bytes: the image cannot be read"):
+            decode(data)
+    monkeypatch.setattr(Image.Image, "load", lambda _: (_ for _ in ()).throw(MemoryError()))
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda _: (_ for _ in ()).throw(MemoryError()))
+    with pytest.raises(ImageError, match="there is not enough memory to decode it; shrink the image first"):
+        decode(data)
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda _: (_ for _ in ()).throw(TimeIsUpError()))
+    with pytest.raises(TimeIsUpError):
+        decode(data)

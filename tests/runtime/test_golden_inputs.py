@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeport_runtime import Bundle, Contract, Input, Output, Pixels, Range
+from edgeport_runtime import Bundle, Contract, FormatError, Input, Output, Pixels, Range
 from edgeport_runtime.contract import classification
 from edgeport_runtime.golden_inputs import case_inputs, formula_inputs, sampled
 
@@ -49,3 +49,10 @@ def test_stored_inputs_are_read_and_others_made(classifier: Path) -> None:
     for case in bundle.manifest.golden:
         if case.sizes is None:
             np.testing.assert_array_equal(case_inputs(bundle, case)["pixels"], bundle.tensor(case.inputs[0]))
+
+
+def test_inputs_that_would_fill_memory_are_refused() -> None:
+    output = Output(name="y", dtype="float32", shape=("n",), kind="tensor")
+    contract = Contract(task="tensors", inputs=(Input(name="x", dtype="float32", shape=("n", "n")),), outputs=(output,), axes={"n": Range(low=1, high=10**6)})
+    with pytest.raises(FormatError, match=r"a golden case at {'n': 1000000} would have 1,000,000,000,000 values, more than 268,435,456"):
+        formula_inputs(contract, {"n": 10**6})

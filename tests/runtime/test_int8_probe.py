@@ -1,7 +1,7 @@
 import pytest
 
 from edgeport_runtime import int8_probe
-from edgeport_runtime.protobuf import read_outline
+from edgeport_runtime.outline import read_outline
 
 
 def test_the_probe_answers_and_remembers() -> None:

@@ -20,7 +20,7 @@ from edgeport_runtime import loading as loading_module
 from edgeport_runtime.bundle import MANIFEST
 from edgeport_runtime.check import CheckReport
 from edgeport_runtime.engine import Engine
-from edgeport_runtime.loading import LoadOptions
+from edgeport_runtime.load_options import LoadOptions
 from edgeport_runtime.manifest import TargetCpu, sealed
 
 pytestmark = pytest.mark.usefixtures("on_x86")
@@ -163,12 +163,6 @@ def test_int8_takes_exact_products_if_the_cpu_saturates(classifier: Path, exact:
     assert alone.engine.options.exact_int8 is slower and ("saturate" in alone.reason) is slower
 
 
-@pytest.mark.parametrize("bound", [0, -1.0, float("nan"), float("inf"), "many", None])
-def test_a_bound_of_memory_is_a_number(bound: object, classifier: Path) -> None:
-    with pytest.raises(InputError, match="max_memory_mb is a number of MB above 0"):
-        load(classifier, max_memory_mb=bound)  # type: ignore[arg-type]
-
-
 def test_auto_without_a_card_says_why_it_is_the_cpu(classifier: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading_module, "require_cuda", lambda ort: (_ for _ in ()).throw(DeviceError("asked for cuda, but there is no card")))
     with load(classifier, device="auto", tf32=True) as model:
@@ -191,26 +185,6 @@ def test_auto_takes_the_cpu_for_what_only_a_cpu_does(classifier: Path, asked: di
     monkeypatch.setattr(loading_module, "require_cuda", lambda ort: None)
     with load(classifier, device="auto", **asked) as model:
         assert model.device == "cpu" and "was asked for, which runs on a CPU" in model.reason
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"device": "gpu"}, r"device must be one of \['auto', 'cpu', 'cuda'\], got 'gpu'"),
-        ({"latency": "low"}, r"latency must be one of \['normal', 'lowest'\], got 'low'"),
-        ({"tf32": True}, "so there is none on cpu"),
-        ({"max_batch": 0}, "max_batch is a whole number of images, at least 1, got 0"),
-        ({"session": "session"}, "session is a function from the model's bytes"),
-        ({"session": lambda model: None}, "session must return an onnxruntime.InferenceSession, got NoneType"),
-        ({"device": "auto", "tf32": "yes"}, "tf32 must be True or False, got 'yes'"),
-        ({"max_memory_mb": True}, "max_memory_mb is a number of MB above 0, got True"),
-        ({"session": lambda model: None, "device": "cuda"}, "a session of your own brings its device"),
-        ({"session": lambda model: None, "threads": 2}, "a session of your own brings its device"),
-    ],
-)
-def test_options_that_contradict_each_other(classifier: Path, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        load(classifier, **options)
 
 
 def own_session(model: bytes) -> onnxruntime.InferenceSession:
@@ -420,3 +394,102 @@ def test_processes_end_well(classifier: Path, way: str, tmp_path: Path) -> None:
     command = [sys.executable, "-W", "ignore", "-c", SCRIPT.replace("WAY", WAYS[way]), str(classifier.resolve())]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=bare, cwd="/", check=False)
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "well", "")
+
+
+def test_a_bundle_that_is_replaced_while_it_is_loaded_is_loaded_anew(altered: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After its manifest was read another bundle takes its place, and the files are that one's; or none is there for an instant."""
+    real, left = Bundle.read, [3]
+
+    def read(bundle: Bundle, file: Any) -> bytes:
+        if left[0]:
+            left[0] -= 1
+            manifest = json.loads((altered / MANIFEST).read_text())
+            (altered / MANIFEST).write_text(json.dumps(sealed({**manifest, "name": f"another{left[0]}"})))
+            raise AlteredError("its content differs")
+        return real(bundle, file)
+
+    monkeypatch.setattr(Bundle, "read", read)
+    with load(altered, precision="fp32") as model:
+        assert model.bundle is not None and model.bundle.manifest.name == "another0" and model.check()
+    left[0] = 10**6
+    with pytest.raises(AlteredError, match="its content differs"):  # it does not go on for ever
+        load(altered, precision="fp32")
+
+
+def test_a_model_is_not_given_the_evidence_of_another_bundle(altered: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, seen = Bundle.evidence, list[str]()
+
+    def evidence(bundle: Bundle) -> dict[str, Any]:
+        seen.append(bundle.manifest.name)
+        if len(seen) == 1:
+            manifest = json.loads((altered / MANIFEST).read_text())
+            (altered / MANIFEST).write_text(json.dumps(sealed({**manifest, "name": "another"})))
+        return real(bundle)
+
+    monkeypatch.setattr(Bundle, "evidence", evidence)
+    assert load(altered, precision="fp32").bundle.manifest.name == "another" and seen == ["tiny-classifier", "another"]  # type: ignore[union-attr]
+
+
+def test_an_altered_bundle_is_not_loaded_again_and_again(altered: Path) -> None:
+    (altered / "model.onnx").write_bytes(b"other")
+    with pytest.raises(AlteredError, match=r"model\.onnx: the content differs .*export or copy the bundle again"):
+        load(altered, precision="fp32")
+
+
+def test_a_lone_file_is_checked_as_a_bundle_is(classifier: Path, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    path = tmp_path / "lone.onnx"
+    model = onnx.load(classifier / "model.onnx")
+    for change, message in (
+        (lambda made: setattr(made.graph.node[0], "domain", "com.microsoft"), "holds operators of com.microsoft, and edgeport writes ONNX's own alone"),
+        (lambda made: made.functions.add(name="f", domain="d"), "the model holds functions of its own"),
+        (lambda made: setattr(made.graph.initializer[0], "raw_data", b"x"), "which its data do not fill; edgeport never writes that"),
+        (lambda made: setattr(made.graph.initializer[0], "data_location", 1), "tensors are kept outside the model file"),
+    ):
+        made = onnx.ModelProto()
+        made.CopyFrom(model)
+        change(made)
+        path.write_bytes(made.SerializeToString())
+        with pytest.raises(BundleError, match=message):
+            load(path)
+    made.CopyFrom(model)
+    made.graph.node[0].domain = "com.microsoft"
+    path.write_bytes(made.SerializeToString())
+    with pytest.raises(Exception, match=r"com\.microsoft"):  # of onnxruntime: a session of the caller's own may know such operators
+        load(path, session=own_session)
+
+
+def test_bytes_are_read_as_onnx_whatever_they_look_like(classifier: Path, tmp_path: Path) -> None:
+    """With "ORTM" at the fifth byte onnxruntime reads its own format, so what was checked would not be what runs. Here both are in one file."""
+    path = tmp_path / "lone.onnx"
+    unknown_field = bytes([0x92, 0x3F])  # number 1010, of a length: its content is skipped
+    data = (classifier / "model.onnx").read_bytes()
+    path.write_bytes(unknown_field + b"\x20" + b"\0ORTM" + bytes(27) + data)
+    assert path.read_bytes()[4:8] == b"ORTM"
+    np.testing.assert_array_equal(load(path).raw(DARK[None])["logits"], load(classifier, precision="fp32").raw(DARK[None])["logits"])
+
+
+MEMORY_AT_LOAD = """
+import resource, sys
+from edgeport_runtime.device import SessionOptions, open_session
+open_session(open(sys.argv[1], "rb").read(), SessionOptions())
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+open_session(open(sys.argv[2], "rb").read(), SessionOptions())
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux")
+def test_what_a_graph_computes_beforehand_is_bounded(classifier: Path, tmp_path: Path) -> None:
+    """A file of 150 bytes took 825 MB at load."""
+    onnx = pytest.importorskip("onnx")
+    from onnx import helper
+
+    shape = helper.make_tensor("s", onnx.TensorProto.INT64, [1], [200_000_000])
+    nodes = [helper.make_node("ConstantOfShape", ["s"], ["b"]), helper.make_node("Add", ["b", "b"], ["y"])]
+    graph = helper.make_graph(nodes, "g", [], [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)], [shape])
+    path = tmp_path / "bomb.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+    command = [sys.executable, "-c", MEMORY_AT_LOAD, str(classifier / "model.onnx"), str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 64

@@ -112,3 +112,12 @@ def test_a_process_is_as_small_after_a_large_batch_as_before(generator: Path) ->
         for how in ("never", "spikes")
     )
     assert kept > 64 and given_back < kept / 4, (kept, given_back)
+
+
+@pytest.mark.parametrize(
+    "latencies",
+    [5, [5], [{}], [{"fp32": 5}], [{"fp32": {"peak_bytes": "many"}, "batch": 1}], [{"fp32": {"peak_bytes": 5}}], [{"fp32": {"peak_bytes": 1e400}, "batch": 1}]],
+)
+def test_evidence_that_makes_no_sense_tells_nothing(latencies: object) -> None:
+    """Nobody vouches for it: no hash covers it."""
+    assert measured_bytes_per_pixel({"speed": {"latencies": latencies}}, "fp32", CONTRACT) is None

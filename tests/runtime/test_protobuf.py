@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeport_runtime import FormatError
-from edgeport_runtime.protobuf import fields, read_outline, read_tensor
+from edgeport_runtime.outline import read_outline
+from edgeport_runtime.protobuf import fields, read_tensor
 
 # Bytes written out by hand from the encoding's definition: key = field number * 8 + wire type.
 FLOATS = struct.pack("<3f", 1.0, -2.0, 0.5)
@@ -55,16 +56,6 @@ def test_random_bytes_never_escape_as_another_error(data: bytes) -> None:
         except FormatError as error:
             found = error
         assert found is not None  # whatever else were raised would end the test here
-
-
-def test_the_outline_of_a_model_written_by_hand() -> None:
-    node = b"\x0a\x05\x22\x03Add"  # graph.node: op_type "Add"
-    kept_outside = b"\x2a\x05\x42\x01w\x70\x01"  # graph.initializer: name "w", data_location EXTERNAL
-    graph = node + kept_outside
-    model = b"\x08\x0a" + b"\x3a" + bytes([len(graph)]) + graph + b"\x42\x02\x10\x14" + b"\x72\x06\x0a\x01k\x12\x01v"
-    outline = read_outline(model)
-    assert (outline.ir_version, outline.opsets, outline.metadata, outline.nodes, outline.external) == (10, {"ai.onnx": 20}, {"k": "v"}, 1, ("w",))
-    assert outline.operators == {"Add"}
 
 
 def test_fields_yields_numbers_and_views() -> None:

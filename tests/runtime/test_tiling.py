@@ -16,6 +16,7 @@ from PIL import Image
 from edgeport_runtime import Contract, InputError, Pixels, Segmentation, load
 from edgeport_runtime.axes import Range
 from edgeport_runtime.contract import Output, image_to_image
+from edgeport_runtime.image_limits import LIMITS
 from edgeport_runtime.tiling import TiledModel, Tiling
 
 Array = NDArray[Any]
@@ -53,7 +54,7 @@ class ByHand:
     """A model whose network is a function of uint8 (N, H, W, C)."""
 
     def __init__(self, contract: Contract, network: Callable[[Array], Array]) -> None:
-        self.contract, self.network, self.largest = contract, network, 0
+        self.contract, self.network, self.largest, self.image_limits = contract, network, 0, LIMITS
 
     def raw(self, pixels: Any, /) -> dict[str, Array]:
         self.contract.require_arrays({"pixels": pixels})

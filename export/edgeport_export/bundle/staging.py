@@ -1,4 +1,11 @@
-"""A folder that appears whole or not at all: staged beside its place, flushed, then renamed in one step."""
+"""A folder that appears whole or not at all: staged beside its place, flushed, then renamed in one step.
+
+    .NAME.lock       while an export to NAME runs
+    .NAME.staging    the new bundle, before it is whole
+    .NAME.old        the old one, for an instant, on systems that cannot exchange two folders in one step
+
+What a killed export leaves of these is removed, or put back in its place, by the next one.
+"""
 
 import ctypes
 import errno
@@ -6,30 +13,61 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from edgeport_export.errors import OutputError
+from edgeport_export.file_lock import locked
+from edgeport_export.scratch import lasting_folder
 
 RENAME_EXCHANGE = 2  # linux/fs.h: swap two paths atomically
 AT_FDCWD = -100
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
-def staged(out: Path, *, force: bool) -> Iterator[Path]:
-    """Yield an empty folder beside `out`; on a clean exit it becomes `out`, on any other it disappears.
+def reserved(out: Path, *, force: bool) -> Iterator[Path]:
+    """`out`, in which no other export may write meanwhile; if it is a link, what it points to.
 
-    Raises OutputError if `out` exists and `force` is not set, or the place cannot be written to.
+    Raises OutputError as `free_place` does, if another export writes there, or if a disk becomes full.
     """
-    free_place(out, force=force)
+    out = free_place(out.resolve() if out.is_symlink() else out, force=force)
+    missing = [folder for folder in out.absolute().parents if not folder.exists()]
+    try:
+        with _held(out):
+            _tidy(out)
+            yield free_place(out, force=force)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise OutputError(
+            f"{out}: no bundle was written, because a disk is full ({error.strerror}); free some space there, or in {lasting_folder()}"
+        ) from error
+    finally:
+        for folder in missing:
+            with suppress(OSError):  # it is not empty, because there is a bundle in it
+                folder.rmdir()
+
+
+@contextmanager
+def _held(out: Path) -> Iterator[None]:
+    with ExitStack() as stack:
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            free = stack.enter_context(locked(_sibling(out, "lock")))
+        except OSError as error:
+            raise OutputError(f"{out}: the bundle cannot be written there ({error.strerror})") from error
+        if not free:
+            raise OutputError(f"{out}: another export is writing there; wait until it ends, or give another folder (out, --out)")
+        yield
+
+
+@contextmanager
+def staged(out: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `out`, which was reserved; on a clean exit it becomes `out`, on any other it disappears. Raises OutputError."""
     staging = _sibling(out, "staging")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(staging, ignore_errors=True)  # what a killed process left
         staging.mkdir()
-    except OSError as error:
-        raise OutputError(f"{out}: the bundle cannot be written there ({error.strerror})") from error
-    try:
         yield staging
         _flush(staging)
         _publish(staging, out)
@@ -40,11 +78,10 @@ def staged(out: Path, *, force: bool) -> Iterator[Path]:
 
 
 def free_place(out: Path, *, force: bool) -> Path:
-    """`out`, if a bundle may be written there. A swap that was interrupted is repaired first.
+    """`out`, if a bundle may be written there.
 
     Raises OutputError if `out` exists and `force` is not set, if it is no bundle, or if its folder cannot be written to.
     """
-    _repair(out)
     if out.is_file():
         raise OutputError(f"{out} is a file; give another folder for the bundle (out, --out)")
     if out.exists() and not force:
@@ -60,18 +97,19 @@ def free_place(out: Path, *, force: bool) -> Path:
 def _takes_files(folder: Path) -> bool:
     """Found out by doing it: root may write everywhere, but not into /proc or a read-only mount."""
     try:
-        with tempfile.TemporaryDirectory(prefix=".edgeport-", dir=folder):
+        with tempfile.TemporaryFile(dir=folder):  # on Linux it has no name, so a killed process leaves none
             return True
     except OSError:
         return False
 
 
-def _repair(out: Path) -> None:
-    """If a swap was interrupted between its two renames, the old bundle lies beside its place: put it back."""
+def _tidy(out: Path) -> None:
+    """Remove what a killed export left. If its swap was interrupted between two renames, the old bundle lies beside its place: put it back."""
     old = _sibling(out, "old")
     if old.exists() and not out.exists():
         old.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
+    for role in ("old", "staging"):
+        shutil.rmtree(_sibling(out, role), ignore_errors=True)
 
 
 def _sibling(out: Path, role: str) -> Path:
@@ -80,23 +118,27 @@ def _sibling(out: Path, role: str) -> Path:
 
 def _flush(folder: Path) -> None:
     for path in [*folder.rglob("*"), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _flush_one(path)
+
+
+def _flush_one(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _publish(staging: Path, out: Path) -> None:
     if not out.exists():
         staging.rename(out)
-        return
-    if _exchange(staging, out):
-        return  # the old bundle now lies in the staging folder, which the caller removes
-    old = _sibling(out, "old")
-    out.rename(old)
-    staging.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
+    elif not _exchange(staging, out):  # else the old bundle now lies in the staging folder, which the caller removes
+        old = _sibling(out, "old")
+        out.rename(old)
+        staging.rename(out)
+        shutil.rmtree(old, ignore_errors=True)
+    with suppress(OSError):  # some file systems cannot
+        _flush_one(out.parent)  # the renaming itself, so that it outlives a power cut
 
 
 def _exchange(first: Path, second: Path) -> bool:

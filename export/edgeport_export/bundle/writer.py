@@ -10,7 +10,7 @@ from edgeport_runtime import Contract
 from edgeport_runtime.bundle import EVIDENCE, MANIFEST
 from edgeport_runtime.json_text import strict_json
 from edgeport_runtime.manifest import Manifest, Selection, TargetCpu, Variant
-from edgeport_runtime.protobuf import read_outline
+from edgeport_runtime.outline import read_outline
 
 from .compatibility import lowest_onnxruntime
 from .golden_cases import GoldenAnswers, write_golden

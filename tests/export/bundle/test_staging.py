@@ -4,7 +4,7 @@ import pytest
 
 from edgeport_export import OutputError
 from edgeport_export.bundle import staging
-from edgeport_export.bundle.staging import free_place, staged
+from edgeport_export.bundle.staging import free_place, reserved, staged
 
 
 def fill(folder: Path, text: str) -> None:
@@ -19,7 +19,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 def test_a_bundle_appears_whole(tmp_path: Path) -> None:
     out = tmp_path / "deep" / "bundle"
-    with staged(out, force=False) as folder:
+    with reserved(out, force=False) as place, staged(place) as folder:
         fill(folder, "new")
         assert not out.exists()
     assert contents(out) == {"manifest.json": "new", "case/x.pb": "new"}
@@ -33,7 +33,7 @@ def test_or_not_at_all(tmp_path: Path, error: type[BaseException], existing: boo
     if existing:
         out.mkdir()
         fill(out, "old")
-    with pytest.raises(error), staged(out, force=True) as folder:
+    with pytest.raises(error), reserved(out, force=True) as place, staged(place) as folder:
         fill(folder, "new")
         raise error
     assert (contents(out) == {"manifest.json": "old", "case/x.pb": "old"}) if existing else not out.exists()
@@ -47,7 +47,7 @@ def test_force_swaps_the_old_bundle_for_the_new(tmp_path: Path, atomic: bool, mo
     out = tmp_path / "bundle"
     out.mkdir()
     fill(out, "old")
-    with staged(out, force=True) as folder:
+    with reserved(out, force=True) as place, staged(place) as folder:
         fill(folder, "new")
     assert contents(out) == {"manifest.json": "new", "case/x.pb": "new"}
     assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
@@ -61,12 +61,35 @@ def test_the_swap_is_really_one_step_here(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "b").exists() and (tmp_path / "b" / "a").exists()
 
 
-def test_a_swap_that_was_cut_in_two_is_repaired(tmp_path: Path) -> None:
-    old = tmp_path / ".bundle.old"
-    old.mkdir()
-    fill(old, "old")
-    assert free_place(tmp_path / "bundle", force=True) == tmp_path / "bundle"
-    assert contents(tmp_path / "bundle")["manifest.json"] == "old" and not old.exists()
+def test_what_a_killed_export_left_is_removed_or_put_back(tmp_path: Path) -> None:
+    for role in ("old", "staging"):
+        (tmp_path / f".bundle.{role}").mkdir()
+        fill(tmp_path / f".bundle.{role}", role)
+    (tmp_path / ".bundle.lock").touch()
+    with pytest.raises(OutputError, match="exists already"), reserved(tmp_path / "bundle", force=False):
+        pass
+    assert contents(tmp_path / "bundle")["manifest.json"] == "old" and [path.name for path in tmp_path.iterdir()] == ["bundle"]
+    with reserved(tmp_path / "bundle", force=True) as place:
+        assert place == tmp_path / "bundle"
+
+
+def test_two_exports_to_one_place_do_not_meet(tmp_path: Path) -> None:
+    with reserved(tmp_path / "new" / "bundle", force=False):
+        with pytest.raises(OutputError, match="another export is writing there; wait until it ends"), reserved(tmp_path / "new" / "bundle", force=False):
+            pass
+        with reserved(tmp_path / "new" / "other", force=False):
+            pass
+    assert list(tmp_path.iterdir()) == []  # folders that were made for nothing are gone
+
+
+def test_a_link_is_followed_to_its_bundle(tmp_path: Path) -> None:
+    (tmp_path / "v1").mkdir()
+    fill(tmp_path / "v1", "old")
+    (tmp_path / "current").symlink_to("v1")
+    with reserved(tmp_path / "current", force=True) as place, staged(place) as folder:
+        fill(folder, "new")
+    assert (tmp_path / "current").is_symlink() and contents(tmp_path / "v1")["manifest.json"] == "new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["current", "v1"]
 
 
 def test_what_is_in_the_way_is_never_lost(tmp_path: Path) -> None:
@@ -87,7 +110,7 @@ def test_what_is_in_the_way_is_never_lost(tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_be_written_to(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="cannot be written to"), staged(tmp_path / "file" / "bundle", force=False):
+    with pytest.raises(OutputError, match="cannot be written to"), reserved(tmp_path / "file" / "bundle", force=False):
         pass
 
 
@@ -98,7 +121,15 @@ def test_a_place_that_root_may_write_to_and_cannot_is_known_beforehand() -> None
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=r"cannot be written \(No space left on device\)"), staged(tmp_path / "bundle", force=False) as folder:
+    with pytest.raises(OutputError, match=r"cannot be written \(No space left on device\)"), staged(tmp_path / "bundle") as folder:
         (folder / "half").touch()
         raise OSError(28, "No space left on device")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_becomes_full_anywhere_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="no bundle was written, because a disk is full"), reserved(tmp_path / "bundle", force=False):
+        raise OSError(28, "No space left on device")
+    with pytest.raises(FileNotFoundError), reserved(tmp_path / "bundle", force=False):  # nobody's but the caller's
+        raise FileNotFoundError(2, "No such file")
     assert list(tmp_path.iterdir()) == []

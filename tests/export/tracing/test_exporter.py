@@ -14,7 +14,7 @@ from edgeport_export.tracing.exporter import IR_VERSION, OPSET, require_dynamic,
 from edgeport_models import network
 from edgeport_runtime import Contract
 from edgeport_runtime.contract import METADATA_KEY
-from edgeport_runtime.protobuf import read_outline
+from edgeport_runtime.outline import read_outline
 
 
 def test_nodes_are_named_by_module_even_where_batchnorm_was_folded() -> None:

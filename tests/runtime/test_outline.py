@@ -1,0 +1,134 @@
+"""What a model file says of itself, and files that are refused before onnxruntime sees them; each was tried on it."""
+
+import pytest
+
+from edgeport_runtime import FormatError
+from edgeport_runtime.outline import DEEPEST, Outline, read_outline
+
+onnx = pytest.importorskip("onnx")  # the device has none
+from onnx import TensorProto, helper  # noqa: E402
+
+X, Y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy")
+WEIGHT = helper.make_tensor("w", TensorProto.FLOAT, [2], [1.0, 2.0])
+
+
+def outline_of(nodes: list[onnx.NodeProto], initializers: list[onnx.TensorProto] | None = None, **changes: object) -> Outline:
+    graph = helper.make_graph(nodes, "g", [X], [Y], initializers or [])
+    return read_outline(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], **changes).SerializeToString())
+
+
+def within(node: onnx.NodeProto, depth: int) -> onnx.NodeProto:
+    """The node within so many graphs."""
+    for _ in range(depth):
+        node = helper.make_node("If", ["x"], ["y"], then_branch=helper.make_graph([node], "g", [], [Y]))
+    return node
+
+
+def test_the_outline_of_a_model_written_by_hand() -> None:
+    node = b"\x0a\x05\x22\x03Add"  # graph.node: op_type "Add"
+    kept_outside = b"\x2a\x05\x42\x01w\x70\x01"  # graph.initializer: name "w", data_location EXTERNAL
+    graph = node + kept_outside
+    model = b"\x08\x0a" + b"\x3a" + bytes([len(graph)]) + graph + b"\x42\x02\x10\x14" + b"\x72\x06\x0a\x01k\x12\x01v"
+    outline = read_outline(model)
+    assert (outline.ir_version, outline.opsets, outline.metadata, outline.nodes, outline.external) == (10, {"ai.onnx": 20}, {"k": "v"}, 1, ["w"])
+    assert outline.operators == {"Add"}
+
+
+def tensor(**fields: object) -> onnx.TensorProto:
+    made = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[2])
+    for name, value in fields.items():
+        if name in ("dims", "float_data", "int32_data"):
+            del getattr(made, name)[:]
+            getattr(made, name).extend(value)
+        else:
+            setattr(made, name, value)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("data", "good"),
+    [
+        (tensor(raw_data=bytes(8)), True),
+        (tensor(float_data=[1.0, 2.0]), True),
+        (tensor(dims=[], raw_data=bytes(4)), True),
+        (tensor(dims=[0]), True),
+        (tensor(dims=[3], raw_data=b"\x12\x03", data_type=TensorProto.INT4), True),  # two in a byte
+        (tensor(dims=[4], int32_data=[1, 2], data_type=TensorProto.INT4), True),
+        (tensor(dims=[3], raw_data=b"\x12", data_type=TensorProto.INT4), False),
+        (tensor(raw_data=bytes(7)), False),
+        (tensor(raw_data=bytes(9)), False),
+        (tensor(dims=[2**40]), False),  # would be allocated
+        (tensor(dims=[2**62, 4], raw_data=b""), False),  # 0 elements in 64 bits
+        (tensor(dims=[-1], raw_data=bytes(4)), False),
+        (tensor(dims=[1] * 33, raw_data=bytes(4)), False),
+        (tensor(dims=[1] * 1_000_000, raw_data=bytes(4)), False),
+        (tensor(raw_data=bytes(8), data_type=99), False),
+    ],
+)
+@pytest.mark.parametrize("place", ["initializer", "attribute", "graph within a graph"])
+def test_a_tensors_data_fill_its_dims(data: onnx.TensorProto, good: bool, place: str) -> None:
+    constant = helper.make_node("Constant", [], ["c"])
+    constant.attribute.append(helper.make_attribute("value", data))
+    nodes = {"initializer": helper.make_node("Add", ["x", "w"], ["y"]), "attribute": constant, "graph within a graph": within(constant, 2)}
+    found = outline_of([nodes[place]], [data] if place == "initializer" else [])
+    assert (found.faults == []) is good
+    assert good or found.faults[0].startswith("the tensor 'w' of dims [")
+
+
+def outside(place: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    data = tensor(data_location=TensorProto.EXTERNAL)
+    data.external_data.add(key="location", value="/etc/passwd")
+    constant = helper.make_node("Constant", [], ["c"])
+    constant.attribute.append(helper.make_attribute("value", data))
+    add = helper.make_node("Add", ["x", "w"], ["y"])
+    return {"initializer": ([add], [data]), "attribute": ([constant], []), "graph within a graph": ([within(constant, 3)], [])}[place]
+
+
+@pytest.mark.parametrize("place", ["initializer", "attribute", "graph within a graph"])
+def test_external_data_are_found_wherever_they_are(place: str) -> None:
+    assert outline_of(*outside(place)).external == ["w"]
+    only_listed = outside(place)
+    for node in only_listed[0]:
+        for each in node.attribute:
+            each.t.data_location = TensorProto.DEFAULT
+    for each in only_listed[1]:
+        each.data_location = TensorProto.DEFAULT
+    assert place == "graph within a graph" or outline_of(*only_listed).external == ["w"]
+
+
+@pytest.mark.parametrize("depth", [0, 1, 4])
+def test_operators_of_other_domains_are_found_wherever_they_are(depth: int) -> None:
+    own = helper.make_node("Add", ["x", "w"], ["y"], domain="ai.onnx")
+    assert outline_of([within(own, depth)], [WEIGHT]).foreign == []
+    for domain in ("com.microsoft", "evil", "\0"):
+        assert outline_of([within(helper.make_node("Add", ["x", "w"], ["y"], domain=domain), depth)], [WEIGHT]).foreign == [domain]
+
+
+def test_a_domain_that_is_given_twice_counts_twice() -> None:
+    """Protobuf takes the last one."""
+    node = helper.make_node("Add", ["x", "w"], ["y"]).SerializeToString()
+    twice = node + b"\x3a\x04evil" + b"\x3a\x00"
+    graph = b"\x0a" + bytes([len(twice)]) + twice
+    assert read_outline(b"\x08\x0a" + b"\x3a" + bytes([len(graph)]) + graph).foreign == ["evil"]
+
+
+def test_graphs_lie_only_so_deep_in_one_another() -> None:
+    node = helper.make_node("Add", ["x", "w"], ["y"])
+    assert outline_of([within(node, DEEPEST)], [WEIGHT]).nodes == 1
+    with pytest.raises(FormatError, match="graphs lie more than 16 deep in one another"):
+        outline_of([within(node, DEEPEST + 1)], [WEIGHT])
+
+
+def test_functions_sparse_tensors_and_settings_are_refused() -> None:
+    node = helper.make_node("Add", ["x", "w"], ["y"])
+    function = helper.make_function("d", "f", ["a"], ["b"], [helper.make_node("Abs", ["a"], ["b"])], [helper.make_opsetid("", 20)])
+    assert outline_of([node], [WEIGHT], functions=[function]).faults == ["functions of its own, whose expansion has crashed onnxruntime"]
+    sparse = helper.make_sparse_tensor(WEIGHT, helper.make_tensor("i", TensorProto.INT64, [2], [0, 1]), [9])
+    graph = helper.make_graph([node], "g", [X], [Y], [], sparse_initializer=[sparse])
+    assert read_outline(helper.make_model(graph).SerializeToString()).faults == ["a sparse tensor"]
+    constant = helper.make_node("Constant", [], ["c"])
+    constant.attribute.append(helper.make_attribute("sparse_value", sparse))
+    assert outline_of([constant]).faults == ["a sparse tensor"]
+    model = helper.make_model(helper.make_graph([node], "g", [X], [Y], [WEIGHT]))
+    helper.set_model_props(model, {"ort_config": "{}"})
+    assert "metadata named ort_config" in read_outline(model.SerializeToString()).faults[0]
