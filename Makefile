@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-long parity-faults test-lowest lint docs zoo kernels noise bench bench-accuracy bench-runtime soak cuda aarch64 clean
+.PHONY: demo test test-long parity-faults test-lowest lint docs zoo kernels noise bench bench-accuracy bench-runtime soak fuzz kills sbom cuda aarch64 clean
 
 # Rebuilt when a dependency list changes; pip is upgraded first because Python 3.11's own has no --group.
 $(VENV)/installed: pyproject.toml runtime/pyproject.toml
@@ -61,6 +61,20 @@ zoo: $(VENV)/installed
 
 kernels: $(VENV)/installed
 	$(BIN)/python tests/bench/kernels.py --table docs/kernels.md
+
+# An hour of inputs that nobody would send on purpose; SECONDS says how long.
+SECONDS := 3600
+fuzz: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --group fuzz
+	$(BIN)/python tests/fuzz/fuzz.py --seconds $(SECONDS) --folder fuzz
+
+# Exports that are killed at random moments, beside a process that loads the bundle all the time.
+kills: $(VENV)/installed
+	$(BIN)/python tests/bench/kills.py --kills 200
+
+# Both wheels, and what each of them needs.
+sbom: $(VENV)/installed
+	$(BIN)/python tests/sbom.py dist
 
 noise: $(VENV)/installed
 	$(BIN)/python tests/bench/noise.py --results noise.jsonl --table docs/noise.md

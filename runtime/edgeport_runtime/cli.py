@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import platform
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from . import __version__
 from .bundle import MANIFEST, Bundle
 from .device import DEVICES
 from .doctor import diagnose
-from .errors import EdgeportError, InputError
+from .errors import EdgeportError, InputError, first_line
 from .evaluation import evaluate
 from .image_limits import FORMATS, LIMITS, ImageLimits
 from .json_text import strict_json
@@ -40,6 +41,10 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe, `head` say, has left
         sys.stderr.close()
         return 141
+    except OSError as error:  # whatever is read becomes one of our errors, so it is the output: a file on a full disk, say
+        print(f"edgeport-run: the output cannot be written ({first_line(error)})", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in its buffer would fail once more at the end
+        return 2
 
 
 def build_parser() -> argparse.ArgumentParser:

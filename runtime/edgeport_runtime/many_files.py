@@ -5,6 +5,7 @@ import io
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from glob import glob, has_magic  # a pattern may begin anywhere
 from pathlib import Path
@@ -55,6 +56,7 @@ class Rows:
     def __init__(self, form: Format, out: Path | None, *, resume: bool, model: str = "") -> None:
         self.form, self.model, self.done = form, model, set[str]()
         self._stream: Any = sys.stdout
+        self._out = out
         if out is None:
             if form == "csv":
                 self._line(_csv(COLUMNS))
@@ -102,12 +104,20 @@ class Rows:
             self._line(f"{row['image']}: {_in_words(row)}\n")
 
     def _line(self, text: str) -> None:
-        self._stream.write(text)
-        self._stream.flush()  # a row that was written is there, whatever happens next
+        try:
+            self._stream.write(text)
+            self._stream.flush()  # a row that was written is there, whatever happens next
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            place = "the output" if self._out is None else f"{self._out}: the results"
+            remedy = "" if self._out is None else ", and go on with --resume"
+            raise InputError(f"{place} cannot be written ({error.strerror}); free some space there{remedy}") from error
 
     def close(self) -> None:
         if self._stream is not sys.stdout:
-            self._stream.close()
+            with suppress(OSError):  # of a disk that is full, which was told
+                self._stream.close()
 
 
 def _in_words(row: Mapping[str, Any]) -> str:
