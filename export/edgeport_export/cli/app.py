@@ -1,4 +1,4 @@
-"""`edgeport`: train, export, verify, diff, bench, demo. Exit code 0: good; 1: parity failed; 2: bad input; 130: interrupted."""
+"""`edgeport`: train, export, verify, diff, bench, report, demo. Exit code 0: good; 1: parity failed; 2: bad input; 130: interrupted."""
 
 import dataclasses
 import signal
@@ -9,10 +9,11 @@ from typing import Annotated, Any
 import typer
 
 from edgeport_export.errors import ParityError
-from edgeport_runtime import Bundle, EdgeportError, InputError, __version__
+from edgeport_runtime import Bundle, EdgeportError, __version__
 from edgeport_runtime.json_text import strict_json
 
 from . import console
+from .sizes import read_size
 from .tables import show_bundle
 
 app = typer.Typer(
@@ -85,7 +86,7 @@ def train(
     given = {"epochs": epochs, "batch": batch, "learning_rate": learning_rate, "seed": seed}
     changes = {key: value for key, value in given.items() if value is not None}
     arguments: dict[str, Any] = ({} if weights is None else {"weights": weights}) | ({"frozen": True} if frozen else {})
-    job = TrainingJob(name=name, out=out, data=data, changes=changes, size_px=_size(size), arguments=arguments, force=force)
+    job = TrainingJob(name=name, out=out, data=data, changes=changes, size_px=read_size(size), arguments=arguments, force=force)
     with console.progress_display(f"training {name}") as progress:
         quality = run_training(job, progress)
     console.say(f"{out}: {quality} on {quality.count} held-out images" if quality else f"{out}: written; there are no held-out images to evaluate it on")
@@ -137,6 +138,7 @@ def export(
     pick: Annotated[str | None, typer.Option(help="Which of the plans that the search, or --plan, tried: fastest, balanced or closest to fp32.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Typical number of images per call: speed is measured at that many, and at one.")] = 8,
     force: Annotated[bool, typer.Option(help="Replace the bundle if it exists.")] = False,
+    report: Annotated[Path | None, typer.Option(help="Write a page about the bundle there, as `edgeport report` does.")] = None,
     as_json: Json = False,
 ) -> None:
     """Make a bundle from a network: fp32 and int8, compared with PyTorch, with golden cases and evidence."""
@@ -144,9 +146,10 @@ def export(
 
     from .export_command import ExportJob, describe_export, run_export
     from .network_arguments import NetworkArguments
+    from .report_command import free_file, run_report
 
     texts = {"mean": mean, "std": std, "resize": resize, "interpolation": interpolation, "transforms": transforms, "output_range": output_range}
-    described = NetworkArguments(contract=contract, task=task, size_px=_size(size), gray=gray, labels=labels, detection=detection, **texts)
+    described = NetworkArguments(contract=contract, task=task, size_px=read_size(size), gray=gray, labels=labels, detection=detection, **texts)
     budget = {"max_drop": max_drop, "max_changed": max_changed, "metric": metric, "sqnr_floor_db": sqnr_floor}
     options = ExportOptions(
         **budget,  # type: ignore[arg-type]
@@ -177,9 +180,13 @@ def export(
         for line in describe_export(job):
             console.say(line)
         return
+    if report is not None:
+        free_file(report, force=force)  # before minutes are spent
     with console.progress_display(f"exporting {name}") as progress:
         bundle = run_export(job, progress)
     show_bundle(bundle, as_json)
+    if report is not None:
+        run_report([bundle.folder], report, None, images=True, force=force)
 
 
 @app.command()
@@ -251,43 +258,34 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """Time the variants, and PyTorch beside them: one process per engine, one awake at a time."""
-    from edgeport_export.benchmark.runner import EngineSpec, benchmark, disturbance
+    from edgeport_export.benchmark.runner import disturbance
 
-    if against not in (None, "torch"):
-        raise InputError(f"expected --against torch, or nothing, got {against!r}")
-    size_px = _size(size)
-    opened = Bundle(bundle)
-    batch = min(16, opened.manifest.contract.largest_batch) if batch is None else batch
-    engines = {f"edgeport {v.precision}": EngineSpec(kind="onnx", path=str(opened.folder / v.file), threads=threads) for v in opened.manifest.variants}
-    if against == "torch":
-        from edgeport_export.sources import source_of_bundle
+    from .bench_command import BenchJob, run_bench, show_measured
 
-        source_of_bundle(opened, checkpoint, model)  # one sentence now, instead of a process that does not start
-        torch = EngineSpec(kind="torch", path=None if checkpoint is None else str(checkpoint), factory=model, bundle=str(bundle), threads=threads)
-        engines |= {f"torch {mode}": dataclasses.replace(torch, mode=mode) for mode in ("eager", "channels_last", "compile")}
+    named: dict[str, Any] = {"bundle": bundle, "against": against, "checkpoint": checkpoint, "model": model, "batch": batch}
     with console.progress_display("timing") as progress:
-        progress(f"{len(engines)} engines", 0, 1)
-        measured = benchmark(engines, batch=batch, size_px=size_px, rounds=rounds)
+        measured = run_bench(BenchJob(**named, size_px=read_size(size), threads=threads, rounds=rounds), progress)
     if as_json:
-        print(strict_json({name: dataclasses.asdict(stats) for name, stats in measured.items()}))
+        print(strict_json({name: dataclasses.asdict(stats) for name, stats in measured.engines.items()}))
         return
-    best = min(stats.median_ms for stats in measured.values())
-    rows = [
-        [name, f"{stats.median_ms:.3f}", f"{stats.median_ms / batch:.3f}", f"{stats.median_ms / best:.2f}x"]
-        for name, stats in sorted(measured.items(), key=lambda each: each[1].median_ms)
-    ]
-    console.table(["engine", f"ms per batch of {batch}", "ms per image", "time over the best"], rows, opened.manifest.name)
-    if busy := disturbance(measured.values()):
+    show_measured(measured)
+    if busy := disturbance(measured.engines.values()):
         console.say(busy)
 
 
-def _size(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    sides = text.lower().split("x")
-    if len(sides) != 2 or not all(side.isascii() and side.isdigit() and int(side) for side in sides):
-        raise InputError(f"expected a size as HEIGHTxWIDTH in pixels, such as 224x224, got {text!r}")
-    return int(sides[0]), int(sides[1])
+@app.command()
+def report(
+    bundles: Annotated[list[Path], typer.Argument(help="Folders of bundles; several are laid side by side.")],
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
+    card: Annotated[Path | None, typer.Option(help="Write a model card in Markdown there, too, as README.md of a published folder.")] = None,
+    images: Annotated[bool, typer.Option(help="Whether golden images are on the page; they come from held-out images, and may be private.")] = True,
+    force: Annotated[bool, typer.Option(help="Replace files that exist.")] = False,
+) -> None:
+    """Write one self-contained page about bundles: decisions, tables, charts, pictures, the network, and how to repeat it."""
+    from .report_command import run_report
+
+    for path in run_report(bundles, out, card, images=images, force=force):
+        console.say(f"written: {path}")
 
 
 @app.command()

@@ -27,6 +27,7 @@ from edgeport_runtime.scorers import format_metric, psnr_db
 
 from . import console
 from .export_command import ExportJob, run_export
+from .report_command import run_report
 from .train_command import TrainingJob, run_training
 
 SHOWN = ("cnn", "resnet18", "attention", "generator")
@@ -59,6 +60,8 @@ def run_demo(out: Path) -> None:
     console.say(f"generator: the best Gaussian blur of the same noisy images reaches {blur:.2f} dB")
     console.say(f"image: {_show_generator(out)} (noisy | PyTorch | int8 | clean)")
     console.say(f"bundles: {', '.join(str(result.bundle.folder) for result in results)}")
+    for path in run_report([result.bundle.folder for result in results], out / "report.html", None, images=True, force=True):
+        console.say(f"report: {path}")
     console.say(f"took {time.perf_counter() - started:.0f} s")
 
 

@@ -19,6 +19,7 @@ from edgeport_runtime.images import Pixel, prepare
 from edgeport_runtime.scorers import SHARES, margin, metric_unit
 from edgeport_runtime.tasks import find_task
 
+MOST_CHANGED = 50  # images with a changed label that the evidence lists
 TIE = 1e-4  # of the logits' range: two classes closer than this may change places by rounding alone
 # every output over all examples (an array, or a list if sizes differ), and their truths -> a number, the larger the better
 Metric = Callable[[Mapping[str, Any], Sequence[Any]], float]
@@ -44,13 +45,14 @@ class QualityReport:
     """Each engine's quality, by its name; "torch" is PyTorch.
 
     `changed`: for classifiers, the number of labels that differ from PyTorch's. `non_tie_changes`: those of them for which PyTorch's two best
-    classes were further apart than TIE. `unseen`: outputs that the task's own metric does not see.
+    classes were further apart than TIE. `unseen`: outputs that the task's own metric does not see. `truths`: the classes of the images, if they are such.
     """
 
     qualities: Mapping[str, Quality]
     changed: Mapping[str, int]
     non_tie_changes: Mapping[str, int]
     unseen: int = 0
+    truths: tuple[int, ...] = ()
 
     def drop(self, precision: str) -> float:
         """The loss against PyTorch, in the unit that `unit` names. Negative if quality rose."""
@@ -66,7 +68,24 @@ class QualityReport:
             **({} if first.at_50 is None else {"at_50": {name: each.at_50 for name, each in self.qualities.items()}}),
             **({} if first.ssim is None else {"ssim": {name: each.ssim for name, each in self.qualities.items()}}),
             "changed": dict(self.changed),
+            "changed_images": {name: self._changed_images(name) for name in self.changed},
         }
+
+    def _changed_images(self, name: str) -> list[dict[str, Any]]:
+        """The images whose label an engine changes, those of which PyTorch was surest first, at most MOST_CHANGED. Margins: of the logits' range, 0..1."""
+        first, other = self.qualities["torch"], self.qualities[name]
+        moved = sorted((i for i, answer in enumerate(other.answers) if answer != first.answers[i]), key=lambda i: -first.margins[i])
+        return [
+            {
+                "image": i,
+                "torch": first.answers[i],
+                "answer": other.answers[i],
+                "truth": self.truths[i] if self.truths else None,
+                "torch_margin": round(first.margins[i], 6),
+                "margin": round(other.margins[i], 6),
+            }
+            for i in moved[:MOST_CHANGED]
+        ]
 
 
 def drop(before: Quality, after: Quality) -> float:
@@ -135,6 +154,7 @@ class QualityEvaluator:
             changed={name: len(indices) for name, indices in moved.items()},
             non_tie_changes={name: sum(self.torch.margins[i] > TIE for i in indices) for name, indices in moved.items()},
             unseen=unseen_outputs(self.contract),
+            truths=tuple(int(str(each.truth)) for each in self.examples) if first else (),
         )
 
     def _measure(self, run: Callable[[Pixel], Arrays], advance: Advance) -> Quality:

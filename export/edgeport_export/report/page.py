@@ -1,0 +1,156 @@
+"""The page and the model card. Text from a bundle is escaped by the template engine: a hostile label does nothing, and the page allows no scripts."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeport_export.errors import ExportError, OutputError
+from edgeport_runtime import Bundle, __version__
+
+from .charts import (
+    Chart,
+    clipping_chart,
+    curve_chart,
+    order_chart,
+    parity_chart,
+    plan_chart,
+    recovery_chart,
+    tradeoff_chart,
+)
+from .facts import BundleFacts
+from .pictures import Row, picture_rows
+from .structure import Drawing, structure
+
+TEMPLATES = Path(__file__).parent / "templates"
+TAGS = {  # Hugging Face's names of tasks
+    "classification": "image-classification",
+    "detection": "object-detection",
+    "segmentation": "image-segmentation",
+    "image-to-image": "image-to-image",
+    "map": "depth-estimation",
+    "embedding": "image-feature-extraction",
+}
+SPECIAL = "\\`*_{}[]()#+!|<>"  # of Markdown
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One bundle on the page."""
+
+    facts: BundleFacts
+    folder: str
+    tradeoff: Chart | None
+    parity: Chart | None
+    plan: Chart | None
+    order: Chart | None
+    curve: Chart | None
+    recovery: Chart | None
+    clipping: Chart | None
+    changed: Sequence[tuple[str, int, Sequence[dict[str, Any]]]]
+    rows: Sequence[Row]
+    structure: Drawing | None
+
+    @property
+    def sections(self) -> list[tuple[str, str]]:
+        """Id and name of those that it has."""
+        facts = self.facts
+        found = [("decision", "Decision"), ("variants", "Variants")]
+        found += [("parity", "Parity")] if facts.parity else []
+        found += [("plan", "int8 plan")] if facts.plan else []
+        found += [("changed", "Changed labels")] if self.changed else []
+        found += [("pictures", "Golden images")] if self.rows else []
+        found += [("structure", "Network")] if self.structure else []
+        return [*found, ("made", "How it was made")]
+
+
+def report_page(bundles: Sequence[Bundle], *, images: bool = True) -> str:
+    """One self-contained page of HTML. `images`: whether golden images are on it, which may be private. Raises ExportError without the extra `report`."""
+    parts = [_part(BundleFacts(bundle, f"b{index}"), images=images) for index, bundle in enumerate(bundles, 1)]
+    title = " and ".join(part.facts.name for part in parts)
+    css = (TEMPLATES / "page.css").read_text(encoding="utf-8")
+    return _rendered("page.html", parts=parts, title=title, css=css, version=__version__)
+
+
+def model_card(bundle: Bundle) -> str:
+    """A README.md in Markdown with Hugging Face's front matter, for whoever publishes the folder. Raises ExportError without the extra `report`."""
+    facts = BundleFacts(bundle)
+    task = facts.manifest.contract.task
+    front = {"library_name": "edgeport", "tags": ["onnx", "onnxruntime", "edgeport", *sorted(each.precision for each in facts.variants if each.kept)]}
+    if task in TAGS:
+        front["pipeline_tag"] = TAGS[task]
+    return _rendered("card.md", facts=facts, front="\n".join(f"{key}: {json.dumps(value)}" for key, value in front.items()))
+
+
+def write_text(text: str, out: Path) -> Path:
+    """Under a name of its own first. Raises OutputError."""
+    part = out.with_name(f".{out.name}.part")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(text, encoding="utf-8")
+        part.replace(out)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise OutputError(f"{out}: the report cannot be written ({error.strerror}); give another file (out, --out)") from error
+    return out
+
+
+def _part(facts: BundleFacts, *, images: bool) -> Part:
+    return Part(
+        facts=facts,
+        folder=facts.bundle.folder.name,
+        tradeoff=tradeoff_chart(facts),
+        parity=parity_chart(facts),
+        plan=plan_chart(facts),
+        order=order_chart(facts),
+        curve=curve_chart(facts),
+        recovery=recovery_chart(facts),
+        clipping=clipping_chart(facts),
+        changed=list(_changed(facts)),
+        rows=picture_rows(facts) if images else (),
+        structure=structure(facts),
+    )
+
+
+def _changed(facts: BundleFacts) -> Iterator[tuple[str, int, Sequence[dict[str, Any]]]]:
+    """By variant: how many labels it changes, and these images, with labels for classes."""
+    labels = facts.manifest.contract.labels
+    for variant in facts.variants:
+        rows = facts.changed_images.get(variant.precision, [])
+        if variant.changed and rows:
+            told = [{"image": each.get("image"), **each, **{key: _label(each.get(key), labels) for key in ("torch", "answer", "truth")}} for each in rows]
+            yield variant.precision, variant.changed, told
+
+
+def _label(index: Any, labels: Sequence[str]) -> str:
+    return "" if index is None else labels[index] if isinstance(index, int) and 0 <= index < len(labels) else str(index)
+
+
+def _rendered(template: str, **values: Any) -> str:
+    try:
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    except ImportError as error:
+        raise ExportError("a report needs matplotlib and jinja2: install edgeport with the extra `report`") from error
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=template.endswith(".html"), undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=False
+    )
+    environment.filters |= {"kilobytes": _kilobytes, "shown": _shown, "sentence": _sentence, "plain": _plain}
+    return environment.get_template(template).render(**values)
+
+
+def _kilobytes(count: int) -> str:
+    return f"{count / 1000:,.1f} kB" if count < 10_000_000 else f"{count / 1e6:,.1f} MB"
+
+
+def _shown(value: float | None, unit: str = "") -> str:
+    return "" if value is None else f"{value:g}{unit}" if isinstance(value, int) else f"{value:.4g}{unit}"
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
+
+
+def _plain(text: object) -> str:
+    """In Markdown, as it is written: nothing in it makes a heading, a link or a tag."""
+    return "".join(f"\\{each}" if each in SPECIAL else each for each in " ".join(str(text).split()))

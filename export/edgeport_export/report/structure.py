@@ -1,0 +1,158 @@
+"""The network as layers of modules, drawn from the fp32 graph: which of them run as integers, and what each costs.
+
+1. Nodes are named by their modules ("layer1.0.conv1/Conv"). Modules are joined to their parents, the deepest first, until at most MOST are left.
+2. A module lies one layer below the lowest one that it reads from. A value that goes back to an earlier module (one that is called twice) is not drawn.
+3. Within a layer, modules lie in the order of what they read from.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+
+import onnx
+
+from edgeport_export.rewrites.graph import GraphEditor
+
+from .facts import BundleFacts, Product
+
+MOST = 40  # modules in the drawing
+BOX_PX, ROW_PX, GAP_PX, LEFT_PX = (230, 34), 56, 24, 12
+LONGEST_LABEL = 30  # characters
+
+
+@dataclass(kw_only=True)
+class Module:
+    """`path`: of the module, or of several with this beginning. `products`: its convolutions and matrix products. `reads`: modules before it."""
+
+    path: str
+    operators: Counter[str] = field(default_factory=Counter)
+    products: list[Product] = field(default_factory=list)
+    reads: set[str] = field(default_factory=set)
+
+    @property
+    def precision(self) -> str:
+        """ "integer", "mixed" or "float" products, or "none"."""
+        integer = {each.reason is None for each in self.products}
+        return "none" if not integer else "mixed" if len(integer) == 2 else "integer" if True in integer else "float"
+
+    @property
+    def macs(self) -> int:
+        return sum(each.macs for each in self.products)
+
+
+def modules_of(model: onnx.ModelProto, products: Sequence[Product]) -> list[Module]:
+    """Rules 1 and 2, in the graph's order."""
+    editor = GraphEditor(model)
+    known = {each.name: each for each in products}
+    paths = {node.name: node.name.rpartition("/")[0] or node.op_type for node in editor.nodes}
+    joined = _joined(list(paths.values()))
+    found: dict[str, Module] = {}
+    made: dict[str, str] = {}
+    for node in editor.nodes:
+        path = joined[paths[node.name]]
+        module = found.setdefault(path, Module(path=path))
+        module.operators[node.op_type] += 1
+        if node.name in known:
+            module.products.append(known[node.name])
+        module.reads |= {made[name] for name in node.input if name in made} - {path}
+        made |= dict.fromkeys(node.output, path)
+    order = {path: place for place, path in enumerate(found)}
+    for module in found.values():
+        module.reads = {path for path in module.reads if order[path] < order[module.path]}
+    return list(found.values())
+
+
+def _joined(paths: Sequence[str]) -> Mapping[str, str]:
+    """What each path is drawn as."""
+    shown = dict(zip(paths, paths, strict=True))
+    while len(set(shown.values())) > MOST:
+        depth = max(each.count(".") for each in shown.values())
+        if depth == 0:
+            break
+        shown = {path: each.rpartition(".")[0] if each.count(".") == depth else each for path, each in shown.items()}
+    return shown
+
+
+def layers_of(modules: Sequence[Module]) -> list[list[Module]]:
+    """Rules 2 and 3."""
+    layer: dict[str, int] = {}
+    for module in modules:
+        layer[module.path] = 1 + max((layer[path] for path in module.reads), default=-1)
+    rows: list[list[Module]] = [[] for _ in range(1 + max(layer.values(), default=-1))]
+    for module in modules:
+        rows[layer[module.path]].append(module)
+    place: dict[str, float] = {}
+    for row in rows:
+        row.sort(key=lambda module: sum(place[path] for path in module.reads) / max(1, len(module.reads)))
+        place |= {module.path: index for index, module in enumerate(row)}
+    return rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """`svg`: each module can be pointed at and focused. `says`: in words. `modules`: for the table below it."""
+
+    svg: str
+    says: str
+    modules: tuple[Module, ...]
+
+
+def structure(facts: BundleFacts) -> Drawing | None:
+    """None if the bundle has no fp32 variant."""
+    variants = [each for each in facts.manifest.variants if each.precision == "fp32"]
+    if not variants:
+        return None
+    modules = modules_of(onnx.load_from_string(facts.bundle.read(variants[0])), facts.products)
+    rows = layers_of(modules)
+    if not rows:
+        return None
+    says = f"{len(modules)} modules in {len(rows)} layers, from the input at the top to the output at the bottom."
+    return Drawing(svg=_svg(rows, says, facts.key), says=says, modules=tuple(modules))
+
+
+def _svg(rows: Sequence[Sequence[Module]], says: str, key: str) -> str:
+    width = LEFT_PX * 2 + max(map(len, rows)) * (BOX_PX[0] + GAP_PX) - GAP_PX
+    height = len(rows) * ROW_PX + LEFT_PX
+    corner = {module.path: _corner(row, index, layer, width) for layer, row in enumerate(rows) for index, module in enumerate(row)}
+    total = sum(module.macs for row in rows for module in row)
+    lines = [_line(corner[path], corner[module.path]) for row in rows for module in row for path in sorted(module.reads)]
+    boxes = [_box(module, corner[module.path], total) for row in rows for module in row]
+    opened = f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="group" aria-labelledby="{key}-structure-says">'
+    return f'{opened}<title id="{key}-structure-says">{escape(says)}</title>{"".join(lines)}{"".join(boxes)}</svg>'
+
+
+def _corner(row: Sequence[Module], index: int, layer: int, width: int) -> tuple[float, float]:
+    taken = len(row) * (BOX_PX[0] + GAP_PX) - GAP_PX
+    return (width - taken) / 2 + index * (BOX_PX[0] + GAP_PX), LEFT_PX + layer * ROW_PX
+
+
+def _line(start: tuple[float, float], end: tuple[float, float]) -> str:
+    """From the bottom of one box to the top of another, bent if it passes boxes in between."""
+    (x1, y1), (x2, y2) = (start[0] + BOX_PX[0] / 2, start[1] + BOX_PX[1]), (end[0] + BOX_PX[0] / 2, end[1])
+    far = y2 - y1 > ROW_PX
+    out = BOX_PX[0] / 2 + GAP_PX / 2 if far else 0
+    return f'<path class="edge" d="M{x1:g} {y1:g} C{x1 + out:g} {y1 + 12:g} {x2 + out:g} {y2 - 12:g} {x2:g} {y2:g}"/>'
+
+
+def _box(module: Module, corner: tuple[float, float], total: int) -> str:
+    label = module.path if len(module.path) <= LONGEST_LABEL else "…" + module.path[1 - LONGEST_LABEL :]
+    told = escape(description(module, total))
+    rectangle = f'<rect x="{corner[0]:g}" y="{corner[1]:g}" width="{BOX_PX[0]}" height="{BOX_PX[1]}" rx="6"/>'
+    text = f'<text x="{corner[0] + BOX_PX[0] / 2:g}" y="{corner[1] + 22:g}" text-anchor="middle">{escape(label)}</text>'
+    return f'<g class="module {module.precision}" tabindex="0" role="img" aria-label="{told}"><title>{told}</title>{rectangle}{text}</g>'
+
+
+WORDS = {"integer": "integers", "mixed": "partly integers", "float": "float", "none": "no products"}
+
+
+def description(module: Module, total: int) -> str:
+    """One module in a line of words. `total`: MACs of the network."""
+    parts = [module.path, WORDS[module.precision]]
+    if module.macs:
+        parts.append(f"{module.macs:,} MACs ({100 * module.macs / total:.1f} %)")
+    errors = [each.sqnr_db for each in module.products if each.sqnr_db is not None]
+    if errors:
+        parts.append(f"{min(errors):.1f} dB if alone integer")
+    parts.append(", ".join(f"{count} {name}" if count > 1 else name for name, count in module.operators.most_common(4)))
+    return "; ".join(parts)

@@ -1,0 +1,49 @@
+"""Golden images and their answers, as the bundle holds them."""
+
+import base64
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from edgeport_export.report.facts import BundleFacts
+from edgeport_export.report.pictures import DIFFERENCE, MOST_IMAGES, _row, picture_rows
+from edgeport_runtime import Bundle
+
+FIXTURES = Path(__file__).parents[2] / "fixtures" / "format2"
+
+
+def shown(data: str) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data.partition(",")[2]))))
+
+
+def test_a_classifiers_rows_have_the_stored_answers() -> None:
+    bundle = Bundle(FIXTURES / "classifier")
+    rows = picture_rows(BundleFacts(bundle))
+    case = bundle.manifest.golden[0]
+    assert 0 < len(rows) <= MOST_IMAGES and rows[0].name == f"{case.folder}, image 1"
+    assert [each.title for each in rows[0].panels] == ["input", "PyTorch", "fp32", "int8"]
+    logits = bundle.tensor(case.outputs[0])[0].astype(np.float64)
+    odds = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+    best = int(odds.argmax())
+    assert rows[0].panels[1].words.splitlines()[0] == f"{bundle.manifest.contract.labels[best]} {odds[best]:.3f}"
+    pixels = bundle.tensor(case.inputs[0])[0]
+    np.testing.assert_array_equal(shown(rows[0].panels[0].data)[:: 96 // 16, :: 96 // 16], pixels)  # 16 pixels are shown 6 times as large
+
+
+def test_a_generators_rows_have_images_and_where_they_differ() -> None:
+    bundle = Bundle(FIXTURES / "generator")
+    row = picture_rows(BundleFacts(bundle))[0]
+    assert [each.title for each in row.panels] == ["input", "PyTorch", "fp32", "fp32 - PyTorch", "int8", "int8 - PyTorch"]
+    case = bundle.manifest.golden[0]
+    torch, int8 = bundle.tensor(case.outputs[0])[0].astype(int), bundle.tensor(case.host["int8"][0])[0].astype(int)
+    assert f"at most {abs(int8 - torch).max()} levels" in row.panels[5].words
+    scale = shown(row.panels[5].data).shape[0] // torch.shape[0]
+    np.testing.assert_array_equal(shown(row.panels[5].data)[::scale, ::scale], np.clip(128 + DIFFERENCE * (int8 - torch), 0, 255))
+
+
+def test_a_large_image_is_made_small_and_a_gray_one_stays_gray() -> None:
+    large, gray = np.zeros((1000, 500, 3), np.uint8), np.zeros((8, 8, 1), np.uint8)
+    assert shown(_row("x", large, {}).panels[0].data).shape == (320, 160, 3)
+    assert shown(_row("x", gray, {}).panels[0].data).shape == (96, 96)
