@@ -15,6 +15,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from edgeport_runtime.regular_files import what_is
+
 from .errors import CheckpointError
 
 MOST_CLASSES = 100
@@ -93,8 +95,9 @@ def require_file(path: Path) -> None:
     """Raises CheckpointError if there is no such file."""
     if path.is_dir():
         raise CheckpointError(f"{path}: expected a checkpoint, but this is a folder; name the file in it")
-    if not path.is_file():
-        raise CheckpointError(f"{path}: expected a checkpoint, but there is no such file")
+    came = what_is(path)
+    if came != "a file":
+        raise CheckpointError(f"{path}: expected a checkpoint, but {f'this is {came}' if came else 'there is no such file'}")
 
 
 def _shards(index: Path) -> Weights:

@@ -13,7 +13,7 @@ from typing import Any
 from .errors import AlteredError, BundleError, ContractError, FormatError, first_line
 from .manifest import FORMAT, File, Manifest, Variant, files_of, parse_manifest, sealed
 from .protobuf import Array, read_tensor
-from .regular_files import read_regular
+from .regular_files import read_regular, what_is
 
 MANIFEST, EVIDENCE = "manifest.json", "evidence.json"
 MOST_JSON_BYTES = 16 * 2**20
@@ -48,12 +48,12 @@ class Bundle:
     def read(self, file: File | Variant) -> bytes:
         """Read one file once and check it. Raises AlteredError if the content is not the manifest's."""
         path = self.folder / file.file
-        for part in (path, *path.parents):
-            if part == self.folder:
-                break
-            if part.is_symlink():
-                raise AlteredError(f"{part}: a file of a bundle is no link; copy the bundle with what its links point to, as cp -rL does")
         try:
+            for part in (path, *path.parents):
+                if part == self.folder:
+                    break
+                if part.is_symlink():
+                    raise AlteredError(f"{part}: a file of a bundle is no link; copy the bundle with what its links point to, as cp -rL does")
             data = read_regular(path, file.bytes if isinstance(file, Variant) else MOST_TENSOR_BYTES, links=False)
         except (OSError, ValueError) as error:
             raise AlteredError(f"{path}: the manifest lists this file, but it cannot be read ({first_line(error)}); {self._remedy()}") from error
@@ -87,7 +87,7 @@ class Bundle:
         """What was measured when the bundle was made; empty if the file is missing. No hash covers it, and nothing depends on it."""
         path = self.folder / EVIDENCE
         try:
-            return dict(json.loads(read_regular(path, MOST_JSON_BYTES).decode("utf-8")))
+            return dict(json.loads(read_regular(path, MOST_JSON_BYTES, links=False).decode("utf-8")))
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, TypeError, RecursionError) as error:
@@ -102,12 +102,13 @@ def _content(path: Path) -> tuple[bytes, str]:
 
 def _manifest(folder: Path) -> tuple[Manifest, str]:
     path = folder / MANIFEST
-    if not folder.is_dir():
-        came = "this is a file" if folder.exists() else "there is no such folder"
-        raise BundleError(f"{folder}: expected a bundle (a folder with {MANIFEST}), but {came}")
+    came = what_is(folder)
+    if came != "a folder":
+        raise BundleError(f"{folder}: expected a bundle (a folder with {MANIFEST}), but {f'this is {came}' if came else 'there is no such folder'}")
     try:
         content, sha256 = _content(path)
         data = json.loads(content.decode("utf-8"), parse_constant=_no_constant)
+        json.dumps(data, ensure_ascii=False).encode()  # half of a surrogate pair is no text, and nothing could print it
     except FileNotFoundError as error:
         raise BundleError(f"{folder}: expected a bundle, but there is no {MANIFEST} in this folder") from error
     except (OSError, ValueError, RecursionError) as error:

@@ -17,11 +17,12 @@ from .doctor import diagnose
 from .errors import EdgeportError, InputError, first_line
 from .evaluation import evaluate
 from .image_limits import FORMATS, LIMITS, ImageLimits
-from .json_text import strict_json
+from .json_text import printable, strict_json
 from .load_options import LATENCIES
 from .loading import load
 from .many_files import Format, Rows, find_files, fingerprint, predict_files
 from .model import Model
+from .regular_files import read_text
 from .result_files import find_places
 from .selection import PRECISIONS, not_run_here
 from .tasks import find_task
@@ -33,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return int(arguments.run(arguments))
     except EdgeportError as error:
-        print(f"edgeport-run: {error}", file=sys.stderr)
+        print(f"edgeport-run: {printable(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("edgeport-run: interrupted", file=sys.stderr)
@@ -42,7 +43,8 @@ def main(argv: list[str] | None = None) -> int:
         sys.stderr.close()
         return 141
     except OSError as error:  # whatever is read becomes one of our errors, so it is the output: a file on a full disk, say
-        print(f"edgeport-run: the output cannot be written ({first_line(error)})", file=sys.stderr)
+        place = f"{error.filename}: this" if error.filename else "the output"
+        print(f"edgeport-run: {place} cannot be used ({first_line(error)})", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in its buffer would fail once more at the end
         return 2
 
@@ -127,7 +129,7 @@ def _info(arguments: argparse.Namespace) -> int:
     bundle = Bundle(arguments.bundle)
     manifest = bundle.manifest
     if arguments.json:
-        return _print(json.loads((bundle.folder / MANIFEST).read_text(encoding="utf-8")))  # as it is, with its own format
+        return _print(json.loads(read_text(bundle.folder / MANIFEST)))  # as it is, with its own format
     contract = manifest.contract
     _print(f"{manifest.name}: {contract.task}, format {manifest.format}")
     for each in contract.inputs:
@@ -246,5 +248,5 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _print(value: Any) -> int:
-    print(value if isinstance(value, str) else strict_json(value))
+    print(printable(value) if isinstance(value, str) else strict_json(value))
     return 0

@@ -1,7 +1,6 @@
 """True boxes from a folder with COCO's annotations: `annotations.json` beside the images, or the folder `images`."""
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,8 +9,10 @@ import numpy as np
 
 from .average_precision import TrueBoxes
 from .errors import InputError
+from .regular_files import read_text
 
 ANNOTATIONS = "annotations.json"
+LARGEST_SIDE = 1e6  # pixels
 Found = TypeVar("Found")
 
 
@@ -31,10 +32,10 @@ def coco_labels(folder: Path) -> tuple[str, ...]:
 def _read(folder: Path, use: Callable[[Path, dict[str, Any]], Found]) -> Found:
     path = folder / ANNOTATIONS
     try:
-        return use(path, json.loads(path.read_text(encoding="utf-8")))
+        return use(path, json.loads(read_text(path)))
     except OSError as error:
         raise InputError(f"{path}: expected COCO's annotations beside the images, but they cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise InputError(f"{path}: these are no annotations in COCO's form ({type(error).__name__}: {error})") from error
 
 
@@ -47,7 +48,7 @@ def _examples(path: Path, found: dict[str, Any], labels: Sequence[str]) -> list[
         try:
             image, name = rows[each["image_id"]], names[each["category_id"]]
             left, top, width, height = (_finite(side) for side in each["bbox"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (LookupError, TypeError, ValueError, ArithmeticError) as error:
             raise InputError(
                 f"{path}: annotation {number} needs an image_id and a category_id that are listed, and a bbox of four numbers, got {str(each)[:100]}"
             ) from error
@@ -58,7 +59,7 @@ def _examples(path: Path, found: dict[str, Any], labels: Sequence[str]) -> list[
 
 
 def _finite(side: Any) -> float:
-    if isinstance(side, str | bool) or not math.isfinite(side):
+    if isinstance(side, str | bool) or not abs(side) <= LARGEST_SIDE:  # not a number, too
         raise ValueError
     return float(side)
 
@@ -69,7 +70,8 @@ def _truth(rows: Sequence[tuple[list[float], int, bool]]) -> TrueBoxes:
 
 
 def _image(folder: Path, name: str) -> Path:
-    for path in (folder / name, folder / "images" / name):
-        if path.is_file():
+    for parent in (folder, folder / "images"):
+        path = parent / name
+        if path.resolve().is_relative_to(folder.resolve()) and path.is_file():  # annotations of strangers name no other files of this machine
             return path
     raise InputError(f"{folder}: the image {name} of the annotations is neither there nor in its folder images")

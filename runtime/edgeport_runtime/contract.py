@@ -215,7 +215,9 @@ class Contract:
     def from_json(cls, text: str) -> "Contract":
         """Read what `to_json` wrote. Raises ContractError."""
         try:
-            return cls.from_dict(json.loads(text))
+            data = json.loads(text)
+            json.dumps(data, ensure_ascii=False).encode()  # half of a surrogate pair is no text, and nothing could print it
+            return cls.from_dict(data)
         except (ValueError, RecursionError) as error:
             raise ContractError(f"the contract is not JSON: {error}") from error
 

@@ -29,6 +29,7 @@ TURNS = {  # its values -> what brings the image upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # a tag of TIFF, and its value
 FIRST_TURNED = 5  # of its values: from here on height and width are exchanged
 
 
@@ -42,8 +43,9 @@ def decode(source: ImageSource, limits: ImageLimits = LIMITS) -> Image.Image:
     if _is_array(source):
         return _from_array(_array_of(source))
     with _told(name, limits), _opened(source, limits) as image:
+        inverted = image.format == "TIFF" and image.mode.startswith("I;16") and image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO  # type: ignore[attr-defined]
         image.load()
-        return _upright(image)
+        return _upright(_inverted(image) if inverted else image)
 
 
 def size_px(source: ImageSource, limits: ImageLimits = LIMITS) -> tuple[int, int]:
@@ -98,6 +100,11 @@ def _pillows_own(limits: ImageLimits) -> str:
     """If `limits` allow more than Pillow does."""
     most = Image.MAX_IMAGE_PIXELS
     return "" if most is None or limits.max_px <= most else f" and PIL.Image.MAX_IMAGE_PIXELS, which is {most:,}"
+
+
+def _inverted(image: Image.Image) -> Image.Image:
+    """Of 16 bits of gray whose 0 is white, which Pillow leaves as they are; it turns those of 8."""
+    return Image.fromarray(65535 - np.asarray(image).astype(np.uint16))
 
 
 def _is_array(source: ImageSource) -> bool:

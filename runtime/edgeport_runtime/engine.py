@@ -76,6 +76,9 @@ class Engine:
             raise BundleError(
                 f"the contract promises {sorted(promised[0])} -> {sorted(promised[1])}, but the graph has {sorted(graph[0])} -> {sorted(graph[1])}"
             )
+        given = {each.name: each for each in (*session.get_inputs(), *session.get_outputs())}
+        for each in _ends(self.contract):
+            _require_alike(each, given[each.name])
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         """One run at the shapes given; on a CPU, one of as many at once in this process as there are threads.
@@ -85,12 +88,16 @@ class Engine:
         came = tuple((name, array.dtype, array.shape) for name, array in inputs.items())
         if came != self._passed:  # checking takes 3 % of a small network's call
             self.contract.require_arrays(inputs)
-            self._passed = came
         arrays = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
         with run_queue(self.options.device):
             if self._pool is not None and divides(self.contract, len(next(iter(arrays.values()))), self._threads):
-                return self._run_split(arrays)
-            return self._run_on(self._shared_session(), arrays)
+                outputs = self._run_split(arrays)
+            else:
+                outputs = self._run_on(self._shared_session(), arrays)
+        if came != self._passed:
+            _require_promised_outputs(self.contract, arrays, outputs)
+            self._passed = came
+        return outputs
 
     def run_bound(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """One run whose outputs stay on the device, as onnxruntime's OrtValues by name. `inputs`: OrtValues on any device, or arrays.
@@ -182,6 +189,27 @@ class Engine:
         return DeviceError(f"onnxruntime {onnxruntime().__version__} failed on {self.options.device} at {dict(shapes)}: {first_line(error)}")
 
 
+def _require_alike(promised: Input | Output, given: Any) -> None:
+    """Of one input or output: the dtype, the number of axes, and those that are fixed on both sides. Raises BundleError."""
+    shape = given.shape if given.shape is not None else [None] * len(promised.shape)
+    fits = len(shape) == len(promised.shape) and not any(
+        isinstance(size, int) and isinstance(axis, int) and size != axis for size, axis in zip(shape, promised.shape, strict=True)
+    )
+    if not fits or not given.type.startswith("tensor(") or _numpy_name(given.type) != promised.dtype:
+        wanted = f"{promised.dtype} ({', '.join(map(str, promised.shape))})"
+        raise BundleError(f"the contract promises {promised.name!r} as {wanted}, but the graph has {given.type} {shape}: export the network again")
+
+
+def _require_promised_outputs(contract: Contract, inputs: Arrays, outputs: Mapping[str, Any]) -> None:
+    """What a graph does not say of its outputs before it runs. Raises DeviceError."""
+    sizes = {axis: size for each in contract.inputs for axis, size in zip(each.shape, inputs[each.name].shape, strict=True) if isinstance(axis, str)}
+    for each in contract.outputs:
+        shape = tuple(getattr(outputs[each.name], "shape", ()))
+        wanted = [sizes.get(axis) if isinstance(axis, str) else axis for axis in each.shape]
+        if len(shape) != len(wanted) or any(size is not None and size != came for size, came in zip(wanted, shape, strict=True)):
+            raise DeviceError(f"the contract promises {each.name!r} of shape {each.shape} at {sizes}, but the graph gave {shape}: export the network again")
+
+
 def _freeing_memory(device: str) -> Any:
     """Options of a run that gives the memory of intermediate results back at its end. After every run that would take 2 to 60 % longer."""
     options = onnxruntime().RunOptions()
@@ -197,8 +225,13 @@ class _Described(NamedTuple):
 
 
 def _dtype(value: Any) -> str:
-    """numpy's name of an OrtValue's type: "tensor(uint8)" is uint8."""
-    name: str = value.data_type().removeprefix("tensor(").removesuffix(")")
+    """numpy's name of an OrtValue's type."""
+    return _numpy_name(value.data_type())
+
+
+def _numpy_name(kind: str) -> str:
+    """Of onnxruntime's: "tensor(uint8)" is uint8."""
+    name = kind.removeprefix("tensor(").removesuffix(")")
     return {"float": "float32", "double": "float64"}.get(name, name)
 
 

@@ -18,6 +18,7 @@ from .images import Pixel, PixelBatch, are_several, image_files, kind_of, pixel_
 from .interpretation import RunOutputs
 from .model import Model
 from .predictions import Answer
+from .regular_files import what_is
 from .scorers import SCORERS, Quality
 from .tasks import Task, TruthKind, find_task
 
@@ -178,7 +179,8 @@ def _labeled(contract: Contract, folder: Path) -> list[Example]:
         raise InputError(f"{folder}: this model has no labels, so folders cannot name its classes; export it with labels, or give pairs (image, index)")
     unknown = [path.name for path in classes if path.name not in contract.labels]
     if not classes or unknown:
-        nothing = "no folders" if folder.is_dir() else "no such folder"
+        came = what_is(folder)
+        nothing = "no folders" if came == "a folder" else "no such folder" if came is None else came
         came = f"{', '.join(unknown[:5])} which {'is' if len(unknown) == 1 else 'are'} no label" if unknown else nothing
         raise InputError(f"{folder}: expected one folder of images per label ({', '.join(contract.labels[:10])}), got {came}")
     return [Example(source=file, truth=contract.labels.index(path.name)) for path in classes for file in image_files(path)]

@@ -13,7 +13,9 @@ from .errors import ImageError, InputError
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 MOST_SCANS = 200  # of a JPEG; ten are usual. Each goes over all pixels: 100 MB of small ones would take an hour
 SMALLEST_TILE_PX = 2**20  # tiles of a TIFF up to this size are decoded whatever the image's own size
-TILE_WIDTH, TILE_LENGTH = 322, 323  # tags of TIFF
+TILE_WIDTH, TILE_LENGTH, BITS_PER_SAMPLE = 322, 323, 258  # tags of TIFF
+MOST_SEGMENTS, MOST_EXIF_SEGMENTS = 10_000, 16  # before the pixels of a JPEG; EXIF has one, and depth maps some hundred
+APP1, START_OF_SCAN = 0xE1, 0xDA  # markers of JPEG
 BLOCK = 2**20  # bytes that are read at once
 
 
@@ -55,6 +57,7 @@ class ImageLimits:
         if self.max_frames is not None and _frames(image, self.max_frames) > self.max_frames:
             raise ImageError(f"{name}: more frames or pages than {self.max_frames}; give one of them alone, or raise max_frames")
         if image.format == "TIFF":
+            _require_bits(name, image)
             _require_tiles(name, image)
         if image.format in ("JPEG", "MPO") and _scans(image) > MOST_SCANS:
             raise ImageError(f"{name}: a JPEG of more than {MOST_SCANS} scans takes too long; save it anew with fewer")
@@ -73,15 +76,40 @@ def content(name: str, source: Any, limits: ImageLimits) -> Any:
         source = source.tobytes()  # it may have gaps
     if isinstance(source, bytes | bytearray):
         limits.require_size(name, len(source))
-        return io.BytesIO(source)
+        source = io.BytesIO(source)
     if not source.seekable():  # a pipe that the caller has opened
         data = source.read(int(limits.max_file_mb * 1e6) + 1)
         limits.require_size(name, len(data))
-        return io.BytesIO(data)
+        source = io.BytesIO(data)
     begin = source.tell()
     limits.require_size(name, source.seek(0, os.SEEK_END))
     source.seek(begin)
+    _require_segments(name, source)
+    source.seek(begin)
     return source
+
+
+def _require_segments(name: str, file: Any) -> None:
+    """What comes before the pixels of a JPEG. Pillow joins segments of EXIF one by one: 400,000 small ones took minutes. Raises ImageError."""
+    if file.read(2) != b"\xff\xd8":
+        return
+    segments = exif = 0
+    while segments <= MOST_SEGMENTS and exif <= MOST_EXIF_SEGMENTS:
+        head = file.read(4)
+        if len(head) < 4 or head[0] != 0xFF or head[1] == START_OF_SCAN:  # what is odd is Pillow's to judge
+            return
+        size = int.from_bytes(head[2:]) - 2
+        segments += 1
+        exif += head[1] == APP1 and file.read(min(4, max(0, size))) == b"Exif"
+        file.seek(size - (min(4, max(0, size)) if head[1] == APP1 else 0), os.SEEK_CUR)
+    raise ImageError(f"{name}: a JPEG of more than {MOST_SEGMENTS:,} segments, or {MOST_EXIF_SEGMENTS} of EXIF, takes too long; save it anew without them")
+
+
+def _require_bits(name: str, image: Any) -> None:
+    """Pillow takes 12 bits of gray for 16, which is nearly black. Raises ImageError."""
+    bits = image.tag_v2.get(BITS_PER_SAMPLE, (1,))
+    if not set(bits if isinstance(bits, tuple) else (bits,)) <= {1, 2, 4, 8, 16, 32, 64}:
+        raise ImageError(f"{name}: expected 8 or 16 bits a channel, got {bits}; convert it to 8 bits first")
 
 
 def _require_tiles(name: str, image: Any) -> None:

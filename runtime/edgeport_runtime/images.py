@@ -18,6 +18,7 @@ from .errors import ImageError, InputError
 from .framing import Framing
 from .image_limits import LIMITS, ImageLimits
 from .pixels import Pixels
+from .regular_files import what_is
 from .threads import usable_threads
 
 Pixel = NDArray[np.uint8]
@@ -248,8 +249,9 @@ def groups_of_one_shape(shapes: Sequence[tuple[int, ...]], largest: int) -> list
 def image_files(folder: Path, *, nested: bool = False) -> list[Path]:
     """The image files in a folder, sorted by name. `nested`: those in its folders, too. Raises InputError if there are none."""
     paths = folder.rglob("*") if nested else folder.iterdir()
-    found = sorted(path for path in paths if path.suffix.lower() in SUFFIXES and not path.is_dir()) if folder.is_dir() else []
+    found = sorted(path for path in paths if path.suffix.lower() in SUFFIXES and not path.is_dir()) if what_is(folder) == "a folder" else []
     if not found:
-        came = "there are none in it" if folder.is_dir() else "this is a file" if folder.exists() else "there is no such folder"
+        there = what_is(folder)
+        came = "there are none in it" if there == "a folder" else f"this is {there}" if there else "there is no such folder"
         raise InputError(f"{folder}: expected a folder of images ({', '.join(SUFFIXES)}), but {came}")
     return found

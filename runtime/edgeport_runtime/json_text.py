@@ -1,4 +1,4 @@
-"""JSON as this package writes it."""
+"""JSON as this package writes it, and text that a terminal may show."""
 
 import json
 import math
@@ -17,6 +17,11 @@ def _finite(data: Any) -> Any:
     if isinstance(data, list | tuple):
         return [_finite(value) for value in data]
     return None if isinstance(data, float) and not math.isfinite(data) else data
+
+
+def printable(text: str) -> str:
+    """With escapes for what would steer a terminal: names and reasons of a bundle may be a stranger's."""
+    return "".join(each if each.isprintable() or each in "\n\t" else each.encode("unicode_escape", errors="replace").decode() for each in text)
 
 
 def canonical_json(data: Any) -> str:

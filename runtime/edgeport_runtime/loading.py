@@ -227,13 +227,13 @@ def _outline(model: bytes, path: Path, *, own_session: bool) -> Outline:
     except FormatError as error:
         raise FormatError(f"{path}: {error}") from error
     if outline.external:
-        raise BundleError(f"{path}: {len(outline.external)} tensors are kept outside the model file, which edgeport never writes nor reads")
-    if outline.faults:
-        raise BundleError(f"{path}: the model holds {outline.faults[0]}; edgeport never writes that, so it is refused: export the network again")
+        raise BundleError(f"{path}: tensors are kept outside the model file ({outline.external[0][:80]!r}), which edgeport never writes nor reads")
+    if outline.fault is not None:
+        raise BundleError(f"{path}: the model holds {outline.fault}; edgeport never writes that, so it is refused: export the network again")
     if outline.foreign and not own_session:
+        domains = ", ".join(each[:40] for each in outline.foreign)
         raise BundleError(
-            f"{path}: the model holds operators of {', '.join(outline.foreign)}, and edgeport writes ONNX's own alone; for operators of yours open "
-            "the session yourself (session=)"
+            f"{path}: the model holds operators of {domains}, and edgeport writes ONNX's own alone; for operators of yours open the session yourself (session=)"
         )
     return outline
 

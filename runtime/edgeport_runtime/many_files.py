@@ -13,8 +13,10 @@ from typing import Any, Literal
 
 from .errors import ImageError, InputError
 from .images import SUFFIXES, image_files
+from .json_text import printable
 from .model import Model
 from .predictions import Answer, Detections, Prediction, Values
+from .regular_files import read_text, what_is
 from .result_files import SIGN, File, draw, find_places, leave_sign, require_own, write
 
 Format = Literal["text", "jsonl", "csv"]
@@ -35,9 +37,9 @@ def find_files(given: Sequence[str]) -> list[File]:
     found: dict[Path, File] = {}
     for each in given:
         path = Path(each)
-        if path.is_dir():
+        if what_is(path) == "a folder":
             files = [File(path=file, name=file.relative_to(path)) for file in image_files(path, nested=True)]
-        elif has_magic(each) and not path.exists():
+        elif has_magic(each) and what_is(path) is None:
             matched = glob(each, recursive=True)  # noqa: PTH207  # a pattern may begin at the root
             matches = sorted(path for path in map(Path, matched) if path.suffix.lower() in SUFFIXES)
             if not matches:
@@ -61,9 +63,12 @@ class Rows:
             if form == "csv":
                 self._line(_csv(COLUMNS))
             return
-        if out.exists() and not resume:
+        there = what_is(out)
+        if there is not None and not resume:
             raise InputError(f"{out} exists already, and a result is never written over a file; name another one with --out, or go on in it with --resume")
-        kept = self._kept(out) if out.exists() else []
+        if there not in (None, "a file"):
+            raise InputError(f"{out}: expected a file of rows, but this is {there}; name another file with --out")
+        kept = self._kept(out) if there else []
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
             self._stream = out.open("w", encoding="utf-8", errors=AS_NAMED, newline="")
@@ -75,7 +80,11 @@ class Rows:
     def _kept(self, out: Path) -> list[str]:
         """Whole lines of an earlier call. The last one may be torn, and rows with an error are tried again."""
         kept = []
-        for number, (line, row) in enumerate(_records(out.read_text(encoding="utf-8", errors=AS_NAMED), self.form)):
+        text = _earlier(out)
+        begin = '{"image"' if self.form == "jsonl" else COLUMNS[0]
+        if not text.startswith(begin) and not begin.startswith(text):
+            raise InputError(f"{out}: this file does not begin as rows of results in the form {self.form} do; name another file with --out")
+        for number, (line, row) in enumerate(_records(text, self.form)):
             if row is None and not (self.form == "csv" and number == 0 and line == _csv(COLUMNS)):
                 raise InputError(f"{out}: line {number + 1} is no row of results in the form {self.form}; name another file with --out")
             if row is not None and row.get("model", self.model) != self.model:
@@ -95,13 +104,9 @@ class Rows:
         elif self.form == "jsonl":
             self._line(_json(row))
         elif "error" in row:
-            print(f"edgeport-run: {row['error']}", file=sys.stderr)
-        elif "top" in row:
-            self._line(f"{row['image']}: " + "  ".join(f"{each['label']} {each['score']:.3f}" for each in row["top"]) + "\n")
-        elif "out" in row:
-            self._line(f"{row['image']} -> {row['out']}\n")
+            print(f"edgeport-run: {printable(row['error'])}", file=sys.stderr)
         else:
-            self._line(f"{row['image']}: {_in_words(row)}\n")
+            self._line(f"{printable(_in_words(row))}\n")
 
     def _line(self, text: str) -> None:
         try:
@@ -121,7 +126,15 @@ class Rows:
 
 
 def _in_words(row: Mapping[str, Any]) -> str:
-    """What was found, or the named values, in one line."""
+    """For people, in one line."""
+    image = row["image"]
+    if "top" in row:
+        return f"{image}: " + "  ".join(f"{each['label']} {each['score']:.3f}" for each in row["top"])
+    return f"{image} -> {row['out']}" if "out" in row else f"{image}: {_found(row)}"
+
+
+def _found(row: Mapping[str, Any]) -> str:
+    """Boxes, or the named values."""
     if "detections" in row:
         boxes = (f"{each['label']} {each['score']:.2f} at {','.join(f'{side:.0f}' for side in each['box'])}" for each in row["detections"])
         return "; ".join(boxes) or "nothing found"
@@ -150,15 +163,26 @@ def _records(text: str, form: Format) -> list[tuple[str, dict[str, Any] | None]]
     whole = text[: text.rfind("\n") + 1]
     if form == "jsonl":
         return [(f"{line}\n", _row_of_json(line)) for line in whole.split("\n")[:-1]]
-    found = list(csv.reader(io.StringIO(whole, newline="")))  # a name may hold a line break
+    try:
+        found = list(csv.reader(io.StringIO(whole, newline="")))  # a name may hold a line break
+    except csv.Error:  # a field of more than 131,072 characters, which no row has
+        return [(whole, None)]
     torn = len(found) > 1 and len(found[-1]) < len(COLUMNS)
     return [(_csv(values), _row_of_csv(values)) for values in (found[:-1] if torn else found)]
+
+
+def _earlier(out: Path) -> str:
+    """What an earlier call wrote."""
+    try:
+        return read_text(out, errors=AS_NAMED)
+    except OSError as error:
+        raise InputError(f"{out}: the rows of an earlier call cannot be read ({error.strerror}); name another file with --out") from error
 
 
 def _row_of_json(line: str) -> dict[str, Any] | None:
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) and "image" in row else None
 

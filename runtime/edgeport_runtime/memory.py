@@ -38,12 +38,12 @@ def measured_bytes_per_pixel(evidence: Mapping[str, Any], precision: str, contra
             held = (entry.get(precision) or {}).get("peak_bytes")
             if held:
                 peaks[int(entry["batch"])] = int(held)
+        if image is None or len(peaks) < 2:
+            return None
+        small, large = min(peaks), max(peaks)
+        return max(float(LEAST), (peaks[large] - peaks[small]) / ((large - small) * image.height * image.width))
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
         return None
-    if image is None or len(peaks) < 2:
-        return None
-    small, large = min(peaks), max(peaks)
-    return max(float(LEAST), (peaks[large] - peaks[small]) / ((large - small) * image.height * image.width))
 
 
 class SpikeWatch:

@@ -48,6 +48,23 @@ def _require_regular(found: os.stat_result) -> None:
         raise NotRegularError(kind)
 
 
+def what_is(path: str | Path) -> str | None:
+    """ "a file", "a folder" or what else is there, in words; None if there is nothing, or it cannot be looked at."""
+    try:
+        mode = os.stat(path).st_mode  # noqa: PTH116
+    except (OSError, ValueError):
+        return None
+    return "a file" if stat.S_ISREG(mode) else KINDS.get(stat.S_IFMT(mode), "no regular file")
+
+
+MOST_TEXT_BYTES = 2**28  # of annotations, plans, labels, rows
+
+
+def read_text(path: str | Path, *, errors: str = "strict") -> str:
+    """A text in UTF-8 that a user names. Raises OSError or UnicodeDecodeError."""
+    return read_regular(path, MOST_TEXT_BYTES).decode("utf-8", errors=errors)
+
+
 def read_regular(path: str | Path, most_bytes: int, *, links: bool = True) -> bytes:
     """All of a regular file of at most `most_bytes`. Raises NotRegularError, TooLargeError, or another OSError."""
     with open_regular(path, links=links) as file:

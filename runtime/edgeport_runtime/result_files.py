@@ -12,6 +12,7 @@ from .errors import InputError
 from .image_limits import ImageLimits
 from .model import Model
 from .predictions import Answer, Detections, FloatMap, Segmentation
+from .regular_files import read_text
 from .tasks import find_task
 
 SIGN = ".answered-by"  # in a folder of answers: whose they are
@@ -64,7 +65,11 @@ def _places(files: Sequence[File], folder: Path, suffix: str, option: str, *, re
 
 def require_own(sign: Path, model: str, option: str) -> None:
     """Raises InputError if the folder holds another's answers, which nobody could tell apart afterwards."""
-    if sign.exists() and sign.read_text(encoding="utf-8").strip() != model:
+    try:
+        found = read_text(sign, errors="replace").strip() if sign.exists() else model
+    except OSError as error:
+        raise InputError(f"{sign}: whose answers are in this folder cannot be read ({error.strerror}); name another folder with {option}") from error
+    if found != model:
         raise InputError(f"{sign.parent}: it holds answers of another bundle, precision or tile size; name another folder with {option}")
 
 

@@ -44,7 +44,7 @@ def test_predict_folders_streams_rows_and_goes_on(name: str, classifier: Path, t
     other = [*call[:1], str(classifier), *call[2:], "--precision", "int8", "--resume"]
     assert main(other) == 2 and "was answered by another bundle or precision" in capsys.readouterr().err and out.read_text() == kept
     out.write_text("something else\n")
-    assert main([*call, "--resume"]) == 2 and "line 1 is no row of results" in capsys.readouterr().err
+    assert main([*call, "--resume"]) == 2 and "does not begin as rows of results" in capsys.readouterr().err
 
 
 def test_predict_goes_on_in_a_folder_of_answers(generator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -146,7 +146,6 @@ def export(
 
     from .export_command import ExportJob, describe_export, run_export
     from .network_arguments import NetworkArguments
-    from .report_command import free_file, run_report
 
     texts = {"mean": mean, "std": std, "resize": resize, "interpolation": interpolation, "transforms": transforms, "output_range": output_range}
     described = NetworkArguments(contract=contract, task=task, size_px=read_size(size), gray=gray, labels=labels, detection=detection, **texts)
@@ -160,13 +159,14 @@ def export(
         recover=recover,
         pick=pick,
     )
+    written: dict[str, Any] = {"out": out, "report": report, "force": force}
     job = ExportJob(
+        **written,
         name=name,
         checkpoint=checkpoint,
         weights_key=weights_key,
         strip_prefix=strip_prefix,
         random_weights=random_weights,
-        out=out,
         calibration=calibration,
         held_out=held_out,
         precision=precision,
@@ -174,19 +174,14 @@ def export(
         described=described,
         plan=plan,
         options=options,
-        force=force,
     )
     if dry_run:
         for line in describe_export(job):
             console.say(line)
         return
-    if report is not None:
-        free_file(report, force=force)  # before minutes are spent
     with console.progress_display(f"exporting {name}") as progress:
         bundle = run_export(job, progress)
     show_bundle(bundle, as_json)
-    if report is not None:
-        run_report([bundle.folder], report, None, images=True, force=force)
 
 
 @app.command()

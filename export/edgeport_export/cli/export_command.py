@@ -6,7 +6,8 @@ from pathlib import Path
 
 from edgeport_export.bundle.staging import free_place
 from edgeport_export.model_libraries import is_library_name
-from edgeport_export.network.contracts import ImageTask, parse_axes, read_labels, with_axes
+from edgeport_export.network.contract_files import read_labels
+from edgeport_export.network.contracts import ImageTask, parse_axes, with_axes
 from edgeport_export.network.preflight import check_modules
 from edgeport_export.options import ExportOptions
 from edgeport_export.pipeline import export_bundle

@@ -7,7 +7,8 @@ from typing import Any, cast
 
 import torchvision
 
-from edgeport_export.network.contracts import DEFAULT_BATCH, ImageTask, parse_axes, pixels_of_weights, read_contract, read_labels, with_axes
+from edgeport_export.network.contract_files import read_contract, read_labels
+from edgeport_export.network.contracts import DEFAULT_BATCH, ImageTask, parse_axes, pixels_of_weights, with_axes
 from edgeport_runtime import Contract, ContractError, DetectionHead, InputError, Pixels
 from edgeport_runtime.pixels import Interpolation, Resize
 from edgeport_runtime.tasks import TaskName, find_task

@@ -58,7 +58,7 @@ def run_verify(job: VerifyJob, progress: ProgressCallback) -> VerifyResult:
         of_one = "--calibration, --blame, --stages and --pipeline"
         raise InputError(f"{of_one} are for one bundle and the network that it was made from: leave the second model out")
     from edgeport_export.diagnosis.two_models import compare_models
-    from edgeport_export.network.contracts import read_contract
+    from edgeport_export.network.contract_files import read_contract
     from edgeport_export.quantization.budget import Budget
 
     found = compare_models(

@@ -1,9 +1,7 @@
 """The contract of a user's own network: from a few facts about its input, and one run that shows its outputs."""
 
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -269,32 +267,3 @@ def with_axes(contract: Contract, axes: Mapping[str, Range]) -> Contract:
         inputs=tuple(replace(each, shape=settled(each.shape)) for each in contract.inputs),
         outputs=tuple(replace(each, shape=settled(each.shape)) for each in contract.outputs),
     )
-
-
-def read_contract(path: Path) -> Contract:
-    """A contract that the user wrote as JSON, in the form of the manifest's, or a whole manifest. Raises ContractError."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ContractError(f"{path}: the contract cannot be read ({error.strerror})") from error
-    except ValueError as error:  # no JSON, or no UTF-8
-        raise ContractError(f"{path}: the contract is not JSON ({error})") from error
-    if not isinstance(found, dict):
-        raise ContractError(f"{path}: expected a contract as an object of JSON, got {type(found).__name__}")
-    if isinstance(found.get("contract"), dict):
-        found = found["contract"]
-    try:
-        return Contract.from_dict(found)
-    except ContractError as error:
-        raise ContractError(f"{path}: {error}") from error
-
-
-def read_labels(path: Path) -> tuple[str, ...]:
-    """One label a line; blank lines are dropped. Raises ContractError."""
-    try:
-        labels = tuple(line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip())
-    except (OSError, UnicodeDecodeError) as error:
-        raise ContractError(f"{path}: expected a file with one label a line, but it cannot be read ({type(error).__name__})") from error
-    if not labels:
-        raise ContractError(f"{path}: expected one label a line, but the file is empty")
-    return labels

@@ -10,7 +10,9 @@ from typing import Any
 from edgeport_export.errors import ExportError
 from edgeport_runtime import Bundle
 from edgeport_runtime.bundle import MANIFEST
+from edgeport_runtime.errors import first_line
 from edgeport_runtime.manifest import FORMAT, Selection, selection_of_format_1
+from edgeport_runtime.regular_files import read_text, what_is
 
 from .label_changes import LabelChanges
 from .plan_curve import Curve, curve_from_dict
@@ -181,16 +183,16 @@ def _from_format_1(body: Mapping[str, Any]) -> dict[str, Any]:
 def read_plan(path: str | Path) -> Plan:
     """From a bundle, a manifest, or a file that holds a plan alone. Raises ExportError, BundleError."""
     path = Path(path)
-    folder = path if path.is_dir() else path.parent if path.name == MANIFEST else None
+    folder = path if what_is(path) == "a folder" else path.parent if path.name == MANIFEST else None
     if folder is not None:
         plans = [variant.plan for variant in Bundle(folder).manifest.variants if variant.plan]
         if not plans:
             raise ExportError(f"{folder}: this bundle has no int8 plan to replay")
         return plan_from_dict(plans[0])
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ExportError(f"{path}: the int8 plan cannot be read ({error}); name a bundle, or a JSON file with its plan") from error
+        data = json.loads(read_text(path))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ExportError(f"{path}: the int8 plan cannot be read ({first_line(error)}); name a bundle, or a JSON file with its plan") from error
     try:
         return plan_from_dict(data)
     except ExportError as error:

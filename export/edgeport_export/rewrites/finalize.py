@@ -2,8 +2,10 @@
 
 import onnx
 
+from edgeport_export.errors import ExportError
 from edgeport_runtime import Contract
 from edgeport_runtime.contract import METADATA_KEY, NARROW_KEY
+from edgeport_runtime.outline import read_outline
 
 from .float_graph.exact_kernels import exact_kernels
 from .float_graph.precise_mean import precise_mean
@@ -23,7 +25,8 @@ def finalize_fp32(model: onnx.ModelProto, contract: Contract) -> bytes:
 def finalize(model: onnx.ModelProto, contract: Contract, *, check: bool = True) -> bytes:
     """A variant's bytes: the contract's outputs alone, and the contract itself in the metadata. `model` is left as it is.
 
-    `check`: run ONNX's full checker, which raises onnx.checker.ValidationError. The int8 search leaves it out for its candidates.
+    `check`: run ONNX's full checker, which raises onnx.checker.ValidationError, and the one of the runtime, which raises ExportError. The int8 search leaves
+    them out for its candidates.
     """
     editor = GraphEditor.of_copy(model)
     for value in sorted(editor.outputs):
@@ -34,4 +37,8 @@ def finalize(model: onnx.ModelProto, contract: Contract, *, check: bool = True) 
     onnx.helper.set_model_props(editor.model, {METADATA_KEY: contract.to_json(), **kept})
     if check:
         onnx.checker.check_model(editor.model, full_check=True)
-    return bytes(editor.model.SerializeToString(deterministic=True))
+    made = bytes(editor.model.SerializeToString(deterministic=True))
+    fault = read_outline(made).fault if check else None
+    if fault is not None:
+        raise ExportError(f"the graph holds {fault}, which the runtime would refuse: compute it once in the network's __init__, and keep it as a buffer")
+    return made

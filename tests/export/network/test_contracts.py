@@ -1,6 +1,4 @@
 import contextlib
-import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +10,7 @@ from torchvision.models.segmentation import FCN_ResNet50_Weights
 from torchvision.transforms import functional as TF
 
 from edgeport_export import ExportError, NetworkFailure
-from edgeport_export.network.contracts import ImageTask, image_contract, parse_axes, pixels_of_weights, read_contract, read_labels, require_classes, with_axes
+from edgeport_export.network.contracts import ImageTask, image_contract, parse_axes, pixels_of_weights, require_classes, with_axes
 from edgeport_export.network.preflight import preflight
 from edgeport_models import network
 from edgeport_runtime import Contract, ContractError, Input, Output, Pixels, Range
@@ -181,33 +179,6 @@ def test_axes_can_be_narrowed_and_fixed() -> None:
     assert with_axes(contract, {}).outputs[0].shape == (1, 10)
     with pytest.raises(ContractError, match="has the axes batch, height, width, got depth"):
         with_axes(contract, {"depth": Range(low=1, high=4)})
-
-
-def test_files_of_contracts_and_labels(tmp_path: Path) -> None:
-    contract = network("cnn").contract(tuple("0123456789"), 32)
-    (tmp_path / "c.json").write_text(contract.to_json())
-    assert read_contract(tmp_path / "c.json") == contract
-    (tmp_path / "c.json").write_text(json.dumps({"format": 1, "contract": contract.to_dict()}))
-    assert read_contract(tmp_path / "c.json") == contract  # a whole manifest
-    (tmp_path / "c.json").write_text("[1]")
-    with pytest.raises(ContractError, match=r"c\.json: expected a contract as an object of JSON, got list"):
-        read_contract(tmp_path / "c.json")
-    (tmp_path / "c.json").write_text('{"task": 1}')
-    with pytest.raises(ContractError, match=r"c\.json: this is not a contract"):
-        read_contract(tmp_path / "c.json")
-    (tmp_path / "c.json").write_bytes(b"\xff\xfe")
-    with pytest.raises(ContractError, match="not JSON"):
-        read_contract(tmp_path / "c.json")
-    (tmp_path / "c.json").write_text("{")
-    with pytest.raises(ContractError, match="not JSON"):
-        read_contract(tmp_path / "c.json")
-    (tmp_path / "l.txt").write_text("cat\n\n dog \n")
-    assert read_labels(tmp_path / "l.txt") == ("cat", "dog")
-    (tmp_path / "l.txt").write_text("cat\ndog\n", encoding="utf-8-sig")  # as some editors save it
-    assert read_labels(tmp_path / "l.txt") == ("cat", "dog")
-    (tmp_path / "l.txt").write_text("\n")
-    with pytest.raises(ContractError, match="the file is empty"):
-        read_labels(tmp_path / "l.txt")
 
 
 @pytest.mark.parametrize(
