@@ -18,7 +18,7 @@ from mutators import mutated_json, mutated_model  # noqa: E402
 from seeds import seeds  # noqa: E402
 
 
-def replay(target: str, *paths: Path, before: str = "") -> subprocess.CompletedProcess[str]:
+def replay(target: str, *paths: Path, before: str = "pass") -> subprocess.CompletedProcess[str]:
     code = f"import sys; sys.path.insert(0, {str(HERE / 'fuzz')!r}); import targets; {before}; targets.main(sys.argv[1:])"
     command = [sys.executable, "-c", code, target, *map(str, paths)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)

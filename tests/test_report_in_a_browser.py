@@ -45,14 +45,14 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def opened(browser: Any, path: Path, width: int, scheme: str, **options: Any) -> tuple[Any, list[str], list[str]]:
-    """The page, what the console said, and what was asked for outside of it."""
+    """The page, what the console printed, and what was asked for outside of it."""
     page = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, **options).new_page()
-    said, asked = list[str](), list[str]()
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
+    console, asked = list[str](), list[str]()
+    page.on("console", lambda message: console.append(message.text))
+    page.on("pageerror", lambda error: console.append(str(error)))
     page.on("request", lambda request: asked.append(request.url))
     page.goto(path.as_uri())
-    return page, said, [url for url in asked if url != path.as_uri() and not url.startswith("data:")]
+    return page, console, [url for url in asked if url != path.as_uri() and not url.startswith("data:")]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -60,8 +60,8 @@ def opened(browser: Any, path: Path, width: int, scheme: str, **options: Any) ->
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_is_whole_and_for_everybody(name: str, width: int, scheme: str, browser: Any, pages: dict[str, Path]) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
-    page, said, asked = opened(browser, pages[name], width, scheme, bypass_csp=True)  # or axe would not be let in
-    assert said == [] and asked == []
+    page, console, asked = opened(browser, pages[name], width, scheme, bypass_csp=True)  # or axe would not be let in
+    assert console == [] and asked == []
     assert page.evaluate("[...document.images].filter(each => !each.naturalWidth).length") == 0
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     for details in page.query_selector_all("summary"):
@@ -119,6 +119,6 @@ def test_hostile_text_runs_nothing(browser: Any, tmp_path: Path) -> None:
     evidence["summary"]["warnings"] = ["<img src=x onerror=\"document.title='taken'\"><script>document.title='taken'</script>"]
     (folder / EVIDENCE).write_text(json.dumps(evidence))
     (tmp_path / "page.html").write_text(report_page([Bundle(folder)]), encoding="utf-8")
-    page, said, asked = opened(browser, tmp_path / "page.html", 390, "light")
-    assert page.title() == "tiny-classifier" and said == [] and asked == []
+    page, console, asked = opened(browser, tmp_path / "page.html", 390, "light")
+    assert page.title() == "tiny-classifier" and console == [] and asked == []
     page.context.close()

@@ -14,7 +14,6 @@ import time
 import warnings
 import zipfile
 from pathlib import Path
-from typing import Any
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
@@ -87,27 +86,12 @@ def fuzz(target: str, folder: Path, seconds: float) -> int:
 
 
 def kept(target: str, folder: Path, most: int) -> None:
-    """The smallest inputs that together reach what all reach, as an archive for the suite (libFuzzer's merge)."""
-    smallest = folder / "smallest"
-    smallest.mkdir(exist_ok=True)
-    command = [sys.executable, __file__, "--one", target, "--folder", str(folder), "--merge"]
-    subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
-    chosen = sorted(smallest.iterdir(), key=lambda path: path.stat().st_size)[:most]
+    """The smallest of the inputs that reached something new, as an archive for the suite."""
+    chosen = sorted((folder / "corpus").iterdir(), key=lambda path: (path.stat().st_size, path.name))[:most]
     STORED.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(STORED / f"{target}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for path in chosen:
-            archive.writestr(zipfile.ZipInfo(path.name), path.read_bytes())
-
-
-def merge(target: str, folder: Path) -> None:
-    import atheris
-
-    with atheris.instrument_imports(include=["edgeport_runtime", "PIL"]):
-        import targets
-    warnings.simplefilter("ignore")
-    run: Any = targets.TARGETS[target]
-    atheris.Setup([sys.argv[0], "-merge=1", f"-max_len={LONGEST[target]}", *LIMITS, str(folder / "smallest"), str(folder / "corpus")], run)
-    atheris.Fuzz()
+            archive.writestr(zipfile.ZipInfo(path.name), path.read_bytes(), zipfile.ZIP_DEFLATED)
 
 
 def main() -> int:
@@ -117,13 +101,9 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=Path("fuzz"))
     parser.add_argument("--keep", type=int, metavar="INPUTS", help="write so many of each target's smallest inputs into the suite's archives")
     parser.add_argument("--one", help=argparse.SUPPRESS)
-    parser.add_argument("--merge", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one is not None:
-        if arguments.merge:
-            merge(arguments.one, arguments.folder)
-        else:
-            fuzz_one(arguments.one, arguments.folder, arguments.seconds)
+        fuzz_one(arguments.one, arguments.folder, arguments.seconds)
         return 0
     findings = 0
     for target in arguments.target:

@@ -248,3 +248,37 @@ def test_evidence(altered: Path) -> None:
         assert load(altered, precision="fp32").check()
     (altered / "evidence.json").unlink()
     assert Bundle(altered).evidence() == {}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links are Unix's")
+def test_evidence_that_is_a_link_is_not_read(altered: Path, tmp_path: Path) -> None:
+    (altered / EVIDENCE).rename(tmp_path / "elsewhere.json")
+    (altered / EVIDENCE).symlink_to(tmp_path / "elsewhere.json")
+    with pytest.raises(FormatError, match="it is a symbolic link, not a file"):
+        Bundle(altered).evidence()
+    assert load(altered, precision="fp32").check()
+
+
+@pytest.mark.parametrize("change", [lambda data: data.update(name="\ud800"), lambda data: data["contract"].update(labels=["a", "b", "\udfff"])])
+def test_half_of_a_surrogate_pair_is_no_text(altered: Path, change) -> None:  # type: ignore[no-untyped-def]
+    rewrite(altered, change)
+    with pytest.raises(FormatError, match=r"the manifest cannot be read .*surrogates not allowed"):
+        Bundle(altered)
+
+
+def test_a_name_that_no_file_can_have_is_told_as_such(altered: Path) -> None:
+    rewrite(altered, lambda data: data["variants"][0].update(file="x" * 300))
+    with pytest.raises(AlteredError, match=r"the manifest lists this file, but it cannot be read \(File name too long\)"):
+        load(altered, precision="fp32")
+    for name in ("y" * 300, "z" * 5000):
+        with pytest.raises(BundleError, match="there is no such folder"):
+            load(name)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes are Unix's")
+def test_what_is_there_instead_of_a_bundle_is_named(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").touch()
+    for name, kind in (("pipe", "a pipe"), ("file", "a file")):
+        with pytest.raises(BundleError, match=f"expected a bundle .*, but this is {kind}"):
+            Bundle(tmp_path / name)

@@ -168,3 +168,36 @@ def test_batches_are_split_as_measured_or_as_asked_for(altered: Path, options: l
     (altered / MANIFEST).write_text(json.dumps(sealed(manifest)))
     assert main(["check", str(altered), "--threads", "2", *options]) == 0
     assert f"int8: {outputs} of {outputs} golden outputs agree" in capsys.readouterr().out
+
+
+def test_a_bundles_name_does_not_steer_the_terminal(altered: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = json.loads((altered / MANIFEST).read_text())
+    data["name"] = "\x1b[31mred"
+    (altered / MANIFEST).write_text(json.dumps(sealed(data)))
+    assert main(["info", str(altered)]) == 0
+    assert "\x1b" not in (told := capsys.readouterr().out) and r"\x1b[31mred" in told
+
+
+def test_info_gives_the_hash_that_check_takes(classifier: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(classifier)]) == 0
+    sha256 = next(line.split()[1] for line in capsys.readouterr().out.splitlines() if line.strip().startswith("sha256"))
+    assert main(["check", str(classifier), "--precision", "fp32", "--manifest-sha256", sha256]) == 0
+    for command in ("check", "predict", "eval", "bench"):
+        more = {"predict": ["x.png"], "eval": ["x"]}.get(command, [])
+        assert main([command, str(classifier), *more, "--manifest-sha256", sha256[::-1]]) == 2
+        assert "this is not the bundle that was meant" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--max-px", "599"], "30x20 pixels (WxH) are more than the 599 that are decoded; shrink the image first, or raise max_px"),
+        (["--max-file-mb", "0.00001"], "raise max_file_mb"),
+        (["--formats", "jpeg, webp"], "expected an image (JPEG, WEBP)"),
+        (["--formats", "eps"], "formats are some of"),
+        (["--max-frames", "0"], "max_frames is a whole number"),
+    ],
+)
+def test_limits_of_images_are_options(options: list[str], message: str, classifier: Path, photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", str(classifier), str(photo), *options]) == 2 and message in capsys.readouterr().err
+    assert main(["predict", str(classifier), str(photo), "--max-px", "600", "--formats", "png", "--max-frames", "1"]) == 0

@@ -1,6 +1,7 @@
 """COCO's annotations as true boxes."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -61,3 +62,28 @@ def test_what_is_wrong_is_named(tmp_path: Path, found: Any, message: str) -> Non
 def test_without_annotations(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"annotations\.json: expected COCO's annotations beside the images"):
         coco_examples(tmp_path, ())
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        ("[" * 200_000, "these are no annotations in COCO's form"),
+        ({**GOOD, "annotations": [{"image_id": 3, "category_id": 90, "bbox": [1, 2, 10**400, 4]}]}, "annotation 0 needs .* a bbox of four numbers"),
+        ({**GOOD, "annotations": [{"image_id": 3, "category_id": 90, "bbox": [1, 2, 1e300, 4]}]}, "annotation 0 needs .* a bbox of four numbers"),
+        ({**GOOD, "images": [{"id": 3, "file_name": "/etc/passwd"}]}, "the image /etc/passwd of the annotations is neither there nor in its folder images"),
+        ({**GOOD, "images": [{"id": 3, "file_name": "../outside.png"}]}, r"the image \.\./outside\.png of the annotations is neither there"),
+    ],
+    ids=["deep", "huge", "infinite", "absolute", "outside"],
+)
+def test_annotations_of_strangers_name_nothing_else(found: Any, message: str, tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "outside.png")
+    (tmp_path / "data").mkdir()
+    with pytest.raises(InputError, match=message):
+        coco_examples(folder(tmp_path / "data", found if isinstance(found, str) else {**found, "annotations": found["annotations"]}), ("dog", "cat"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes are Unix's")
+def test_annotations_from_a_pipe_are_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / ANNOTATIONS)
+    with pytest.raises(InputError, match=r"they cannot be read \(it is a pipe, not a file\)"):
+        coco_examples(tmp_path, ("dog",))

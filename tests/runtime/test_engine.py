@@ -1,7 +1,7 @@
 """One batch on several threads: the same numbers as every image alone, from whichever session it runs on."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edgeport_runtime import Bundle, Contract, DeviceError, InputError, SessionOptions
+from edgeport_runtime import Bundle, BundleError, Contract, DeviceError, InputError, SessionOptions
 from edgeport_runtime.axes import Range
 from edgeport_runtime.engine import Engine, divides
 from edgeport_runtime.threads import RunQueue
@@ -291,3 +291,55 @@ def test_memory_is_given_back_by_the_session_that_took_it() -> None:
     for _ in range(3):
         made.run({"pixels": np.zeros((8, 24, 40, 3), np.uint8)})
     assert len(options) == 12 and not any(options)
+
+
+def graph_of(onnx: Any, output: Any, nodes: list[Any], initializers: Sequence[Any] = ()) -> bytes:
+    """A model of pixels whose output is made by these nodes."""
+    pixels = onnx.helper.make_tensor_value_info("pixels", onnx.TensorProto.UINT8, ["batch", "height", "width", 3])
+    graph = onnx.helper.make_graph(nodes, "g", [pixels], [output], list(initializers))
+    return bytes(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10).SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "message"),
+    [
+        ("FLOAT", ["batch", 3], None),
+        ("FLOAT", None, None),
+        ("FLOAT16", ["batch", 3], r"the contract promises 'logits' as float32 \(batch, 3\), but the graph has tensor\(float16\)"),
+        ("INT64", ["batch", 3], r"but the graph has tensor\(int64\)"),
+        ("FLOAT", ["batch", 3, 1], "promises 'logits' as float32"),
+        ("FLOAT", [], "promises 'logits' as float32"),
+        ("FLOAT", ["batch", 20], "promises 'logits' as float32"),
+    ],
+)
+def test_what_a_graph_declares_is_what_the_contract_promises(kind: str, shape: list[Any] | None, message: str | None, classifier: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    contract, helper = Bundle(classifier).manifest.contract, onnx.helper
+    nodes = [
+        helper.make_node("Cast", ["pixels"], ["f"], to=onnx.TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["f", "axes"], ["m"], keepdims=0),
+        helper.make_node("Cast", ["m"], ["c"], to=getattr(onnx.TensorProto, kind)),
+        helper.make_node("Reshape", ["c", "target"], ["logits"]),
+    ]
+    target = [-1, 3] if shape is None else [-1, *(each for each in shape[1:])] if shape else [-1]
+    axes, to = (helper.make_tensor(name, onnx.TensorProto.INT64, [len(values)], values) for name, values in (("axes", [1, 2]), ("target", target)))
+    model = graph_of(onnx, helper.make_tensor_value_info("logits", getattr(onnx.TensorProto, kind), shape), nodes, [axes, to])
+    if message is None:
+        with Engine(model, contract, SessionOptions()) as engine:
+            assert engine.run({"pixels": np.zeros((2, 8, 8, 3), np.uint8)})["logits"].shape == (2, 3)
+    else:
+        with pytest.raises(BundleError, match=message):
+            Engine(model, contract, SessionOptions())
+
+
+def test_what_a_graph_gives_is_what_the_contract_promises(classifier: Path) -> None:
+    """It declares nothing, and gives other sizes when it runs."""
+    onnx = pytest.importorskip("onnx")
+    contract, helper = Bundle(classifier).manifest.contract, onnx.helper
+    nodes = [helper.make_node("Cast", ["pixels"], ["f"], to=onnx.TensorProto.FLOAT), helper.make_node("Reshape", ["f", "target"], ["logits"])]
+    target = helper.make_tensor("target", onnx.TensorProto.INT64, [2], [-1, 3])
+    model = graph_of(onnx, helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, [None, None]), nodes, [target])
+    with Engine(model, contract, SessionOptions()) as engine:
+        for _ in range(2):  # it is not believed the second time either
+            with pytest.raises(DeviceError, match=r"promises 'logits' of shape \('batch', 3\) at {'batch': 2, .*but the graph gave \(128, 3\)"):
+                engine.run({"pixels": np.zeros((2, 8, 8, 3), np.uint8)})

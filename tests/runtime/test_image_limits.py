@@ -247,3 +247,31 @@ def test_a_model_takes_the_limits_it_was_loaded_with(classifier: Path, tmp_path:
             assert model(NOISE).label  # pixels that are in memory are no file
     with pytest.raises(InputError, match="image_limits are ImageLimits, got dict"):
         load(classifier, image_limits={"max_px": 5})  # type: ignore[arg-type]
+
+
+def test_a_jpeg_of_very_many_segments_is_refused() -> None:
+    """Pillow joins segments of EXIF one by one: 400,000 of one byte took minutes in a file of 9 MB."""
+    data = encoded(Image.fromarray(NOISE), "JPEG")
+    exif = b"\xff\xe1" + struct.pack(">H", 9) + b"Exif\0\0x"
+    other = b"\xff\xe5" + struct.pack(">H", 2)
+    for few in (exif * 10, other * 5000):
+        assert decode(data[:2] + few + data[2:]).size == (50, 40)
+    for many in (exif * 400_000, other * 1_000_000, exif * 30):
+        for look in (decode, size_px):
+            with pytest.raises(ImageError, match="a JPEG of more than 10,000 segments, or 16 of EXIF, takes too long; save it anew without them"):
+                look(data[:2] + many + data[2:])
+
+
+def test_12_bits_of_gray_are_refused_and_16_with_white_at_zero_are_turned() -> None:
+    """Pillow makes the first nearly black, and the second a negative."""
+
+    def gray(bits: int, photometric: int, data: bytes) -> bytes:
+        tags = [(256, 4, 1, 2), (257, 4, 1, 1), (258, 3, 1, bits), (259, 3, 1, 1), (262, 3, 1, photometric), (273, 4, 1, -1), (277, 3, 1, 1)]
+        return tiff([*tags, (278, 4, 1, 1), (279, 4, 1, len(data))], data)
+
+    levels = struct.pack("<HH", 0x1234, 0xFFFF)
+    assert prepare(gray(16, 1, levels), KEEP)[0, :, 0].tolist() == [0x1234 // 257, 255]
+    assert prepare(gray(16, 0, levels), KEEP)[0, :, 0].tolist() == [(0xFFFF - 0x1234) // 257, 0]
+    assert prepare(gray(8, 0, b"\x12\xff"), KEEP)[0, :, 0].tolist() == [0xED, 0]
+    with pytest.raises(ImageError, match=r"expected 8 or 16 bits a channel, got \(12,\); convert it to 8 bits first"):
+        decode(gray(12, 1, b"\x12\x3f\xff"))

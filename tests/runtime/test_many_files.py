@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from edgeport_runtime.cli import main
+from edgeport_runtime.result_files import SIGN
 
 pytestmark = pytest.mark.usefixtures("on_x86")
 
@@ -107,3 +108,36 @@ def test_predict_that_cannot_begin(arguments: list[str], message: str, classifie
     except SystemExit as stop:
         code = int(stop.code or 0)
     assert code == 2 and message in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes are Unix's")
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv"])
+def test_resuming_in_something_else_harms_nothing(name: str, classifier: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A text without a line break was taken for a row that was torn, and lost; a pipe was waited for."""
+    image = tmp_path / "a.png"
+    Image.fromarray(np.full((20, 30, 3), 30, np.uint8)).save(image)
+    out = tmp_path / name
+    call = ["predict", str(classifier), str(image), "--out", str(out), "--format", name.partition(".")[2], "--resume"]
+    for content in (b"my thesis", b"\xff\xfe\0", b"[" * 100_000, b"image," + b"x" * 200_000 + b"\n"):
+        out.write_bytes(content)
+        assert main(call) == 2 and out.read_bytes() == content
+        assert len(capsys.readouterr().err.splitlines()) == 1
+    out.unlink()
+    os.mkfifo(out)
+    assert main(call) == 2 and "expected a file of rows, but this is a pipe" in capsys.readouterr().err
+    out.unlink()
+    out.mkdir()
+    assert main(call) == 2 and "expected a file of rows, but this is a folder" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes are Unix's")
+def test_a_sign_that_is_none_is_told(generator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image, out = tmp_path / "a.png", tmp_path / "out"
+    Image.fromarray(np.full((20, 30, 3), 30, np.uint8)).save(image)
+    out.mkdir()
+    call = ["predict", str(generator), str(image), "--out", str(out)]
+    (out / SIGN).write_bytes(bytes(range(128, 148)))
+    assert main(call) == 2 and "it holds answers of another bundle" in capsys.readouterr().err
+    (out / SIGN).unlink()
+    os.mkfifo(out / SIGN)
+    assert main(call) == 2 and "cannot be read (it is a pipe, not a file)" in capsys.readouterr().err

@@ -121,3 +121,8 @@ def test_a_process_is_as_small_after_a_large_batch_as_before(generator: Path) ->
 def test_evidence_that_makes_no_sense_tells_nothing(latencies: object) -> None:
     """Nobody vouches for it: no hash covers it."""
     assert measured_bytes_per_pixel({"speed": {"latencies": latencies}}, "fp32", CONTRACT) is None
+
+
+def test_numbers_beyond_all_bounds_tell_nothing() -> None:
+    latencies = [{"fp32": {"peak_bytes": 10**400}, "batch": 2}, {"fp32": {"peak_bytes": 1}, "batch": 1}]
+    assert measured_bytes_per_pixel({"speed": {"latencies": latencies}}, "fp32", CONTRACT) is None

@@ -132,3 +132,64 @@ def test_functions_sparse_tensors_and_settings_are_refused() -> None:
     model = helper.make_model(helper.make_graph([node], "g", [X], [Y], [WEIGHT]))
     helper.set_model_props(model, {"ort_config": "{}"})
     assert "metadata named ort_config" in str(read_outline(model.SerializeToString()).fault)
+
+
+def constant_only(operator: str, **attributes: object) -> onnx.NodeProto:
+    return helper.make_node(operator, ["w", "w"] if operator in ("Div", "Add", "MatMul") else ["w"], ["c"], **attributes)
+
+
+@pytest.mark.parametrize("operator", ["Div", "Add", "MatMul", "ConstantOfShape", "Relu", "Tile", "Loop"])
+@pytest.mark.parametrize("depth", [0, 2])
+def test_what_is_computed_at_load_is_only_shaping(operator: str, depth: int) -> None:
+    """An int32 of -2^31 divided by -1 ended the process; sixty ConstantOfShape took 4 GB, and forty MatMuls half a minute."""
+    found = outline_of([within(constant_only(operator), depth), helper.make_node("Add", ["x", "w"], ["y"])], [WEIGHT])
+    assert found.fault == f"a node of the operator '{operator}' that computes from constants alone"
+    fed = helper.make_node(operator, ["x", "x"], ["y"])
+    assert outline_of([within(fed, depth)], [WEIGHT]).fault is None
+
+
+def test_constants_may_be_converted_and_shaped() -> None:
+    nodes = [
+        helper.make_node("Constant", [], ["k"], value=WEIGHT),
+        helper.make_node("DequantizeLinear", ["w", "w"], ["d"]),
+        helper.make_node("Transpose", ["d"], ["t"]),
+        helper.make_node("Unsqueeze", ["t", "w"], ["u"]),
+        helper.make_node("Add", ["x", "u"], ["y"]),
+    ]
+    assert outline_of(nodes, [WEIGHT]).fault is None
+    assert outline_of([helper.make_node("Add", ["k", "k"], ["y"]), *nodes[:0]], [tensor(name="k", raw_data=bytes(8))]).fault is not None
+
+
+def test_an_initializer_that_is_an_input_is_no_constant() -> None:
+    """A caller may give another value, so it is not computed with beforehand."""
+    graph = helper.make_graph([helper.make_node("Div", ["w", "w"], ["y"])], "g", [helper.make_tensor_value_info("w", TensorProto.FLOAT, [2])], [Y], [WEIGHT])
+    assert read_outline(helper.make_model(graph).SerializeToString()).fault is None
+
+
+def test_many_conversions_of_one_constant_are_too_many() -> None:
+    """Each takes memory of its own: 100 casts of 4 MB are 400 MB of a file of 4 MB, 1,600 if they widen."""
+    large = tensor(name="w", dims=[2**20], raw_data=bytes(2**22))
+    few, many = ([helper.make_node("Cast", ["w"], [f"c{index}"], to=1) for index in range(count)] for count in (5, 100))
+    assert outline_of([*few, helper.make_node("Add", ["x", "w"], ["y"])], [large]).fault is None
+    assert outline_of([*many, helper.make_node("Add", ["x", "w"], ["y"])], [large]).fault == "constants that become many times as large as the file"
+
+
+def test_nodes_come_in_the_order_in_which_they_run() -> None:
+    """Or a chain that is listed backwards would hide what is constant."""
+    nodes = [helper.make_node("Relu", ["a"], ["y"]), helper.make_node("Relu", ["w"], ["a"])]
+    assert outline_of(nodes, [WEIGHT]).fault == "a node that reads 'a' before anything has made it"
+
+
+def test_a_model_has_only_so_many_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeport_runtime.outline.MOST_PARTS", 10)
+    nodes = [helper.make_node("Abs", ["x" if index == 0 else f"v{index - 1}"], [f"v{index}"]) for index in range(12)]
+    assert outline_of(nodes[:7]).nodes == 7
+    with pytest.raises(FormatError, match="of at most 10 nodes and tensors, got more"):
+        outline_of(nodes)
+
+
+def test_a_million_faults_are_told_as_one() -> None:
+    wrong = [tensor(name=f"w{index}", raw_data=b"") for index in range(1000)]
+    others = [helper.make_node("Add", ["x", "x"], ["y"], domain=f"domain{index}") for index in range(1000)]
+    found = outline_of(others, wrong)
+    assert str(found.fault).startswith("the tensor 'w0'") and len(found.foreign) == 5

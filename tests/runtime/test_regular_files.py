@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeport_runtime.regular_files import NotRegularError, TooLargeError, open_regular, read_regular
+from edgeport_runtime.regular_files import NotRegularError, TooLargeError, open_regular, read_regular, read_text, what_is
 
 
 def pipe(path: Path) -> None:
@@ -77,3 +77,19 @@ def test_at_most_so_many_bytes_are_read(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(os, "fstat", lambda _: os.stat_result((0o100644, *[0] * 9)))  # it grew after its size was asked for
     with pytest.raises(TooLargeError):
         read_regular(path, 3)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="these kinds are Unix's")
+def test_what_is_there_in_words(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe")
+    found = [what_is(each) for each in (tmp_path, tmp_path / "file", tmp_path / "pipe", "/dev/null", tmp_path / "nothing", "x" * 5000, "a\0b")]
+    assert found == ["a folder", "a file", "a pipe", "a device", None, None, None]
+
+
+def test_text_is_utf8_of_bounded_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x").write_text("ä", encoding="utf-8")
+    assert read_text(tmp_path / "x") == "ä"
+    monkeypatch.setattr("edgeport_runtime.regular_files.MOST_TEXT_BYTES", 1)
+    with pytest.raises(TooLargeError):
+        read_text(tmp_path / "x")

@@ -20,6 +20,7 @@ from edgeport_models.datasets import Part
 from edgeport_runtime import Bundle, DetectionHead, InputError, Pixels
 
 from .network_arguments import NetworkArguments, described_contract
+from .report_command import free_file, run_report
 
 OWN_WEIGHTS = "what the factory or the library gives"
 
@@ -30,7 +31,8 @@ class ExportJob:
 
     `name`: of the registry, my.package:factory, timm:NAME or torchvision:NAME. `dynamic`: axes with ranges, the contract's own if None.
     `precision`: None is fp32, and int8 if it pays; int8 that is named is kept in any case. `plan`: a bundle or file whose int8 plan is replayed.
-    These two replace the precisions and the plan of `options`. `weights_key`, `strip_prefix`: see `edgeport_models.weights.load_state`.
+    These two replace the precisions and the plan of `options`. `report`: a file for a page about it.
+    `weights_key`, `strip_prefix`: see `edgeport_models.weights.load_state`.
     """
 
     name: str
@@ -47,6 +49,7 @@ class ExportJob:
     plan: Path | None = None
     options: ExportOptions = field(default_factory=ExportOptions)
     force: bool = False
+    report: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +70,8 @@ def prepare_export(job: ExportJob) -> PreparedExport:
     precisions = ("fp32", *(each for each in named if each != "fp32"))  # without fp32 there is nothing to compare with
     options = replace(job.options, precisions=precisions, always_keep_int8="int8" in (job.precision or ""), plan=plan)
     free_place(job.out, force=job.force)  # before the network is loaded
+    if job.report is not None:
+        free_file(job.report, force=job.force)
     source = _source(job)
     data = source.data if job.calibration is None else job.calibration
     calibration, held_out = _examples(job, source, data)
@@ -78,9 +83,9 @@ def prepare_export(job: ExportJob) -> PreparedExport:
 
 
 def run_export(job: ExportJob, progress: ProgressCallback) -> Bundle:
-    """Build, load, export. Raises what its parts raise; nothing is written then."""
+    """Build, load, export, and tell about it. Raises what its parts raise."""
     prepared = prepare_export(job)
-    return export_bundle(
+    bundle = export_bundle(
         prepared.source.network,
         prepared.source.contract,
         job.out,
@@ -92,6 +97,9 @@ def run_export(job: ExportJob, progress: ProgressCallback) -> Bundle:
         force=job.force,
         progress=progress,
     )
+    if job.report is not None:
+        run_report([bundle.folder], job.report, None, images=True, force=job.force)
+    return bundle
 
 
 def describe_export(job: ExportJob) -> Iterator[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgeport_export.network.contract_files import read_contract, read_labels
+from edgeport_models import network
 from edgeport_runtime import ContractError
 
 

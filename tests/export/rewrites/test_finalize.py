@@ -4,6 +4,7 @@ import onnx
 import pytest
 from torch import nn
 
+from edgeport_export import ExportError
 from edgeport_export.rewrites.finalize import finalize
 from edgeport_export.tracing.exporter import trace
 from edgeport_runtime import Contract, Pixels
@@ -50,3 +51,13 @@ def test_means_of_large_maps_are_made_precise(largest: int, precise: bool) -> No
 def test_equal_graphs_give_equal_bytes(tiny: ModuleType, class_contract: Contract) -> None:
     network = tiny.trained_classifier()
     assert finalize(trace(network, class_contract).model, class_contract) == finalize(trace(network, class_contract).model, class_contract)
+
+
+def test_what_the_runtime_would_refuse_is_not_written(tiny: ModuleType, class_contract: Contract) -> None:
+    traced = trace(tiny.trained_classifier(), class_contract).model
+    weight = traced.graph.initializer[0].name
+    traced.graph.node.insert(0, onnx.helper.make_node("Neg", [weight], ["unused"], name="x"))
+    with pytest.raises(
+        ExportError, match=r"holds a node of the operator 'Neg' that computes from constants alone, which the runtime would refuse: compute it once"
+    ):
+        finalize(traced, class_contract)
