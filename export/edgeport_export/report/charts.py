@@ -202,7 +202,7 @@ def recovery_chart(facts: BundleFacts) -> Chart | None:
 
 def clipping_chart(facts: BundleFacts) -> Chart | None:
     """What calibration's ranges cut off."""
-    shown = sorted(facts.clipped, key=lambda each: -float(each.get("share") or 0))[:MOST_BARS]
+    shown = sorted((each for each in facts.clipped if each["share"] > 0), key=lambda each: -each["share"])[:MOST_BARS]
     if not shown:
         return None
 

@@ -17,7 +17,7 @@ from edgeport_export.rewrites.graph import GraphEditor
 from .facts import BundleFacts, Product
 
 MOST = 40  # modules in the drawing
-BOX_PX, ROW_PX, GAP_PX, LEFT_PX = (230, 34), 56, 24, 12
+BOX_PX, ROW_PX, GAP_PX, LEFT_PX = (230, 44), 68, 24, 12
 LONGEST_LABEL = 30  # characters
 
 
@@ -139,11 +139,21 @@ def _box(module: Module, corner: tuple[float, float], total: int) -> str:
     label = module.path if len(module.path) <= LONGEST_LABEL else "…" + module.path[1 - LONGEST_LABEL :]
     told = escape(description(module, total))
     rectangle = f'<rect x="{corner[0]:g}" y="{corner[1]:g}" width="{BOX_PX[0]}" height="{BOX_PX[1]}" rx="6"/>'
-    text = f'<text x="{corner[0] + BOX_PX[0] / 2:g}" y="{corner[1] + 22:g}" text-anchor="middle">{escape(label)}</text>'
+    middle = f'x="{corner[0] + BOX_PX[0] / 2:g}" text-anchor="middle"'
+    text = f'<text {middle} y="{corner[1] + 18:g}">{escape(label)}</text>'
+    text += f'<text {middle} y="{corner[1] + 35:g}" class="figures">{escape(figures(module, total))}</text>'
     return f'<g class="module {module.precision}" tabindex="0" role="img" aria-label="{told}"><title>{told}</title>{rectangle}{text}</g>'
 
 
 WORDS = {"integer": "integers", "mixed": "partly integers", "float": "float", "none": "no products"}
+
+
+def figures(module: Module, total: int) -> str:
+    """What is written into its box: its share of the MACs and its error, or its operators."""
+    if not module.macs:
+        return _operators(module, 2)
+    errors = [f"{least:.1f} dB"] if (least := _least_db(module)) is not None else []
+    return ", ".join([f"{100 * module.macs / total:.1f} % of MACs", *errors])
 
 
 def description(module: Module, total: int) -> str:
@@ -151,8 +161,14 @@ def description(module: Module, total: int) -> str:
     parts = [module.path, WORDS[module.precision]]
     if module.macs:
         parts.append(f"{module.macs:,} MACs ({100 * module.macs / total:.1f} %)")
-    errors = [each.sqnr_db for each in module.products if each.sqnr_db is not None]
-    if errors:
-        parts.append(f"{min(errors):.1f} dB if alone integer")
-    parts.append(", ".join(f"{count} {name}" if count > 1 else name for name, count in module.operators.most_common(4)))
-    return "; ".join(parts)
+    if (least := _least_db(module)) is not None:
+        parts.append(f"{least:.1f} dB if alone integer")
+    return "; ".join([*parts, _operators(module, 4)])
+
+
+def _least_db(module: Module) -> float | None:
+    return min((each.sqnr_db for each in module.products if each.sqnr_db is not None), default=None)
+
+
+def _operators(module: Module, most: int) -> str:
+    return ", ".join(f"{count} {name}" if count > 1 else name for name, count in module.operators.most_common(most))

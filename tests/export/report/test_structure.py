@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from edgeport_export.report.facts import BundleFacts, Product
-from edgeport_export.report.structure import MOST, description, layers_of, modules_of, structure
+from edgeport_export.report.structure import MOST, description, figures, layers_of, modules_of, structure
 from edgeport_runtime import Bundle
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
@@ -60,6 +60,7 @@ def test_a_module_in_words() -> None:
     modules = {each.path: each for each in modules_of(model(*BLOCK), [product("block.left/Conv", 25, "slow", 31.26)])}
     assert description(modules["block.left"], 100) == "block.left; float; 25 MACs (25.0 %); 31.3 dB if alone integer; Conv, Relu"
     assert description(modules["head"], 100) == "head; no products; Gemm"
+    assert figures(modules["block.left"], 100) == "25.0 % of MACs, 31.3 dB" and figures(modules["head"], 100) == "Gemm"
 
 
 @pytest.mark.parametrize("folder", sorted(FIXTURES.glob("format*/*")), ids=lambda path: f"{path.parent.name}-{path.name}")
