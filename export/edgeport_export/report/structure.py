@@ -114,7 +114,7 @@ def structure(facts: BundleFacts) -> Drawing | None:
 def _svg(rows: Sequence[Sequence[Module]], says: str, key: str) -> str:
     width = LEFT_PX * 2 + max(map(len, rows)) * (BOX_PX[0] + GAP_PX) - GAP_PX
     height = len(rows) * ROW_PX + LEFT_PX
-    corner = {module.path: _corner(row, index, layer, width) for layer, row in enumerate(rows) for index, module in enumerate(row)}
+    corner = {module.path: _corner(index, layer) for layer, row in enumerate(rows) for index, module in enumerate(row)}
     total = sum(module.macs for row in rows for module in row)
     lines = [_line(corner[path], corner[module.path]) for row in rows for module in row for path in sorted(module.reads)]
     boxes = [_box(module, corner[module.path], total) for row in rows for module in row]
@@ -122,9 +122,9 @@ def _svg(rows: Sequence[Sequence[Module]], says: str, key: str) -> str:
     return f'{opened}<title id="{key}-structure-says">{escape(says)}</title>{"".join(lines)}{"".join(boxes)}</svg>'
 
 
-def _corner(row: Sequence[Module], index: int, layer: int, width: int) -> tuple[float, float]:
-    taken = len(row) * (BOX_PX[0] + GAP_PX) - GAP_PX
-    return (width - taken) / 2 + index * (BOX_PX[0] + GAP_PX), LEFT_PX + layer * ROW_PX
+def _corner(index: int, layer: int) -> tuple[float, float]:
+    """From the left, where a narrow screen begins."""
+    return LEFT_PX + index * (BOX_PX[0] + GAP_PX), LEFT_PX + layer * ROW_PX
 
 
 def _line(start: tuple[float, float], end: tuple[float, float]) -> str:
