@@ -22,7 +22,21 @@ MOST_PARTS = 100_000  # nodes and tensors; Swin has 1,300
 MOST_NAMED = 5  # in a message
 EXTERNAL = 1  # TensorProto.DataLocation
 SESSION_SETTINGS = "ort_config"  # metadata from which onnxruntime takes settings if ORT_LOAD_CONFIG_FROM_MODEL is set
-SHAPING = {"DequantizeLinear", "QuantizeLinear", "Cast", "Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Shape", "Size"}
+SHAPING = {
+    "DequantizeLinear",
+    "QuantizeLinear",
+    "Cast",
+    "Identity",
+    "Reshape",
+    "Transpose",
+    "Squeeze",
+    "Unsqueeze",
+    "Shape",
+    "Size",
+    "Split",
+    "Slice",
+    "Concat",
+}
 WIDEST = 8  # bytes of an element
 LEAST_COMPUTED = 64 * 2**20  # bytes that constants may become, whatever the size of the file
 COMPUTED_SHARE = 16  # or so many times the file
@@ -139,10 +153,11 @@ class _Reader:
             return None
         if node.operator not in SHAPING:
             self.refuse(f"a node of the operator {node.operator[:40]!r} that computes from constants alone")
-        self._computed -= WIDEST * (elements[0] or 0)
+        most = sum(each or 0 for each in elements) if node.operator == "Concat" else elements[0] or 0
+        self._computed -= WIDEST * most
         if self._computed < 0:
             self.refuse("constants that become many times as large as the file")
-        return elements[0]
+        return most
 
     def _attribute(self, data: memoryview, known: Known, depth: int) -> None:
         for number, value in fields(data):

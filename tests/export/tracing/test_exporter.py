@@ -32,7 +32,7 @@ def test_a_file_names_no_path_and_carries_its_contract(tiny: ModuleType, class_c
         assert leaked.encode() not in data
     outline = read_outline(data)
     assert outline.metadata == {METADATA_KEY: class_contract.to_json()}
-    assert (outline.opsets["ai.onnx"], outline.ir_version, outline.external) == (OPSET, IR_VERSION, ())
+    assert (outline.opsets["ai.onnx"], outline.ir_version, outline.external) == (OPSET, IR_VERSION, [])
 
 
 def test_the_outline_reads_what_onnx_wrote(tiny: ModuleType, class_contract: Contract) -> None:
