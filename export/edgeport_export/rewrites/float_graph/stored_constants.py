@@ -44,7 +44,7 @@ def _store(editor: GraphEditor, node: onnx.NodeProto) -> bool:
     names = {name for each in nodes for name in each.input}
     graph = onnx.GraphProto(name="constants", node=nodes, initializer=[each for each in editor.graph.initializer if each.name in names])
     graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
-    made: list[Any] = ReferenceEvaluator(onnx.ModelProto(ir_version=editor.model.ir_version, opset_import=editor.model.opset_import, graph=graph)).run(None, {})
+    made: Any = ReferenceEvaluator(onnx.ModelProto(ir_version=editor.model.ir_version, opset_import=editor.model.opset_import, graph=graph)).run(None, {})
     if sum(array.nbytes for array in made) > LARGEST_BYTES:
         return False
     editor.remove([node])
