@@ -1,6 +1,6 @@
 """What follows from constants alone is stored instead of computed: the runtime refuses files that compute it while they are loaded (`outline`, rule 3).
 
-1. Applies to nodes of the graph itself whose inputs are all constants, or made of such, but for those that only convert or shape: these cost nothing, and
+1. Applies to nodes of the graph itself whose inputs are all constants, or made of such. Those that only convert or shape stay: they cost nothing, and
    DequantizeLinear of stored integers is how int8 weights are kept.
 2. Their values are computed by ONNX's own reference evaluator, in the graph's order.
 3. What would become larger than LARGEST_BYTES stays: a file that is made of one number many times is not worth it, and is refused with that reason.
