@@ -2,6 +2,7 @@
 
 import io
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,20 +90,27 @@ def content(name: str, source: Any, limits: ImageLimits) -> Any:
     return source
 
 
-def _require_segments(name: str, file: Any) -> None:
-    """What comes before the pixels of a JPEG. Pillow joins segments of EXIF one by one: 400,000 small ones took minutes. Raises ImageError."""
+def _segments(file: Any) -> Iterator[int]:
+    """Markers of a JPEG up to the first scan's, each with the file at its content; nothing of another file. What is odd ends it, for Pillow to judge."""
     if file.read(2) != b"\xff\xd8":
         return
-    segments = exif = 0
-    while segments <= MOST_SEGMENTS and exif <= MOST_EXIF_SEGMENTS:
-        head = file.read(4)
-        if len(head) < 4 or head[0] != 0xFF or head[1] == START_OF_SCAN:  # what is odd is Pillow's to judge
+    while len(head := file.read(4)) == 4 and head[0] == 0xFF:
+        end = file.tell() + int.from_bytes(head[2:]) - 2
+        yield head[1]
+        if head[1] == START_OF_SCAN:
             return
-        size = int.from_bytes(head[2:]) - 2
-        segments += 1
-        exif += head[1] == APP1 and file.read(min(4, max(0, size))) == b"Exif"
-        file.seek(size - (min(4, max(0, size)) if head[1] == APP1 else 0), os.SEEK_CUR)
-    raise ImageError(f"{name}: a JPEG of more than {MOST_SEGMENTS:,} segments, or {MOST_EXIF_SEGMENTS} of EXIF, takes too long; save it anew without them")
+        file.seek(end)
+
+
+def _require_segments(name: str, file: Any) -> None:
+    """What comes before the pixels of a JPEG. Pillow joins segments of EXIF one by one: 400,000 small ones took minutes. Raises ImageError."""
+    exif = 0
+    for count, marker in enumerate(_segments(file), 1):
+        exif += marker == APP1 and file.read(4) == b"Exif"
+        if count > MOST_SEGMENTS or exif > MOST_EXIF_SEGMENTS:
+            raise ImageError(
+                f"{name}: a JPEG of more than {MOST_SEGMENTS:,} segments, or {MOST_EXIF_SEGMENTS} of EXIF, takes too long; save it anew without them"
+            )
 
 
 def _require_bits(name: str, image: Any) -> None:
@@ -164,9 +172,17 @@ def _skip_palette(file: Any, flags: int) -> None:
 
 
 def _scans(image: Any) -> int:
-    """Markers of scans, but for one that two blocks cut. Inside of a scan 0xFF is never followed by the marker's second byte."""
+    """Markers of scans, but for one that two blocks cut. Inside of a scan 0xFF is never followed by the marker's second byte.
+
+    Most files have one scan, of all channels; these are not read through.
+    """
     file = image.fp
     place, found = file.tell(), 0
+    file.seek(0)
+    channels = next((file.read(1)[:1] for marker in _segments(file) if marker == START_OF_SCAN), b"")
+    if "progressive" not in image.info and channels == bytes([image.layers]):
+        file.seek(place)
+        return 1
     file.seek(0)
     while block := file.read(BLOCK):
         found += block.count(b"\xff\xda")

@@ -171,6 +171,12 @@ def test_a_jpeg_of_very_many_scans_is_refused() -> None:
     assert decode(data[: scans[1]] + one * 100 + data[scans[1] :]).size == (50, 40)
     with pytest.raises(ImageError, match=f"a JPEG of more than {MOST_SCANS} scans takes too long; save it anew with fewer"):
         decode(data[: scans[1]] + one * MOST_SCANS + data[scans[1] :])
+    plain = encoded(Image.fromarray(NOISE), "JPEG")  # not progressive, its first scan of one channel alone
+    start = plain.index(b"\xff\xda")
+    single = plain[:start] + b"\xff\xda" + struct.pack(">HBBBBBB", 8, 1, 1, 0, 0, 63, 0)
+    with pytest.raises(ImageError, match="scans takes too long"):
+        decode(single + b"\xff\xda" * MOST_SCANS + b"\xff\xd9")
+    assert decode(plain + b"\xff\xda" * 1000).size == (50, 40)  # what comes after the only scan is not read
 
 
 HUGE = """

@@ -14,6 +14,7 @@ INK, SOFT, INTEGER, FLOAT, ACCENT = "#010101", "#020202", "#030303", "#040404", 
 COLORS = {INK: "var(--ink)", SOFT: "var(--soft)", INTEGER: "var(--integer)", FLOAT: "var(--float)", ACCENT: "var(--accent)"}
 WIDTH_IN, HEIGHT_IN = 7.2, 3.4
 MOST_BARS = 16
+NEEDS = "a report needs matplotlib and jinja2: install edgeport with the extra `report`"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,7 @@ def pyplot() -> Any:
     try:
         import matplotlib
     except ImportError as error:
-        raise ExportError("a report needs matplotlib and jinja2: install edgeport with the extra `report`") from error
+        raise ExportError(NEEDS) from error
     matplotlib.use("Agg", force=False)
     from matplotlib import pyplot as plt
 

@@ -10,6 +10,7 @@ from edgeport_export.errors import ExportError, OutputError
 from edgeport_runtime import Bundle, __version__
 
 from .charts import (
+    NEEDS,
     Chart,
     clipping_chart,
     curve_chart,
@@ -131,7 +132,7 @@ def _rendered(template: str, **values: Any) -> str:
     try:
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
     except ImportError as error:
-        raise ExportError("a report needs matplotlib and jinja2: install edgeport with the extra `report`") from error
+        raise ExportError(NEEDS) from error
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=template.endswith(".html"), undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=False
     )

@@ -73,7 +73,7 @@ def test_without_data_there_is_no_chart() -> None:
 
 def test_names_are_drawn_as_they_are() -> None:
     """Dollars make formulas in matplotlib, and what is no formula an error."""
-    name = r"<script>$\frac{&"
+    name = r"<script>$\frac{$&"
     made = chart(lambda axes: axes.set_xlabel(name), name, name, name="x")
-    assert "<script>" not in made.svg and r"&lt;script&gt;$\frac{&amp;" in made.svg
+    assert "<script>" not in made.svg and r"&lt;script&gt;$\frac{$&amp;" in made.svg
     ElementTree.fromstring(made.svg)

@@ -12,6 +12,7 @@ from edgeport_export.rewrites.finalize import finalize
 from edgeport_export.tracing.exporter import trace
 from edgeport_export.validation.quality import (
     QualityEvaluator,
+    QualityReport,
     drop,
     joined,
     load_metric,
@@ -149,3 +150,14 @@ def test_a_tasks_own_metric_sees_the_first_output_and_a_detectors_all() -> None:
     classifier = network("cnn").contract(("a", "b"), 32)
     beside = replace(classifier.outputs[0], name="features", kind="tensor")
     assert unseen_outputs(classifier) == 0 and unseen_outputs(replace(classifier, outputs=(*classifier.outputs, beside))) == 1
+
+
+def test_changed_images_are_listed_the_surest_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = Quality(metric="accuracy", value=1.0, count=4, answers=(0, 1, 2, 1), margins=(0.2, 0.9, 0.5, 0.7))
+    int8 = Quality(metric="accuracy", value=0.25, count=4, answers=(1, 1, 0, 2), margins=(0.1, 0.8, 0.3, 0.4))
+    report = QualityReport(qualities={"torch": torch, "int8": int8}, changed={"int8": 3}, non_tie_changes={"int8": 3}, truths=(0, 1, 2, 2))
+    listed = report.to_dict()["changed_images"]["int8"]
+    assert listed[0] == {"image": 3, "torch": 1, "answer": 2, "truth": 2, "torch_margin": 0.7, "margin": 0.4}
+    assert [each["image"] for each in listed] == [3, 2, 0]
+    monkeypatch.setattr("edgeport_export.validation.quality.MOST_CHANGED", 2)
+    assert [each["image"] for each in report.to_dict()["changed_images"]["int8"]] == [3, 2]
