@@ -132,8 +132,9 @@ class Manifest:
     format: int = FORMAT
 
     def to_json(self) -> str:
-        """Canonical text with a hash over all of it: equal manifests give equal bytes."""
-        return json.dumps(sealed({**asdict(self), "contract": self.contract.to_dict()}), sort_keys=True, indent=1, ensure_ascii=True) + "\n"
+        """Canonical text with a hash over all of it: equal manifests give equal bytes. Raises ValueError for a number that is not finite: JSON has none."""
+        data = sealed({**asdict(self), "contract": self.contract.to_dict()})
+        return json.dumps(data, sort_keys=True, indent=1, ensure_ascii=True, allow_nan=False) + "\n"
 
 
 def sealed(data: Mapping[str, Any]) -> dict[str, Any]:

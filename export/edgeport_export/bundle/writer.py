@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeport_runtime import Contract
+from edgeport_export.errors import ExportError
+from edgeport_runtime import Bundle, Contract
 from edgeport_runtime.bundle import EVIDENCE, MANIFEST
+from edgeport_runtime.errors import FormatError, first_line
 from edgeport_runtime.json_text import strict_json
 from edgeport_runtime.manifest import Manifest, Selection, TargetCpu, Variant
 from edgeport_runtime.outline import read_outline
@@ -37,7 +39,7 @@ class BundleContents:
 
 
 def write_contents(folder: Path, contents: BundleContents) -> None:
-    """Write all files into an empty folder."""
+    """Write all files into an empty folder. Raises ExportError for what the runtime would refuse, before anybody has such a bundle."""
     manifest = Manifest(
         name=contents.name,
         contract=contents.contract,
@@ -46,8 +48,12 @@ def write_contents(folder: Path, contents: BundleContents) -> None:
         auto=contents.selection,
         provenance=dict(contents.provenance),
     )
-    (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     (folder / EVIDENCE).write_text(strict_json(contents.evidence, indent=1) + "\n", encoding="utf-8")
+    try:
+        (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+        Bundle(folder)
+    except (ValueError, FormatError) as error:
+        raise ExportError(f"the bundle that was made cannot be read ({first_line(error)}); this is a fault of edgeport: please report it") from error
 
 
 def _write_variant(folder: Path, precision: str, contents: BundleContents) -> Variant:

@@ -66,6 +66,11 @@ def _decibels(signal: float, error: float) -> float:
     return float(10 * np.log10(signal / error)) if signal and np.isfinite(signal) and np.isfinite(error) else float("-inf")
 
 
+def finite_db(decibels: float) -> float:
+    """Rounded, and within what JSON and a reader can take: the error of a layer on which no output depends is nothing at all, an infinite ratio."""
+    return round(float(np.clip(decibels, -999.0, 999.0)), 2)
+
+
 def scale_groups(scales: NDArray[Any]) -> list[NDArray[np.int64]]:
     """Indices of parts, in groups of like scale: between one group and the next lies a gap of APART. What never changes joins the largest."""
     scales = np.where(np.isfinite(scales) & (scales > 0), scales, scales.max(initial=0.0))

@@ -20,12 +20,13 @@ from .calibration import calibrate, clipping, pixel_arrays
 from .image_roles import Images, LabelJudge, probes_of, roles_of
 from .int8_settings import Int8Settings, Measuring
 from .macs import integer_nodes, share_of_macs
+from .output_error import finite_db
 from .plan import Plan, RecoveryStep, SearchedPlan
 from .plan_curve import Curve
 from .plan_walk import taken, walked
 from .qdq import observed_values
 from .recovery.ladder import Ladder
-from .recovery.recovery_choice import OFF, ROUNDED, RecoveryChoice, finite, replayed_builder
+from .recovery.recovery_choice import OFF, ROUNDED, RecoveryChoice, replayed_builder
 from .search import SearchResult, Timer, search
 from .variants import Names, Probes, QuantizableGraph, VariantBuilder
 
@@ -184,8 +185,8 @@ class PlanSearch:
             calibration_images=start.images,
             calibration_sha256=start.sha256,
             batch=self.settings.batch,
-            sqnr_db=finite(decibels),
-            sqnr_error_db=None if error is None else finite(error),
+            sqnr_db=finite_db(decibels),
+            sqnr_error_db=None if error is None else finite_db(error),
             sqnr_elsewhere=_sqnr_elsewhere(builder, integer, self.roles.chosen),
             findings=result.findings(graph.macs),
             agreement={name: round(share, 6) for name, share in builder.agreement(integer).items()},
@@ -238,5 +239,5 @@ def _sqnr_elsewhere(builder: VariantBuilder, integer: Names, examples: Sequence[
     for size in (smallest, largest):
         if size != own:
             probes = Probes(builder.graph, pixel_arrays(contract, examples, (size["height"], size["width"])))
-            found[f"{size['height']}x{size['width']}"] = finite(builder.sqnr_db_on(integer, probes))
+            found[f"{size['height']}x{size['width']}"] = finite_db(builder.sqnr_db_on(integer, probes))
     return found

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from edgeport_export.progress import ProgressCallback, no_progress
 
+from .output_error import finite_db
 from .plan_curve import LEAST_SPEEDUP, Curve, CurvePoint
 from .search import SearchResult, rounded
 from .variants import Names
@@ -44,7 +45,7 @@ def walked(
 
     def point(without: int, *, in_budget: bool, timed: bool) -> CurvePoint:
         names = frozenset(worst[without:])
-        error = round(sqnr_db(names), 2)  # before time is up
+        error = finite_db(sqnr_db(names))  # before time is up
         return CurvePoint(in_float=without, speedup=rounded(speedup(names), 3) if timed else None, sqnr_db=error, in_budget=in_budget)
 
     points = [point(without, in_budget=found, timed=found or without == 0) for without, found in sorted(kept.items())]

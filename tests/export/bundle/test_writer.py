@@ -1,7 +1,7 @@
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import ModuleType
 
@@ -9,8 +9,9 @@ import onnx
 import pytest
 from jsonschema import Draft202012Validator
 
-from edgeport_export import ExportOptions
+from edgeport_export import ExportOptions, pipeline
 from edgeport_export.bundle.environment import versions
+from edgeport_export.errors import ExportError
 from edgeport_export.network.reference import weights_sha256
 from edgeport_export.quantization.plan import plan_from_dict
 from edgeport_runtime import Bundle
@@ -54,6 +55,17 @@ def test_both_texts_are_json_for_any_reader(tiny_bundle: Path) -> None:
     for name in ("manifest.json", "evidence.json"):
         text = (tiny_bundle / name).read_text(encoding="utf-8")
         assert json.loads(text, parse_constant=refuse) and text.endswith("\n")
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("nan")])
+def test_a_number_that_json_cannot_hold_leaves_no_bundle(
+    make_bundle: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: float
+) -> None:
+    contents_of = pipeline._contents
+    monkeypatch.setattr(pipeline, "_contents", lambda *given: replace(contents_of(*given), provenance={"figure": number}))
+    with pytest.raises(ExportError, match=r"the bundle that was made cannot be read \(.*; this is a fault of edgeport: please report it"):
+        make_bundle(tmp_path / "b", options=ExportOptions(precisions=("fp32",)), held_out=())
+    assert not (tmp_path / "b").exists() and not [each for each in tmp_path.iterdir() if each.is_dir()]
 
 
 def test_a_manifest_that_was_just_written_fits_its_schema(tiny_bundle: Path) -> None:

@@ -1,5 +1,7 @@
 """The walk towards float, over products whose errors are written down."""
 
+import math
+
 import pytest
 
 from edgeport_export.quantization.plan_curve import Curve
@@ -81,3 +83,10 @@ def test_every_plan_inside_the_budget_is_timed_and_none_slower_than_fp32_is_the_
     assert {each.in_float: each.speedup for each in curve.points if each.in_budget} == {4: 1.25, 5: 1.125, 7: 0.875, 9: 0.625}
     closest = curve.pick("closest")
     assert closest is not None and closest.in_float == 5
+
+
+@pytest.mark.parametrize(("errors_db", "expected"), [(math.inf, 999.0), (-math.inf, -999.0)])
+def test_products_on_which_no_output_depends_leave_a_finite_curve(errors_db: float, expected: float) -> None:
+    """As in a residual network that was not trained yet: its branches are multiplied by zero."""
+    curve = walked(EVERYTHING, lambda _: True, lambda _: errors_db, speed, lambda: True)
+    assert {each.sqnr_db for each in curve.points} == {expected}

@@ -16,10 +16,11 @@ from dataclasses import dataclass, replace
 from edgeport_export.progress import ProgressCallback, no_progress
 from edgeport_export.quantization.calibration import METHODS, Calibration, calibrate, pixel_arrays
 from edgeport_export.quantization.image_roles import Roles, probes_of, spread
+from edgeport_export.quantization.output_error import finite_db
 from edgeport_export.quantization.plan import RecoveryStep
 from edgeport_export.quantization.variants import Probes, QuantizableGraph, VariantBuilder
 
-from .recovery_choice import LEAST_GAIN_DB, OFF, finite
+from .recovery_choice import LEAST_GAIN_DB, OFF
 from .smoothing import channel_exponents, smoothable
 from .value_ranges import ranges_by_value
 
@@ -40,7 +41,7 @@ class Rung:
         """The nearer of both on the probes, with both figures. A builder that is nearer by luck is not taken."""
         before, after = (each.sqnr_db(frozenset(each.graph.quantizable)) for each in (self.builder, challenger))
         taken = bool(after > before + LEAST_GAIN_DB)
-        step = RecoveryStep(name=name, before_db=finite(before), after_db=finite(after), taken=taken)
+        step = RecoveryStep(name=name, before_db=finite_db(before), after_db=finite_db(after), taken=taken)
         return Rung(builder=challenger if taken else self.builder, steps=(*self.steps, step))
 
 

@@ -6,10 +6,9 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-import numpy as np
-
 from edgeport_export.errors import ExportError
 from edgeport_export.progress import ProgressCallback
+from edgeport_export.quantization.output_error import finite_db
 from edgeport_export.quantization.plan import Plan, RecoveryStep, WeightRecovery
 from edgeport_export.quantization.variants import Names, Probes, QuantizableGraph, VariantBuilder
 from edgeport_export.rewrites.graph import Ranges
@@ -79,7 +78,7 @@ class RecoveryChoice:
         builder = self._stack.enter_context(VariantBuilder(graph, nearest.ranges, nearest.probes, nearest.method, found))
         before, after = nearest.sqnr_db(integer), builder.sqnr_db(integer)
         taken = bool(after > before + LEAST_GAIN_DB)
-        step = RecoveryStep(name=ROUNDED, before_db=finite(before), after_db=finite(after), taken=taken)
+        step = RecoveryStep(name=ROUNDED, before_db=finite_db(before), after_db=finite_db(after), taken=taken)
         if not taken:
             return Chosen(builder=nearest, step=step)
         facts = WeightRecovery(
@@ -89,8 +88,8 @@ class RecoveryChoice:
             images=sum(len(next(iter(each.values()))) for each in self._images),
             images_sha256=images_sha256(self._images),
             weights_sha256=recovered_sha256(found),
-            nearest_db=finite(before),
-            sqnr_db=finite(after),
+            nearest_db=finite_db(before),
+            sqnr_db=finite_db(after),
         )
         return Chosen(builder=builder, facts=facts, step=step)
 
@@ -139,8 +138,3 @@ def _recovered(
         return has_time(done)
 
     return recover(graph, integer, ranges, images, EFFORTS[effort], goes_on, seed)
-
-
-def finite(decibels: float) -> float:
-    """Rounded, and within what JSON and a reader can take."""
-    return round(float(np.clip(decibels, -999.0, 999.0)), 2)
