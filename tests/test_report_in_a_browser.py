@@ -1,5 +1,6 @@
 """Reports in a real Chromium, without a window: two widths, light and dark. Debian's `chromium` has to be installed; nothing is downloaded."""
 
+import importlib.util
 import json
 import shutil
 from collections.abc import Iterator
@@ -8,9 +9,12 @@ from typing import Any
 
 import pytest
 
-from edgeport_export.report.page import report_page
+from edgeport_export import verify
+from edgeport_export.report.page import Subject, report_page
+from edgeport_export.validation.quality import pixels_sha256
 from edgeport_runtime import Bundle
 from edgeport_runtime.bundle import EVIDENCE
+from edgeport_runtime.json_text import strict_json
 
 FIXTURES = Path(__file__).parent / "fixtures"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -23,6 +27,7 @@ PAGES = {
     "two side by side": ["format2/classifier", "format2/generator"],
     "format 1": ["format1/classifier"],
 }
+BESIDE = "with all that can be beside it"
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +46,27 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, folders in PAGES.items():
         found[name] = folder / f"{name.replace(' ', '-')}.html"
         found[name].write_text(report_page([Bundle(FIXTURES / each) for each in folders]), encoding="utf-8")
+    found[BESIDE] = folder / "beside.html"
+    found[BESIDE].write_text(report_page([beside(folder / "bundle")]), encoding="utf-8")
     return found
+
+
+def beside(folder: Path) -> Subject:
+    """A bundle with changed labels, its held-out images, and what verify found."""
+    spec = importlib.util.spec_from_file_location("make_fixtures", FIXTURES / "make.py")
+    assert spec is not None and spec.loader is not None
+    tiny = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tiny)
+    shutil.copytree(FIXTURES / "format2" / "classifier", folder)
+    images = tiny.brightness_examples(30, seed=2)
+    evidence = json.loads((folder / EVIDENCE).read_text())
+    row = {"torch": 0, "answer": 2, "truth": 1, "torch_margin": 0.5, "margin": 0.25}
+    rows = [{**row, "image": number, "pixels_sha256": pixels_sha256(images[number].source)} for number in (4, 17)]
+    evidence["quality"]["changed"]["int8"], evidence["quality"]["changed_images"] = 2, {"fp32": [], "int8": rows}
+    (folder / EVIDENCE).write_text(json.dumps(evidence))
+    bundle = Bundle(folder)
+    found = verify(bundle, tiny.trained_classifier(), stages=True)
+    return Subject(bundle=bundle, guesses=[images], verification=json.loads(strict_json(found.to_dict())))
 
 
 def opened(browser: Any, path: Path, width: int, scheme: str, **options: Any) -> tuple[Any, list[str], list[str]]:
@@ -57,7 +82,7 @@ def opened(browser: Any, path: Path, width: int, scheme: str, **options: Any) ->
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", [*PAGES, BESIDE])
 def test_a_page_is_whole_and_for_everybody(name: str, width: int, scheme: str, browser: Any, pages: dict[str, Path]) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     page, console, asked = opened(browser, pages[name], width, scheme, bypass_csp=True)  # or axe would not be let in
@@ -83,6 +108,29 @@ def test_its_figures_are_the_files(browser: Any, pages: dict[str, Path]) -> None
     for name, found in evidence["int8"]["findings"].items():
         cells = [each.inner_text() for each in page.query_selector_all(f'tr[data-product="{name}"] > *')]
         assert cells[:2] == [name, f"{found['macs']:,}"] and float(cells[3]) == found["sqnr_db"]
+    page.context.close()
+
+
+def test_what_is_beside_it_is_on_the_page(browser: Any, pages: dict[str, Path]) -> None:
+    page, *_ = opened(browser, pages[BESIDE], 1280, "light")
+    for section in ("verified", "stages", "changed", "pictures"):
+        assert page.query_selector(f"#b1-{section} h3").is_visible()
+    names = [each.inner_text() for each in page.query_selector_all("tr[data-stage] > th")]
+    assert names[:3] == ["decode", "resize", "normalize"] and names[-1] == "end to end" and "int8" in names
+    assert [each.inner_text() for each in page.query_selector_all("#b1-changed figcaption b")] == ["image 4", "image 17"]
+    assert page.query_selector_all("#b1-pictures .row")[0].inner_text().split("\n")[-2:] == ["truth", "dark"]
+    page.context.close()
+
+
+def test_pointing_at_a_module_or_stepping_to_it_shows_its_figures(browser: Any, pages: dict[str, Path]) -> None:
+    page, *_ = opened(browser, pages["a classifier"], 1280, "light")
+    modules, cards = page.query_selector_all("#b1-structure .module"), page.query_selector_all("#b1-structure .card")
+    assert len(modules) == len(cards) > 2 and not any(each.is_visible() for each in cards)
+    modules[1].hover()
+    assert [each.is_visible() for each in cards][:3] == [False, True, False]
+    page.mouse.move(0, 0)
+    modules[2].focus()
+    assert [each.is_visible() for each in cards][:3] == [False, False, True]
     page.context.close()
 
 

@@ -40,6 +40,7 @@ SEED = 10_000  # inputs that the export did not use
 class Verification:
     """The findings. True if nothing speaks against the bundle.
 
+    `manifest_sha256`: which bundle it was.
     `parity`: of fp32 with PyTorch. `checks`: every variant's golden cases. `reproductions`: every variant made again, and compared byte by byte.
     `stored`: the golden cases' answers that the export stored as PyTorch's. `lossy`: variants that were not made again, held to PyTorch on the golden cases.
     `recipe`: where the contract differs from what the network itself promises. `blame`: what is to blame; `stages`: each stage's contribution from the
@@ -48,6 +49,7 @@ class Verification:
     hold the weights' hash, as those of format 1.
     """
 
+    manifest_sha256: str
     parity: Parity
     checks: tuple[CheckReport, ...]
     reproductions: tuple[Reproduction, ...]
@@ -78,6 +80,7 @@ class Verification:
         """For JSON."""
         return {
             "passed": bool(self),
+            "manifest_sha256": self.manifest_sha256,
             "same_weights": self.same_weights,
             "recipe": list(self.recipe),
             "replayed": self.replayed,
@@ -135,6 +138,7 @@ def verify(
     stored = opened.manifest.provenance.get("weights_sha256")
     same = None if stored is None else stored == weights_sha256(network)
     return Verification(
+        manifest_sha256=opened.sha256,
         parity=parity,
         checks=checks,
         reproductions=reproductions,

@@ -274,12 +274,15 @@ def report(
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
     card: Annotated[Path | None, typer.Option(help="Write a model card in Markdown there, too, as README.md of a published folder.")] = None,
     images: Annotated[bool, typer.Option(help="Whether golden images are on the page; they come from held-out images, and may be private.")] = True,
+    held_out: Annotated[str | None, typer.Option(help="The images that judged, as export took them: shows the truth, and those whose label changed.")] = None,
+    verification: Annotated[Path | None, typer.Option(help="What `edgeport verify BUNDLE --stages --json` printed: shows it, stage by stage.")] = None,
     force: Annotated[bool, typer.Option(help="Replace files that exist.")] = False,
 ) -> None:
     """Write one self-contained page about bundles: decisions, tables, charts, pictures, the network, and how to repeat it."""
-    from .report_command import run_report
+    from .report_command import ReportJob, run_report
 
-    for path in run_report(bundles, out, card, images=images, force=force):
+    job = ReportJob(folders=bundles, out=out, card=card, images=images, held_out=held_out, verification=verification, force=force)
+    for path in run_report(job):
         console.say(f"written: {path}")
 
 

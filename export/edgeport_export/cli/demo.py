@@ -17,17 +17,18 @@ from PIL import Image
 from edgeport_export.benchmark.runner import EngineSpec, LatencyStats, benchmark, disturbance
 from edgeport_export.errors import ParityError
 from edgeport_export.network.reference import TorchReference
+from edgeport_export.report.page import Subject, report_page, write_text
 from edgeport_export.sources import load_examples, load_source
 from edgeport_export.verification import verify
 from edgeport_models import Data, load_data, network
 from edgeport_models.datasets import add_noise, require_demo_packages
 from edgeport_runtime import Bundle, Example, Quality, load
 from edgeport_runtime.decoding import decode
+from edgeport_runtime.json_text import strict_json
 from edgeport_runtime.scorers import format_metric, psnr_db
 
 from . import console
 from .export_command import ExportJob, run_export
-from .report_command import run_report
 from .train_command import TrainingJob, run_training
 
 SHOWN = ("cnn", "resnet18", "attention", "generator")
@@ -39,11 +40,13 @@ WITHOUT_TORCH = "import sys; sys.modules['torch'] = None; sys.modules['onnx'] = 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoResult:
-    """The demo's findings about one network. `without_torch`: fp32 and int8, as the device measured them on the image files."""
+    """The demo's findings about one network. `without_torch`: fp32 and int8, as the device measured them on the image files.
+    `subject`: what a report tells about it."""
 
     name: str
     evidence: dict[str, Any]
     bundle: Bundle
+    subject: Subject
     without_torch: dict[str, Quality]
     latencies: dict[str, LatencyStats]
 
@@ -60,8 +63,7 @@ def run_demo(out: Path) -> None:
     console.say(f"generator: the best Gaussian blur of the same noisy images reaches {blur:.2f} dB")
     console.say(f"image: {_show_generator(out)} (noisy | PyTorch | int8 | clean)")
     console.say(f"bundles: {', '.join(str(result.bundle.folder) for result in results)}")
-    for path in run_report([result.bundle.folder for result in results], out / "report.html", None, images=True, force=True):
-        console.say(f"report: {path}")
+    console.say(f"report: {write_text(report_page([result.subject for result in results]), out / 'report.html')}")
     console.say(f"took {time.perf_counter() - started:.0f} s")
 
 
@@ -75,7 +77,7 @@ def _one(out: Path, name: str) -> DemoResult:
     assert source.data is not None  # it was just trained
     calibration, held_out = load_examples(source.data, source.contract)
     with console.progress_display(f"{name}: verifying") as progress:
-        verification = verify(folder, source.network, contract=source.contract, calibration=calibration, progress=progress)
+        verification = verify(folder, source.network, contract=source.contract, calibration=calibration, stages=True, inputs=held_out, progress=progress)
         if not verification:
             raise ParityError(f"{name} does not verify; {verification}")
         progress("running without torch", 0, 1)
@@ -84,8 +86,9 @@ def _one(out: Path, name: str) -> DemoResult:
         progress("timing", 0, 1)
         latencies = _benchmark(folder, checkpoint)
     bundle = Bundle(folder)
+    subject = Subject(bundle=bundle, guesses=[held_out], verification=json.loads(strict_json(verification.to_dict())))
     console.say(f"{name}: trained, exported, verified, and run on {len(held_out)} held-out images without torch")
-    return DemoResult(name=name, evidence=bundle.evidence(), bundle=bundle, without_torch=qualities, latencies=latencies)
+    return DemoResult(name=name, evidence=bundle.evidence(), bundle=bundle, subject=subject, without_torch=qualities, latencies=latencies)
 
 
 def write_images(folder: Path, labels: Sequence[str], examples: Sequence[Example]) -> Path:

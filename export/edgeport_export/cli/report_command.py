@@ -1,11 +1,40 @@
-"""`edgeport report`: a page, and a model card, from what bundles hold."""
+"""`edgeport report`: a page, and a model card, from what bundles hold and what is beside them."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from torch import nn
+
+from edgeport_export.diagnosis.pipelines import find_pipeline
+from edgeport_export.diagnosis.stages import stage_budget
 from edgeport_export.errors import OutputError
-from edgeport_export.report.page import model_card, report_page, write_text
-from edgeport_runtime import Bundle, InputError
+from edgeport_export.network.reference import TorchReference
+from edgeport_export.progress import ProgressCallback
+from edgeport_export.report.page import Subject, model_card, report_page, write_text
+from edgeport_export.sources import load_examples, own_examples
+from edgeport_models import DataError
+from edgeport_runtime import Bundle, Example, InputError
+from edgeport_runtime.errors import first_line
+from edgeport_runtime.json_text import strict_json
+from edgeport_runtime.regular_files import read_text
+
+STAGE_IMAGES = 16  # beside an export; `edgeport verify --stages` takes more
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportJob:
+    """`held_out`: the images that judged, as the export was given them; `verification`: what `edgeport verify --json` printed. Both are of one bundle."""
+
+    folders: Sequence[Path]
+    out: Path
+    card: Path | None = None
+    images: bool = True
+    held_out: str | None = None
+    verification: Path | None = None
+    force: bool = False
 
 
 def free_file(path: Path, *, force: bool) -> Path:
@@ -15,13 +44,65 @@ def free_file(path: Path, *, force: bool) -> Path:
     return path
 
 
-def run_report(folders: Sequence[Path], out: Path, card: Path | None, *, images: bool, force: bool) -> list[Path]:
-    """Write the page, and the card of one bundle. The files that were written. Raises InputError, OutputError, and what `Bundle` raises."""
-    if card is not None and len(folders) > 1:
-        raise InputError(f"a model card is of one bundle, got {len(folders)}: leave --card out, or name one bundle")
-    places = [free_file(each, force=force) for each in (out, card) if each is not None]
-    bundles = [Bundle(folder) for folder in folders]
-    write_text(report_page(bundles, images=images), out)
-    if card is not None:
-        write_text(model_card(bundles[0]), card)
-    return places
+def run_report(job: ReportJob) -> list[Path]:
+    """Write the page, and the card of one bundle. The files that were written. Raises InputError, OutputError, DataError, and what `Bundle` raises."""
+    for option, given in (("--card", job.card), ("--held-out", job.held_out), ("--verification", job.verification)):
+        if given is not None and len(job.folders) > 1:
+            raise InputError(f"{option} is of one bundle, got {len(job.folders)}: leave it out, or name one bundle")
+    if job.held_out is not None and not job.images:
+        raise InputError("--held-out shows images, and --no-images leaves them out: give one of the two")
+    for place in (job.out, job.card):
+        if place is not None:
+            free_file(place, force=job.force)
+    bundles = [Bundle(folder) for folder in job.folders]
+    found = {} if job.verification is None else read_verification(job.verification)
+    guesses = () if job.held_out is None else held_out_guesses(job.held_out, bundles[0])
+    written = [write_text(report_page([Subject(bundle=each, guesses=guesses, verification=found) for each in bundles], images=job.images), job.out)]
+    if job.card is not None:
+        written.append(write_text(model_card(bundles[0]), job.card))
+    return written
+
+
+def read_verification(path: Path) -> Mapping[str, Any]:
+    """Raises InputError for a file that is not what `edgeport verify --json` prints for one bundle."""
+    wanted = "expected what `edgeport verify BUNDLE --json` prints"
+    try:
+        found = json.loads(read_text(path))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: {wanted}, and it cannot be read ({first_line(error)})") from error
+    if not isinstance(found, dict) or "manifest_sha256" not in found:
+        raise InputError(f"{path}: {wanted}, got something else")
+    return found
+
+
+def stages_of(bundle: Bundle, network: nn.Module, examples: Sequence[Example], progress: ProgressCallback) -> dict[str, Any]:
+    """The part of a verification that tells where differences come from; nothing for a network that takes no image. Raises what `stage_budget` raises."""
+    contract = bundle.manifest.contract
+    if not contract.takes_one_image:
+        return {}
+    shown = examples[:: max(1, -(-len(examples) // STAGE_IMAGES))]
+    found = stage_budget(bundle, TorchReference(network, contract), find_pipeline(None, contract.pixels), shown, progress)
+    return {"manifest_sha256": bundle.sha256, "stages": json.loads(strict_json(found.to_dict()))}
+
+
+def held_out_guesses(data: str, bundle: Bundle) -> list[Sequence[Example]]:
+    """All that an export may have held out of these data: a folder as a whole, the half of it that judges, or the part that a training left out.
+
+    Raises the first fault if the data cannot be read in any of these ways.
+    """
+    contract = bundle.manifest.contract
+    ways: list[Callable[[], Sequence[Example]]] = [
+        lambda: own_examples(None, data, contract)[1],
+        lambda: own_examples(data, None, contract)[1],
+        lambda: load_examples(data, contract)[1],
+    ]
+    found: list[Sequence[Example]] = []
+    faults: list[Exception] = []
+    for way in ways:
+        try:
+            found.append(way())
+        except (DataError, InputError) as error:
+            faults.append(error)
+    if not any(found):
+        raise faults[0] if faults else InputError(f"{data}: it holds no images with their truth")
+    return [each for each in found if each]

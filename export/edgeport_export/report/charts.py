@@ -88,6 +88,14 @@ def _for_the_page(svg: str, says: str, name: str) -> str:
     return f'{opened}<title id="{name}-says">{title}</title>{svg[head.end() :]}'
 
 
+def _without_formulas(axis: Any) -> None:
+    """A logarithmic axis with its figures as plain text: matplotlib's own are formulas, which are switched off here."""
+    from matplotlib.ticker import LogFormatter
+
+    axis.set_major_formatter(LogFormatter())
+    axis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(1, 0.4)))  # labels in between where it spans less than one power of ten
+
+
 def parity_chart(facts: BundleFacts) -> Chart | None:
     """Error against image size."""
     cases = [each for each in facts.parity if each.height is not None and each.width is not None]
@@ -105,12 +113,33 @@ def parity_chart(facts: BundleFacts) -> Chart | None:
         axes.plot(places, [worst[size][1] for size in sizes], "o-", color=SOFT, label="PyTorch in float32")
         axes.plot(places, [worst[size][0] for size in sizes], "s-", color=ACCENT, label="the fp32 variant")
         axes.set_yscale("log")
+        _without_formulas(axes.yaxis)
         axes.set_xticks(list(places), [f"{height}x{width}" for height, width in sizes], rotation=45, ha="right")
         axes.set_ylabel("largest distance from float64")
         axes.legend()
 
     says = f"The largest distance from PyTorch in float64 at {len(sizes)} image sizes, of PyTorch in float32 and of the fp32 variant."
     return chart(draw, "Error against image size", says, name=f"{facts.key}-parity-chart")
+
+
+def stages_chart(facts: BundleFacts) -> Chart | None:
+    """What each stage contributes; the last row, from end to end, is not among the bars."""
+    shown = facts.stages[:-1]
+    if not any(each.rms for each in shown):
+        return None
+
+    def draw(axes: Any) -> None:
+        places = range(len(shown))
+        axes.barh(list(places), [each.rms or 0.0 for each in shown], color=ACCENT)
+        axes.set_yticks(list(places), [each.name for each in shown])
+        axes.set_xscale("log")
+        _without_formulas(axes.xaxis)
+        axes.invert_yaxis()
+        axes.set_xlabel("root mean square of the change, over the answers' spread")
+
+    most = max(shown, key=lambda each: each.rms or 0.0)
+    says = f"How far each stage moves the answers: {most.name} moves them most, by {most.rms:.1e} of their spread. A stage without a bar changes nothing."
+    return chart(draw, "From the file to the answer", says, name=f"{facts.key}-stages-chart", height_in=1.2 + 0.3 * len(shown))
 
 
 def plan_chart(facts: BundleFacts) -> Chart | None:

@@ -9,7 +9,7 @@ from typing import Any
 from edgeport_export.errors import ExportError
 from edgeport_export.quantization.plan import Plan, RecoveryStep, plan_from_dict
 from edgeport_export.quantization.plan_curve import CurvePoint
-from edgeport_runtime import Bundle, FormatError
+from edgeport_runtime import Bundle, FormatError, InputError
 from edgeport_runtime.axes import is_whole
 from edgeport_runtime.scorers import format_metric
 
@@ -57,12 +57,27 @@ class Product:
     reason: str | None
 
 
-class BundleFacts:
-    """Of one bundle. `key`: begins the ids of its part of a page. Raises what `Bundle` raises."""
+@dataclass(frozen=True, kw_only=True)
+class StageRow:
+    """One stage between an image file and the answer, see `diagnosis.stages.Stage`; None for a distance that is no number."""
 
-    def __init__(self, bundle: Bundle, key: str = "bundle") -> None:
+    name: str
+    largest: float | None
+    rms: float | None
+    changed: int | None
+    note: str
+
+
+class BundleFacts:
+    """Of one bundle. `key`: begins the ids of its part of a page. `found`: what `edgeport verify --json` printed about it, or a part of that; it counts
+    only for the very same manifest. Raises InputError, and what `Bundle` raises."""
+
+    def __init__(self, bundle: Bundle, key: str = "bundle", found: Json | None = None) -> None:
+        if found and found.get("manifest_sha256") != bundle.sha256:
+            raise InputError(f"this verification is of another bundle than {bundle.folder}: make it with edgeport verify {bundle.folder} --json > FILE")
         self.bundle = bundle
         self.key = key
+        self.found: Json = found or {}
         self.manifest = bundle.manifest
         try:
             self.evidence: Json = bundle.evidence()
@@ -115,6 +130,11 @@ class BundleFacts:
         wanted = ("torch_margin", "margin")
         return {name: [dict(each) for each in _objects(rows) if all(_number(each.get(key)) is not None for key in wanted)] for name, rows in listed.items()}
 
+    def label(self, index: Any) -> str:
+        """Of a class; empty for None."""
+        labels = self.manifest.contract.labels
+        return "" if index is None else labels[index] if isinstance(index, int) and 0 <= index < len(labels) else str(index)
+
     @property
     def metric(self) -> str | None:
         found = _at(self.evidence, "quality").get("metric")
@@ -124,6 +144,11 @@ class BundleFacts:
     def images(self) -> int | None:
         """On which quality was measured."""
         return _whole(_at(self.evidence, "quality").get("count"))
+
+    @property
+    def held_out(self) -> int:
+        """All that the export was given; one half of them may have chosen, and the other one judged."""
+        return _whole(_at(self.evidence, "images").get("held_out")) or self.images or 0
 
     @property
     def torch_quality(self) -> float | None:
@@ -187,6 +212,42 @@ class BundleFacts:
     @property
     def warnings(self) -> list[str]:
         listed = _at(self.evidence, "summary").get("warnings")
+        return list(map(str, listed)) if isinstance(listed, list) else []
+
+    @property
+    def verified(self) -> list[tuple[str, bool]]:
+        """What `edgeport verify` looked at, and whether it holds; what it could not look at is left out."""
+        found = self.found
+        looked: dict[str, Any] = {
+            "it was made of these weights": found.get("same_weights"),
+            "its contract is what the network promises": not found["recipe"] if isinstance(found.get("recipe"), list) else None,
+            "fp32 agrees with PyTorch at other inputs than the export's": _at(found, "parity").get("passed"),
+            "the stored answers are PyTorch's": found.get("stored_answers"),
+            **{f"{name} keeps its golden cases": each for name, each in _at(found, "golden").items()},
+            **{f"{name} comes out the same, byte for byte": each for name, each in _at(found, "reproduced").items()},
+            **{f"{str(each.get('first')).rpartition('/')[2]} and {each.get('second')} agree": each.get("passed") for each in _objects(found.get("lossy"))},
+        }
+        return [(what, holds) for what, holds in looked.items() if isinstance(holds, bool)]
+
+    @cached_property
+    def stages(self) -> list[StageRow]:
+        """In order, the last from one end to the other."""
+        rows = []
+        for each in _objects(_at(self.found, "stages").get("stages")):
+            figures = (_number(each.get("largest")), _number(each.get("rms")))
+            rows.append(
+                StageRow(name=str(each.get("name")), largest=figures[0], rms=figures[1], changed=_whole(each.get("changed")), note=str(each.get("note", "")))
+            )
+        return rows
+
+    @property
+    def stage_images(self) -> int | None:
+        return _whole(_at(self.found, "stages").get("images"))
+
+    @property
+    def stage_faults(self) -> list[str]:
+        """Where the contract's preprocessing is not the training's."""
+        listed = _at(self.found, "stages", "recipe").get("differences")
         return list(map(str, listed)) if isinstance(listed, list) else []
 
     @property

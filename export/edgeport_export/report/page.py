@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from edgeport_export.errors import ExportError, OutputError
-from edgeport_runtime import Bundle, __version__
+from edgeport_runtime import Bundle, Example, __version__
 
 from .charts import (
     NEEDS,
@@ -18,10 +18,12 @@ from .charts import (
     parity_chart,
     plan_chart,
     recovery_chart,
+    stages_chart,
     tradeoff_chart,
 )
-from .facts import BundleFacts
-from .pictures import Row, picture_rows
+from .facts import BundleFacts, Json
+from .held_out import HeldOutImages
+from .pictures import Row, changed_rows, picture_rows
 from .structure import Drawing, structure
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -49,7 +51,9 @@ class Part:
     curve: Chart | None
     recovery: Chart | None
     clipping: Chart | None
+    stages: Chart | None
     changed: Sequence[tuple[str, int, Sequence[dict[str, Any]]]]
+    changed_rows: Sequence[Row]
     rows: Sequence[Row]
     structure: Drawing | None
 
@@ -59,6 +63,8 @@ class Part:
         facts = self.facts
         found = [("decision", "Decision"), ("variants", "Variants")]
         found += [("parity", "Parity")] if facts.parity else []
+        found += [("verified", "Verification")] if "passed" in facts.found else []
+        found += [("stages", "Stages")] if facts.stages else []
         found += [("plan", "int8 plan")] if facts.plan else []
         found += [("changed", "Changed labels")] if self.changed else []
         found += [("pictures", "Golden images")] if self.rows else []
@@ -66,9 +72,25 @@ class Part:
         return [*found, ("made", "How it was made")]
 
 
-def report_page(bundles: Sequence[Bundle], *, images: bool = True) -> str:
-    """One self-contained page of HTML. `images`: whether golden images are on it, which may be private. Raises ExportError without the extra `report`."""
-    parts = [_part(BundleFacts(bundle, f"b{index}"), images=images) for index, bundle in enumerate(bundles, 1)]
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A bundle, and what it does not hold itself.
+
+    `guesses`: what may be the held-out images with their truth, as the export was given them; nothing if they are not at hand. `verification`: what
+    `edgeport verify --json` printed about it, or a part of that.
+    """
+
+    bundle: Bundle
+    guesses: Sequence[Sequence[Example]] = ()
+    verification: Json = field(default_factory=dict)
+
+
+def report_page(subjects: Sequence[Subject | Bundle], *, images: bool = True) -> str:
+    """One self-contained page of HTML. `images`: whether golden and held-out images are on it, which may be private.
+
+    Raises ExportError without the extra `report`, InputError if held-out images or a verification belong to another bundle.
+    """
+    parts = [_part(each if isinstance(each, Subject) else Subject(bundle=each), f"b{index}", images=images) for index, each in enumerate(subjects, 1)]
     title = " and ".join(part.facts.name for part in parts)
     css = (TEMPLATES / "page.css").read_text(encoding="utf-8")
     return _rendered("page.html", parts=parts, title=title, css=css, version=__version__)
@@ -97,7 +119,9 @@ def write_text(text: str, out: Path) -> Path:
     return out
 
 
-def _part(facts: BundleFacts, *, images: bool) -> Part:
+def _part(subject: Subject, key: str, *, images: bool) -> Part:
+    facts = BundleFacts(subject.bundle, key, subject.verification)
+    held_out = HeldOutImages(facts, subject.guesses) if subject.guesses else None
     return Part(
         facts=facts,
         folder=facts.bundle.folder.name,
@@ -108,24 +132,21 @@ def _part(facts: BundleFacts, *, images: bool) -> Part:
         curve=curve_chart(facts),
         recovery=recovery_chart(facts),
         clipping=clipping_chart(facts),
+        stages=stages_chart(facts),
         changed=list(_changed(facts)),
-        rows=picture_rows(facts) if images else (),
+        changed_rows=changed_rows(facts, held_out) if images and held_out is not None else (),
+        rows=picture_rows(facts, held_out) if images else (),
         structure=structure(facts),
     )
 
 
 def _changed(facts: BundleFacts) -> Iterator[tuple[str, int, Sequence[dict[str, Any]]]]:
     """By variant: how many labels it changes, and these images, with labels for classes."""
-    labels = facts.manifest.contract.labels
     for variant in facts.variants:
         rows = facts.changed_images.get(variant.precision, [])
         if variant.changed and rows:
-            told = [{"image": each.get("image"), **each, **{key: _label(each.get(key), labels) for key in ("torch", "answer", "truth")}} for each in rows]
+            told = [{"image": each.get("image"), **each, **{key: facts.label(each.get(key)) for key in ("torch", "answer", "truth")}} for each in rows]
             yield variant.precision, variant.changed, told
-
-
-def _label(index: Any, labels: Sequence[str]) -> str:
-    return "" if index is None else labels[index] if isinstance(index, int) and 0 <= index < len(labels) else str(index)
 
 
 def _rendered(template: str, **values: Any) -> str:
@@ -136,7 +157,7 @@ def _rendered(template: str, **values: Any) -> str:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=template.endswith(".html"), undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=False
     )
-    environment.filters |= {"kilobytes": _kilobytes, "shown": _shown, "sentence": _sentence, "plain": _plain}
+    environment.filters |= {"kilobytes": _kilobytes, "shown": _shown, "exponent": _exponent, "sentence": _sentence, "plain": _plain}
     return environment.get_template(template).render(**values)
 
 
@@ -146,6 +167,10 @@ def _kilobytes(count: int) -> str:
 
 def _shown(value: float | None, unit: str = "") -> str:
     return "" if value is None else f"{value:g}{unit}" if isinstance(value, int) else f"{value:.4g}{unit}"
+
+
+def _exponent(value: float | None) -> str:
+    return "not a number" if value is None else "0" if value == 0 else f"{value:.1e}"
 
 
 def _sentence(text: str) -> str:

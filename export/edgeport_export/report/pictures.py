@@ -3,7 +3,7 @@
 import base64
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgeport_runtime.drawing import drawn
+from edgeport_runtime.images import prepare_target
 from edgeport_runtime.interpretation import RunOutputs
 from edgeport_runtime.manifest import GoldenCase
 from edgeport_runtime.predictions import Prediction
 from edgeport_runtime.tasks import find_task
 
 from .facts import BundleFacts
+from .held_out import HeldOutImages
 
 MOST_IMAGES = 8
 LONGEST_PX, SHORTEST_PX = 320, 96  # of a picture's longer side
@@ -41,8 +43,8 @@ class Row:
     panels: tuple[Panel, ...]
 
 
-def picture_rows(facts: BundleFacts) -> list[Row]:
-    """At most MOST_IMAGES, of stored cases of models that take one image."""
+def picture_rows(facts: BundleFacts, held_out: HeldOutImages | None = None) -> list[Row]:
+    """At most MOST_IMAGES, of stored cases of models that take one image; with their truth if the held-out images are at hand."""
     contract = facts.manifest.contract
     if not contract.takes_one_image:
         return []
@@ -54,8 +56,38 @@ def picture_rows(facts: BundleFacts) -> list[Row]:
         answers = _answers(facts, case, pixels.shape[1:3])
         for index in range(len(pixels)):
             if len(rows) < MOST_IMAGES:
-                rows.append(_row(f"{case.folder}, image {index + 1}", pixels[index], {name: each[index] for name, each in answers.items()}))
+                row = _row(f"{case.folder}, image {index + 1}", pixels[index], {name: each[index] for name, each in answers.items()})
+                truth = None if held_out is None else held_out.truth_of(pixels[index])
+                rows.append(row if truth is None else replace(row, panels=(*row.panels, *_truth(truth, facts, answers["PyTorch"][index], row.name))))
     return rows
+
+
+def changed_rows(facts: BundleFacts, held_out: HeldOutImages) -> list[Row]:
+    """The images whose label a variant changes, at most MOST_IMAGES of each, those of which PyTorch was surest first."""
+    rows = []
+    for precision, listed in facts.changed_images.items():
+        pictures = [(each, pixels) for each in listed[:MOST_IMAGES] if (pixels := held_out.of_row(each)) is not None]
+        panels = []
+        for each, pixels in pictures:
+            torch, answer, truth = (facts.label(each.get(key)) for key in ("torch", "answer", "truth"))
+            words = f"PyTorch: {torch}\n{precision}: {answer}" + (f"\ntruth: {truth}" if truth else "")
+            title = f"image {each['image']}"
+            panels.append(Panel(title=title, words=words, data=_uri(_image(pixels)), alt=f"{title}, whose label {precision} changes from {torch} to {answer}"))
+        rows += [Row(name=f"As the network sees them: PyTorch and {precision}", panels=tuple(panels))] if panels else []
+    return rows
+
+
+def _truth(truth: Any, facts: BundleFacts, answer: Any, name: str) -> list[Panel]:
+    """The label in words, or the image that the answer should be; of other truths nothing is drawn."""
+    contract = facts.manifest.contract
+    kind = find_task(contract.task).truth
+    if kind == "label":
+        return [Panel(title="truth", words=facts.label(int(truth)))]
+    if kind != "image" or not isinstance(answer, Image.Image):
+        return []
+    channels = len(answer.getbands())
+    clean = prepare_target(truth, contract.pixels, (answer.height, answer.width, channels))
+    return [Panel(title="clean", words="", data=_uri(_image(clean)), alt=f"what {name} should become")]
 
 
 def _answers(facts: BundleFacts, case: GoldenCase, size_px: tuple[int, ...]) -> dict[str, list[Any]]:
@@ -72,7 +104,7 @@ def _answers(facts: BundleFacts, case: GoldenCase, size_px: tuple[int, ...]) -> 
 
 
 def _row(name: str, pixels: NDArray[Any], answers: Mapping[str, Any]) -> Row:
-    image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    image = _image(pixels)
     panels = [Panel(title="input", words=f"{image.height}x{image.width}", data=_uri(image), alt=f"the input of {name}")]
     first = answers.get("PyTorch")
     for engine, answer in answers.items():
@@ -80,6 +112,10 @@ def _row(name: str, pixels: NDArray[Any], answers: Mapping[str, Any]) -> Row:
         if isinstance(answer, Image.Image) and isinstance(first, Image.Image) and engine != "PyTorch":
             panels.append(_difference(engine, answer, first, name))
     return Row(name=name, panels=tuple(panels))
+
+
+def _image(pixels: NDArray[Any]) -> Image.Image:
+    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
 
 
 def _panel(engine: str, answer: Any, image: Image.Image, name: str) -> Panel:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from textwrap import wrap
 
 import onnx
 
@@ -19,6 +20,7 @@ from .facts import BundleFacts, Product
 MOST = 40  # modules in the drawing
 BOX_PX, ROW_PX, GAP_PX, LEFT_PX = (230, 44), 68, 24, 12
 LONGEST_LABEL = 30  # characters
+LONGEST_LINE, LINE_PX = 34, 16  # characters, and height, of a card with all figures
 
 
 @dataclass(kw_only=True)
@@ -91,7 +93,7 @@ def layers_of(modules: Sequence[Module]) -> list[list[Module]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Drawing:
-    """`svg`: each module can be pointed at and focused. `says`: in words. `modules`: for the table below it."""
+    """`svg`: each module shows its figures if it is pointed at or focused. `says`: in words. `modules`: for the table below it."""
 
     svg: str
     says: str
@@ -113,13 +115,17 @@ def structure(facts: BundleFacts) -> Drawing | None:
 
 def _svg(rows: Sequence[Sequence[Module]], says: str, key: str) -> str:
     width = LEFT_PX * 2 + max(map(len, rows)) * (BOX_PX[0] + GAP_PX) - GAP_PX
-    height = len(rows) * ROW_PX + LEFT_PX
+    height = max(2, len(rows)) * ROW_PX + LEFT_PX
     corner = {module.path: _corner(index, layer) for layer, row in enumerate(rows) for index, module in enumerate(row)}
     total = sum(module.macs for row in rows for module in row)
     lines = [_line(corner[path], corner[module.path]) for row in rows for module in row for path in sorted(module.reads)]
-    boxes = [_box(module, corner[module.path], total) for row in rows for module in row]
+    modules = [module for row in rows for module in row]
+    boxes = [_box(f"{key}-module-{number}", module, corner[module.path], total) for number, module in enumerate(modules)]
+    cards = [_card(f"{key}-card-{number}", module, corner[module.path], total, height) for number, module in enumerate(modules)]
+    shown = ",".join(f"#{key}-module-{number}:{how}~#{key}-card-{number}" for number in range(len(modules)) for how in ("hover", "focus"))
     opened = f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="group" aria-labelledby="{key}-structure-says">'
-    return f'{opened}<title id="{key}-structure-says">{escape(says)}</title>{"".join(lines)}{"".join(boxes)}</svg>'
+    style = f"<style>{shown}{{display:inline}}</style>"
+    return f'{opened}<title id="{key}-structure-says">{escape(says)}</title>{style}{"".join(lines)}{"".join(boxes)}{"".join(cards)}</svg>'
 
 
 def _corner(index: int, layer: int) -> tuple[float, float]:
@@ -135,14 +141,25 @@ def _line(start: tuple[float, float], end: tuple[float, float]) -> str:
     return f'<path class="edge" d="M{x1:g} {y1:g} C{x1 + out:g} {y1 + 12:g} {x2 + out:g} {y2 - 12:g} {x2:g} {y2:g}"/>'
 
 
-def _box(module: Module, corner: tuple[float, float], total: int) -> str:
+def _box(key: str, module: Module, corner: tuple[float, float], total: int) -> str:
     label = module.path if len(module.path) <= LONGEST_LABEL else "…" + module.path[1 - LONGEST_LABEL :]
     told = escape(description(module, total))
     rectangle = f'<rect x="{corner[0]:g}" y="{corner[1]:g}" width="{BOX_PX[0]}" height="{BOX_PX[1]}" rx="6"/>'
     middle = f'x="{corner[0] + BOX_PX[0] / 2:g}" text-anchor="middle"'
     text = f'<text {middle} y="{corner[1] + 18:g}">{escape(label)}</text>'
     text += f'<text {middle} y="{corner[1] + 35:g}" class="figures">{escape(figures(module, total))}</text>'
-    return f'<g class="module {module.precision}" tabindex="0" role="img" aria-label="{told}"><title>{told}</title>{rectangle}{text}</g>'
+    return f'<g id="{key}" class="module {module.precision}" tabindex="0" role="img" aria-label="{told}">{rectangle}{text}</g>'
+
+
+def _card(key: str, module: Module, corner: tuple[float, float], total: int, height: float) -> str:
+    """All figures of a module, below it or above it. It is shown while one points at the module or has it in focus; a screen reader has read them already."""
+    lines = [line for part in facts_of(module, total) for line in wrap(part, LONGEST_LINE, break_long_words=True)]
+    tall = len(lines) * LINE_PX + 10
+    below = corner[1] + BOX_PX[1] + 3
+    top = below if below + tall <= height else max(0.0, corner[1] - 3 - tall)
+    rectangle = f'<rect x="{corner[0]:g}" y="{top:g}" width="{BOX_PX[0]}" height="{tall:g}" rx="6"/>'
+    text = "".join(f'<text x="{corner[0] + 10:g}" y="{top + (index + 1) * LINE_PX:g}">{escape(line)}</text>' for index, line in enumerate(lines))
+    return f'<g id="{key}" class="card" aria-hidden="true">{rectangle}{text}</g>'
 
 
 WORDS = {"integer": "integers", "mixed": "partly integers", "float": "float", "none": "no products"}
@@ -158,12 +175,19 @@ def figures(module: Module, total: int) -> str:
 
 def description(module: Module, total: int) -> str:
     """One module in a line of words. `total`: MACs of the network."""
+    return "; ".join(facts_of(module, total))
+
+
+def facts_of(module: Module, total: int) -> list[str]:
+    """Its name, and what is known of it."""
     parts = [module.path, WORDS[module.precision]]
     if module.macs:
         parts.append(f"{module.macs:,} MACs ({100 * module.macs / total:.1f} %)")
     if (least := _least_db(module)) is not None:
         parts.append(f"{least:.1f} dB if alone integer")
-    return "; ".join([*parts, _operators(module, 4)])
+    if len(module.products) == 1 and module.products[0].speedup is not None:
+        parts.append(f"{module.products[0].speedup:.3g} times as fast with it as integers")
+    return [*parts, _operators(module, 4)]
 
 
 def _least_db(module: Module) -> float | None:

@@ -1,8 +1,9 @@
 """Quality on held-out examples: PyTorch, fp32 and int8 side by side, and how many answers changed."""
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -46,6 +47,7 @@ class QualityReport:
 
     `changed`: for classifiers, the number of labels that differ from PyTorch's. `non_tie_changes`: those of them for which PyTorch's two best
     classes were further apart than TIE. `unseen`: outputs that the task's own metric does not see. `truths`: the classes of the images, if they are such.
+    `pixels_sha256`: by index, of those images that `to_dict` lists, see `pixels_sha256`. `numbers`: the images' places among all held-out images.
     """
 
     qualities: Mapping[str, Quality]
@@ -53,6 +55,8 @@ class QualityReport:
     non_tie_changes: Mapping[str, int]
     unseen: int = 0
     truths: tuple[int, ...] = ()
+    pixels_sha256: Mapping[int, str] = field(default_factory=dict)
+    numbers: Sequence[int] | None = None
 
     def drop(self, precision: str) -> float:
         """The loss against PyTorch, in the unit that `unit` names. Negative if quality rose."""
@@ -74,18 +78,28 @@ class QualityReport:
     def _changed_images(self, name: str) -> list[dict[str, Any]]:
         """The images whose label an engine changes, those of which PyTorch was surest first, at most MOST_CHANGED. Margins: of the logits' range, 0..1."""
         first, other = self.qualities["torch"], self.qualities[name]
-        moved = sorted((i for i, answer in enumerate(other.answers) if answer != first.answers[i]), key=lambda i: -first.margins[i])
         return [
             {
-                "image": i,
+                "image": i if self.numbers is None else self.numbers[i],
                 "torch": first.answers[i],
                 "answer": other.answers[i],
                 "truth": self.truths[i] if self.truths else None,
                 "torch_margin": round(first.margins[i], 6),
                 "margin": round(other.margins[i], 6),
+                **({"pixels_sha256": self.pixels_sha256[i]} if i in self.pixels_sha256 else {}),
             }
-            for i in moved[:MOST_CHANGED]
+            for i in _changed(first, other)[:MOST_CHANGED]
         ]
+
+
+def _changed(first: Quality, other: Quality) -> list[int]:
+    """Indices of the images with other answers, those of which `first` was surest before the others."""
+    return sorted((i for i, answer in enumerate(other.answers) if answer != first.answers[i]), key=lambda i: -first.margins[i])
+
+
+def pixels_sha256(pixels: Pixel) -> str:
+    """Of one image as the network takes it: tells whether somebody has the same one, and not what it shows."""
+    return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
 
 
 def drop(before: Quality, after: Quality) -> float:
@@ -115,12 +129,13 @@ def unseen_outputs(contract: Contract) -> int:
 
 
 class QualityEvaluator:
-    """Evaluates engines on the same examples as PyTorch, which runs once. `metric`: the user's own with its name, else the task's.
+    """Evaluates engines on the same examples as PyTorch, which runs once. `metric`: the user's own with its name, else the task's. `numbers`: the examples'
+    places among all held-out images, if they are a part of them.
 
     Raises ExportError if there is neither, or if the truth of a classifier's image is none of its classes.
     """
 
-    def __init__(self, reference: TorchReference, examples: Sequence[Example], metric: tuple[str, Metric] | None = None) -> None:
+    def __init__(self, reference: TorchReference, examples: Sequence[Example], metric: tuple[str, Metric] | None = None, numbers: range | None = None) -> None:
         contract = reference.contract
         if metric is None and find_task(contract.task).metric is None:
             raise ExportError(f"a model of the task {contract.task!r} has no metric that edgeport knows: name one with --metric my.module:function")
@@ -130,6 +145,7 @@ class QualityEvaluator:
         self.reference = reference
         self.examples = examples
         self.metric = metric
+        self.numbers = range(len(examples)) if numbers is None else numbers
 
     @cached_property
     def torch(self) -> Quality:
@@ -138,7 +154,7 @@ class QualityEvaluator:
 
     def every_second(self, first: int) -> "QualityEvaluator":
         """On half of the examples, from the one with the index `first` on: folders list one class after the other."""
-        return QualityEvaluator(self.reference, self.examples[first::2], self.metric)
+        return QualityEvaluator(self.reference, self.examples[first::2], self.metric, self.numbers[first::2])
 
     def measure(self, engine: Engine, advance: Advance = lambda done: None) -> Quality:
         """The engine's quality, through the runtime's own image code."""
@@ -147,14 +163,16 @@ class QualityEvaluator:
     def evaluate(self, engines: Mapping[str, Engine], advance: Advance = lambda done: None) -> QualityReport:
         """Every engine beside PyTorch."""
         qualities = {"torch": self.torch, **{name: self.measure(engine, advance) for name, engine in engines.items()}}
-        first = self.torch.answers
-        moved = {name: [i for i, answer in enumerate(qualities[name].answers) if answer != first[i]] for name in engines if first}
+        moved = {name: _changed(self.torch, qualities[name]) for name in engines if self.torch.answers}
+        listed = {i for indices in moved.values() for i in indices[:MOST_CHANGED]}
         return QualityReport(
             qualities=qualities,
             changed={name: len(indices) for name, indices in moved.items()},
             non_tie_changes={name: sum(self.torch.margins[i] > TIE for i in indices) for name, indices in moved.items()},
             unseen=unseen_outputs(self.contract),
-            truths=tuple(int(str(each.truth)) for each in self.examples) if first else (),
+            truths=_classes(self.examples) if moved else (),
+            pixels_sha256={i: pixels_sha256(prepare(self.examples[i].source, self.contract.pixels)) for i in sorted(listed)},
+            numbers=self.numbers,
         )
 
     def _measure(self, run: Callable[[Pixel], Arrays], advance: Advance) -> Quality:
@@ -201,6 +219,12 @@ def quality_evaluator(reference: TorchReference, held_out: Sequence[Example], me
 def joined(rows: list[NDArray[Any]]) -> NDArray[Any] | list[NDArray[Any]]:
     """One array over all examples; if their sizes differ, a list of what each gave."""
     return np.concatenate(rows) if len({row.shape[1:] for row in rows}) == 1 else rows
+
+
+def _classes(examples: Sequence[Example]) -> tuple[int, ...]:
+    """The truths, if each is the index of a class; a metric of the user's own may take others."""
+    found = tuple(int(each.truth) for each in examples if isinstance(each.truth, int | np.integer))
+    return found if len(found) == len(examples) else ()
 
 
 def _require_classes(contract: Contract, examples: Sequence[Example]) -> None:

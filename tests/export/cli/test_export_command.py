@@ -1,6 +1,8 @@
 """`edgeport export` for a network of the user's own, from the command line."""
 
 import importlib
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from edgeport_export import ExportError, ExportOptions
+from edgeport_export import ExportError, ExportOptions, OutputError
 from edgeport_export.cli.app import main
 from edgeport_export.cli.export_command import ExportJob, run_export
+from edgeport_export.cli.network_arguments import NetworkArguments
 from edgeport_export.progress import no_progress
-from edgeport_runtime import Bundle, Segmentation, load
+from edgeport_runtime import Bundle, Contract, Input, Output, Range, Segmentation, load
 
 pytestmark = pytest.mark.usefixtures("fixed_latencies")
 FACTORY = """
@@ -212,3 +215,26 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(package: str, tmp_pa
     assert main([*call, "--weights-key", "model", "--precision", "fp32", "--dry-run"]) == 0
     told = capsys.readouterr().out
     assert "weights: model\n" in told and "int8:    not asked for" in told
+
+
+def test_an_exports_report_tells_where_differences_come_from_and_what_the_truth_was(checkpoint: Path, tmp_path: Path) -> None:
+    options = ExportOptions(search_seconds=5)
+    job = ExportJob(name="cnn", checkpoint=checkpoint, out=tmp_path / "b", options=options, precision="fp32", report=tmp_path / "page.html")
+    run_export(job, no_progress)
+    page = (tmp_path / "page.html").read_text()
+    assert 'data-stage="resize"' in page and "on 16 images" in page and "<b>truth</b>" in page and "b1-verified" not in page
+    with pytest.raises(OutputError, match=r"page\.html exists already"):
+        run_export(replace(job, out=tmp_path / "c"), no_progress)
+    assert not (tmp_path / "c").exists()
+    run_export(replace(job, out=tmp_path / "b", force=True), no_progress)
+    assert (tmp_path / "page.html").read_text().startswith("<!DOCTYPE html>")
+
+
+def test_a_network_of_tensors_has_a_report_without_stages(package: str, tmp_path: Path) -> None:
+    inputs, outputs = Input(name="x", dtype="float32", shape=("batch", 3, 12, 10)), Output(name="y", kind="tensor", dtype="float32", shape=("batch", 3))
+    contract = Contract(task="tensors", inputs=(inputs,), outputs=(outputs,), axes={"batch": Range(low=1, high=4)})
+    (tmp_path / "contract.json").write_text(json.dumps(contract.to_dict()))
+    described = NetworkArguments(contract=tmp_path / "contract.json")
+    run_export(ExportJob(name=f"{package}:network", described=described, out=tmp_path / "b", precision="fp32", report=tmp_path / "page.html"), no_progress)
+    page = (tmp_path / "page.html").read_text()
+    assert "b1-stages" not in page and "b1-decision" in page

@@ -1,11 +1,19 @@
 """`edgeport report` from the outside."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+from PIL import Image
 
+from edgeport_export import ExportOptions, verify
 from edgeport_export.cli.app import main
+from edgeport_export.cli.report_command import read_verification
+from edgeport_runtime import Contract, InputError
+from edgeport_runtime.evaluation import folder_examples
+from edgeport_runtime.json_text import strict_json
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 CLASSIFIER, GENERATOR = str(FIXTURES / "format2" / "classifier"), str(FIXTURES / "format1" / "generator")
@@ -25,7 +33,13 @@ def test_a_page_and_a_card_are_written(tmp_path: Path, capsys: pytest.CaptureFix
     [
         ([CLASSIFIER, "--out", "there.html"], "there.html exists already; give another file, or replace it (--force)"),
         ([CLASSIFIER, "--card", "there.html"], "there.html exists already"),
-        ([CLASSIFIER, GENERATOR, "--card", "x.md"], "a model card is of one bundle, got 2"),
+        ([CLASSIFIER, GENERATOR, "--card", "x.md"], "--card is of one bundle, got 2: leave it out, or name one bundle"),
+        ([CLASSIFIER, GENERATOR, "--held-out", "digits"], "--held-out is of one bundle, got 2"),
+        ([CLASSIFIER, GENERATOR, "--verification", "there.html"], "--verification is of one bundle, got 2"),
+        ([CLASSIFIER, "--held-out", "digits", "--no-images"], "--held-out shows images, and --no-images leaves them out: give one of the two"),
+        ([CLASSIFIER, "--held-out", "nowhere"], "nowhere"),
+        ([CLASSIFIER, "--verification", "nowhere.json"], "nowhere.json: expected what `edgeport verify BUNDLE --json` prints, and it cannot be read"),
+        ([CLASSIFIER, "--verification", "there.html"], "there.html: expected what `edgeport verify BUNDLE --json` prints, and it cannot be read"),
         (["nowhere"], "expected a bundle (a folder with manifest.json), but there is no such folder"),
     ],
 )
@@ -44,3 +58,36 @@ def test_a_file_is_replaced_if_asked_for(tmp_path: Path) -> None:
     (tmp_path / "page.html").write_text("old")
     assert main(["report", CLASSIFIER, "--out", str(tmp_path / "page.html"), "--force"]) == 0
     assert json.dumps("old") not in (tmp_path / "page.html").read_text() and len((tmp_path / "page.html").read_text()) > 10_000
+
+
+def test_what_verify_printed_and_the_images_that_judged_are_shown(
+    make_bundle: Callable[..., Path], tiny: ModuleType, class_contract: Contract, fixed_latencies: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for index, example in enumerate(tiny.brightness_examples(9, seed=3)):
+        place = tmp_path / "judges" / class_contract.labels[example.truth]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(example.source).save(place / f"{index}.png")
+    bundle = make_bundle(tmp_path / "b", held_out=folder_examples(class_contract, tmp_path / "judges"), options=ExportOptions(precisions=("fp32",)))
+    found = verify(bundle, tiny.trained_classifier(), stages=True)
+    (tmp_path / "found.json").write_text(strict_json(found.to_dict()))
+    beside = ["--verification", str(tmp_path / "found.json"), "--held-out", str(tmp_path / "judges")]
+    assert main(["report", str(bundle), "--out", str(tmp_path / "page.html"), *beside]) == 0
+    page = (tmp_path / "page.html").read_text()
+    assert "nothing against the bundle" in page and 'data-stage="resize"' in page and "<b>truth</b>bright" in page  # the first folder
+    capsys.readouterr()
+    assert main(["report", CLASSIFIER, "--out", str(tmp_path / "other.html"), *beside[:2]]) == 2
+    assert "this verification is of another bundle" in capsys.readouterr().err
+    next((tmp_path / "judges").rglob("*.png")).unlink()
+    assert main(["report", str(bundle), "--out", str(tmp_path / "other.html"), *beside[2:]]) == 2
+    assert "these are not the held-out images that tiny was judged on: there were 9, and 8 were given" in capsys.readouterr().err
+    assert not (tmp_path / "other.html").exists()
+
+
+def test_json_of_another_kind_is_no_verification(tmp_path: Path) -> None:
+    for content in ("[]", "5", "{}", '{"passed": true}'):
+        (tmp_path / "x.json").write_text(content)
+        with pytest.raises(InputError, match="expected what `edgeport verify BUNDLE --json` prints, got something else"):
+            read_verification(tmp_path / "x.json")
+    (tmp_path / "x.json").write_text("[" * 100_000)
+    with pytest.raises(InputError, match="it cannot be read"):
+        read_verification(tmp_path / "x.json")

@@ -16,12 +16,14 @@ from edgeport_runtime import Bundle
 from edgeport_runtime.bundle import EVIDENCE
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
-MAKERS = {name: getattr(charts, f"{name}_chart") for name in ("parity", "plan", "order", "curve", "recovery", "clipping", "tradeoff")}
+MAKERS = {name: getattr(charts, f"{name}_chart") for name in ("parity", "plan", "order", "curve", "recovery", "clipping", "tradeoff", "stages")}
 
 
 @pytest.fixture
 def facts() -> BundleFacts:
-    return BundleFacts(Bundle(FIXTURES / "format2" / "generator"))
+    bundle = Bundle(FIXTURES / "format2" / "generator")
+    stages = [{"name": name, "largest": 0.5, "rms": rms, "note": "x"} for name, rms in (("decode", 0.0), ("resize", 2e-5), ("int8", 3e-3), ("end to end", 4.0))]
+    return BundleFacts(bundle, found={"manifest_sha256": bundle.sha256, "stages": {"images": 3, "stages": stages}})
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -53,9 +55,17 @@ def test_what_is_drawn_is_what_the_plan_holds(facts: BundleFacts, monkeypatch: p
     )
     charts.recovery_chart(facts)
     assert [call.args[0] for call in axes.plot.call_args_list[1::2]] == [[each["before_db"], each["after_db"]] for each in stored["steps"]]
+    charts.stages_chart(facts)
+    assert axes.barh.call_args.args[1] == [0.0, 2e-5, 3e-3]
     charts.clipping_chart(facts)
     shares = [100 * each["share"] for each in stored["audit"]["clipped"]]
     assert axes.barh.call_args.args[1] == sorted((each for each in shares if each), reverse=True)[: charts.MOST_BARS]
+
+
+@pytest.mark.parametrize("name", ["parity", "stages"])
+def test_powers_of_ten_are_written_out(name: str, facts: BundleFacts) -> None:
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", MAKERS[name](facts).svg)
+    assert any(re.fullmatch(r"\de\N{MINUS SIGN}\d+", each) for each in texts) and not any("mathdefault" in each for each in texts)
 
 
 def test_the_worst_is_named_in_words(facts: BundleFacts) -> None:

@@ -6,13 +6,14 @@ import shutil
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import yaml
 
 from edgeport_export import ExportError, OutputError
-from edgeport_export.report.page import model_card, report_page, write_text
+from edgeport_export.report.page import Subject, model_card, report_page, write_text
 from edgeport_runtime import Bundle
 from edgeport_runtime.bundle import EVIDENCE, MANIFEST
 from edgeport_runtime.manifest import sealed
@@ -113,6 +114,20 @@ def test_changed_labels_are_told_with_their_margins(tmp_path: Path) -> None:
     assert "int8: 1 of 30 labels differ from PyTorch's. Margins" in page
     row = '17</th><td>dark</td><td class="number">0.062</td><td>bright</td><td class="number">0.125</td><td>dark</td>'
     assert row in page
+
+
+def test_what_is_beside_a_bundle_has_its_sections(tiny: ModuleType) -> None:
+    bundle = Bundle(FIXTURES / "format2" / "classifier")
+    stages = [{"name": name, "largest": 0.5, "rms": rms, "changed": 2, "note": HOSTILE} for name, rms in (("resize", 0.0625), ("end to end", 0.0))]
+    found = {"manifest_sha256": bundle.sha256, "passed": True, "golden": {"fp32": True}, "stages": {"images": 16, "stages": stages}}
+    page = report_page([bundle, Subject(bundle=bundle, guesses=[tiny.brightness_examples(30, seed=2)], verification=found)])
+    read = Reader(page)
+    assert {"b2-verified", "b2-stages"} <= set(read.ids) and not {"b1-verified", "b1-stages"} & set(read.ids)
+    assert all(link.removeprefix("#") in read.ids for link in read.links) and "script" not in read.tags
+    assert '<tr data-stage="resize"><th scope="row">resize</th><td class="number">5.0e-01</td><td class="number">6.2e-02</td><td class="number">2</td>' in page
+    assert 'data-stage="end to end"' in page and '<td class="number">0</td>' in page and "<b>truth</b>" in page
+    plain = report_page([Subject(bundle=bundle, verification={**found, "passed": False})], images=False)
+    assert "something against the bundle" in plain and "something against" not in page
 
 
 def test_the_same_bundle_gives_the_same_page() -> None:

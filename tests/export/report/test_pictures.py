@@ -2,14 +2,20 @@
 
 import base64
 import io
+import json
+import shutil
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 from PIL import Image
 
 from edgeport_export.report.facts import BundleFacts
-from edgeport_export.report.pictures import DIFFERENCE, MOST_IMAGES, _row, picture_rows
-from edgeport_runtime import Bundle
+from edgeport_export.report.held_out import HeldOutImages
+from edgeport_export.report.pictures import DIFFERENCE, MOST_IMAGES, _row, changed_rows, picture_rows
+from edgeport_export.validation.quality import pixels_sha256
+from edgeport_runtime import Bundle, Example
+from edgeport_runtime.bundle import EVIDENCE
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "format2"
 
@@ -41,6 +47,34 @@ def test_a_generators_rows_have_images_and_where_they_differ() -> None:
     assert f"at most {abs(int8 - torch).max()} levels" in row.panels[5].words
     scale = shown(row.panels[5].data).shape[0] // torch.shape[0]
     np.testing.assert_array_equal(shown(row.panels[5].data)[::scale, ::scale], np.clip(128 + DIFFERENCE * (int8 - torch), 0, 255))
+
+
+def test_the_truth_stands_beside_the_answers(tiny: ModuleType) -> None:
+    images = tiny.brightness_examples(30, seed=2)
+    facts = BundleFacts(Bundle(FIXTURES / "classifier"))
+    rows = picture_rows(facts, HeldOutImages(facts, [images]))
+    assert rows[0].panels[-1].title == "truth" and rows[0].panels[-1].words == ("dark", "middle", "bright")[images[0].truth]
+    assert picture_rows(facts)[-1].panels == rows[-1].panels  # made up by the export: nobody knows its truth
+    facts = BundleFacts(Bundle(FIXTURES / "generator"))
+    pairs = [Example(source=each.source, truth=255 - np.asarray(each.source)) for each in images]
+    clean = picture_rows(facts, HeldOutImages(facts, [pairs]))[0].panels[-1]
+    assert (clean.title, clean.alt) == ("clean", "what test_data_set_0, image 1 should become")
+    np.testing.assert_array_equal(shown(clean.data)[:: 96 // 16, :: 96 // 16], pairs[0].truth)
+
+
+def test_images_whose_label_changed_are_shown_with_both_labels(tiny: ModuleType, tmp_path: Path) -> None:
+    images = tiny.brightness_examples(30, seed=2)
+    folder = Path(shutil.copytree(FIXTURES / "classifier", tmp_path / "bundle"))
+    evidence = json.loads((folder / EVIDENCE).read_text())
+    row = {"torch": 0, "answer": 2, "truth": 1, "torch_margin": 0.5, "margin": 0.25}
+    rows = [{**row, "image": number, "pixels_sha256": pixels_sha256(images[number].source)} for number in range(MOST_IMAGES + 3)]
+    evidence["quality"]["changed_images"] = {"fp32": [], "int8": [{**row, "image": 29}, *rows]}
+    (folder / EVIDENCE).write_text(json.dumps(evidence))
+    facts = BundleFacts(Bundle(folder))
+    (made,) = changed_rows(facts, HeldOutImages(facts, [images]))
+    assert [each.title for each in made.panels] == [f"image {number}" for number in range(MOST_IMAGES - 1)]  # the first row has no hash
+    assert made.panels[0].words == "PyTorch: dark\nint8: bright\ntruth: middle"
+    np.testing.assert_array_equal(shown(made.panels[3].data)[:: 96 // 16, :: 96 // 16], images[3].source)
 
 
 def test_a_large_image_is_made_small_and_a_gray_one_stays_gray() -> None:

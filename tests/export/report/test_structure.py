@@ -21,8 +21,8 @@ def model(*nodes: tuple[str, str, list[str], str]) -> onnx.ModelProto:
     return helper.make_model(helper.make_graph(made, "g", ends[:1], ends[1:]))
 
 
-def product(name: str, macs: int, reason: str | None = None, sqnr_db: float | None = None) -> Product:
-    return Product(name=name, macs=macs, speedup=None, sqnr_db=sqnr_db, reason=reason)
+def product(name: str, macs: int, reason: str | None = None, sqnr_db: float | None = None, speedup: float | None = None) -> Product:
+    return Product(name=name, macs=macs, speedup=speedup, sqnr_db=sqnr_db, reason=reason)
 
 
 BLOCK = (
@@ -59,6 +59,8 @@ def test_many_modules_are_joined_to_their_parents() -> None:
 def test_a_module_in_words() -> None:
     modules = {each.path: each for each in modules_of(model(*BLOCK), [product("block.left/Conv", 25, "slow", 31.26)])}
     assert description(modules["block.left"], 100) == "block.left; float; 25 MACs (25.0 %); 31.3 dB if alone integer; Conv, Relu"
+    quick = {each.path: each for each in modules_of(model(*BLOCK), [product("stem/Conv", 10, speedup=1.5)])}["stem"]
+    assert description(quick, 10) == "stem; integers; 10 MACs (100.0 %); 1.5 times as fast with it as integers; Conv"
     assert description(modules["head"], 100) == "head; no products; Gemm"
     assert figures(modules["block.left"], 100) == "25.0 % of MACs, 31.3 dB" and figures(modules["head"], 100) == "Gemm"
 
@@ -69,7 +71,13 @@ def test_each_module_can_be_focused_and_has_its_words(folder: Path) -> None:
     assert made is not None
     root = ElementTree.fromstring(made.svg)
     boxes = [each for each in root.iter() if each.attrib.get("class", "").startswith("module")]
-    assert len(boxes) == len(made.modules) and all(each.attrib["tabindex"] == "0" and each.attrib["aria-label"] == each[0].text for each in boxes)
+    assert len(boxes) == len(made.modules) and all(each.attrib["tabindex"] == "0" for each in boxes)
+    cards = [each for each in root.iter() if each.attrib.get("class") == "card"]
+    for box, card in zip(boxes, cards, strict=True):  # the same words, but for where lines end
+        assert box.attrib["aria-label"].replace("; ", "").replace(" ", "") == "".join(str(each.text) for each in card[1:]).replace(" ", "")
+        assert box.attrib["id"].replace("module", "card") == card.attrib["id"]
+    height = float(root.attrib["height"])
+    assert all(float(card[0].attrib["y"]) >= 0 and float(card[0].attrib["y"]) + float(card[0].attrib["height"]) <= height for card in cards)
     edges = [each for each in root.iter() if each.attrib.get("class") == "edge"]
     assert len(edges) == sum(len(each.reads) for each in made.modules) > 0
 

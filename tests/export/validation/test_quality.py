@@ -1,3 +1,5 @@
+import copy
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import ModuleType
@@ -150,6 +152,20 @@ def test_a_tasks_own_metric_sees_the_first_output_and_a_detectors_all() -> None:
     classifier = network("cnn").contract(("a", "b"), 32)
     beside = replace(classifier.outputs[0], name="features", kind="tensor")
     assert unseen_outputs(classifier) == 0 and unseen_outputs(replace(classifier, outputs=(*classifier.outputs, beside))) == 1
+
+
+def test_a_changed_image_is_told_by_its_place_and_its_pixels(class_contract: Contract, tiny: ModuleType) -> None:
+    """One half of the images may judge: the number is that among all of them."""
+    network, examples = tiny.trained_classifier(), tiny.brightness_examples(8, seed=4)
+    other = copy.deepcopy(network)
+    other.head.weight.data.neg_()
+    engine = Engine(finalize(trace(other, class_contract).model, class_contract), class_contract, SessionOptions())
+    report = QualityEvaluator(TorchReference(network, class_contract), examples).every_second(1).evaluate({"int8": engine})
+    listed = report.to_dict()["changed_images"]["int8"]
+    assert len(listed) == report.changed["int8"] > 0 and {each["image"] for each in listed} <= {1, 3, 5, 7}
+    for each in listed:
+        pixels = examples[each["image"]].source
+        assert each["pixels_sha256"] == hashlib.sha256(b"(16, 16, 3)" + pixels.tobytes()).hexdigest() and each["truth"] == examples[each["image"]].truth
 
 
 def test_changed_images_are_listed_the_surest_first(monkeypatch: pytest.MonkeyPatch) -> None:
