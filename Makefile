@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-long parity-faults test-lowest lint docs zoo kernels noise bench bench-accuracy bench-runtime soak fuzz kills sbom cuda aarch64 clean
+.PHONY: demo test test-long parity-faults test-lowest lint docs zoo kernels noise bench bench-accuracy bench-runtime engines soak fuzz kills sbom cuda aarch64 clean
 
 # Rebuilt when a dependency list changes; pip is upgraded first because Python 3.11's own has no --group.
 $(VENV)/installed: pyproject.toml runtime/pyproject.toml
@@ -26,9 +26,21 @@ lint: $(VENV)/installed
 test: $(VENV)/installed lint
 	$(BIN)/pytest -n 2 --dist loadfile
 
-# Every example, and whatever else takes minutes.
+# Every example, and whatever else takes minutes. What model servers speak is optional: its tests are skipped without it.
 test-long: $(VENV)/installed
+	-$(MAKE) .venv-deploy/installed
 	$(BIN)/pytest -n 2 -m long
+
+# tritonclient wants an older protobuf than onnx does.
+.venv-deploy/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-deploy
+	.venv-deploy/bin/python -m pip install --quiet --upgrade pip
+	.venv-deploy/bin/python -m pip install --quiet --group deploy
+	touch $@
+
+# Golden cases of the demo's bundles on every engine that is here.
+engines: $(VENV)/installed
+	$(BIN)/python tests/bench/engines.py demo/bundles/*
 
 # Every fault that only numbers can betray, on every network that it can be put into.
 parity-faults: $(VENV)/installed

@@ -40,12 +40,17 @@ def cli() -> str:
         "",
         "`edgeport` is the host's, `edgeport-run` the device's. Exit codes: 0 good, 1 a comparison failed, 2 wrong use or input, 130 interrupted.",
     ]
-    commands: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    for name, command in commands.items():
-        lines += ["", f"## edgeport {name}", "", *_table(command.help, _host_options(command))]
+    for name, command in _commands("edgeport", typer.main.get_command(app)):
+        lines += ["", f"## {name}", "", *_table(command.help, _host_options(command))]
     for name, parser in next(each for each in build_parser()._actions if isinstance(each, argparse._SubParsersAction)).choices.items():
         lines += ["", f"## edgeport-run {name}", "", *_table(_sentence(parser.description), _device_options(parser))]
     return "\n".join(lines) + "\n"
+
+
+def _commands(name: str, command: Any) -> Iterator[tuple[str, Any]]:
+    """Those of a group one by one."""
+    for each, inner in command.commands.items():
+        yield from _commands(f"{name} {each}", inner) if hasattr(inner, "commands") else [(f"{name} {each}", inner)]
 
 
 def _table(text: str, options: Iterator[tuple[str, str, str]]) -> list[str]:

@@ -48,7 +48,7 @@ def fix_latencies() -> Callable[[pytest.MonkeyPatch], None]:
 
 
 class FixedPairTimer:
-    """A timer for which every product with int8 weights saves a millisecond."""
+    """A timer for which every product with int8 weights saves a millisecond of 100, and less of what is left after the fiftieth."""
 
     def __init__(self, **_: object) -> None: ...
 
@@ -66,4 +66,4 @@ class FixedPairTimer:
         import onnx
 
         weights = [each for each in onnx.load(path).graph.initializer if each.data_type == onnx.TensorProto.INT8 and each.dims]
-        return 100.0 - len(weights)
+        return 100.0 - len(weights) if len(weights) < 50 else 2500.0 / len(weights)

@@ -3,9 +3,8 @@
 import importlib.util
 import json
 import re
+import runpy
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -53,8 +52,18 @@ def with_python() -> list[Any]:
 
 
 @pytest.mark.parametrize("name", with_python())
-def test_python_runs_and_prints_what_the_page_shows(name: str, checkpoint: Path, tmp_path: Path) -> None:
-    """All blocks of a page in one process, in an own folder that holds the examples, a checkpoint and a folder of images."""
+def test_python_runs_and_prints_what_the_page_shows(
+    name: str,
+    checkpoint: Path,
+    fix_latencies: Callable[[pytest.MonkeyPatch], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """All blocks of a page one after the other, in an own folder that holds the examples, a checkpoint and a folder of images.
+
+    How fast variants are is given, and not measured, as in all tests.
+    """
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     (tmp_path / "docs").mkdir()
     shutil.copy(ROOT / "docs" / "manifest.schema.json", tmp_path / "docs")
@@ -65,9 +74,12 @@ def test_python_runs_and_prints_what_the_page_shows(name: str, checkpoint: Path,
     parts = python_blocks(PAGES[name].read_text())
     code = f"\nprint({MARK!r})\n".join(content for content, _ in parts)
     (tmp_path / "page.py").write_text(code)
-    done = subprocess.run([sys.executable, "page.py"], capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert done.returncode == 0, done.stderr
-    printed = done.stdout.split(f"{MARK}\n")
+    fix_latencies(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    capsys.readouterr()
+    runpy.run_path("page.py", run_name="__main__")
+    printed = capsys.readouterr().out.split(f"{MARK}\n")
     assert len(printed) == len(parts)
     for got, (content, expected) in zip(printed, parts, strict=True):
         assert expected is None or got == expected, content

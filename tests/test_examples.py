@@ -1,7 +1,9 @@
-"""Every script in examples/ runs as it stands, on small data."""
+"""Every script in examples/ runs as it stands, on small data. How fast variants are is given, and not measured, as in all tests."""
 
+import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,20 +27,29 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(name: str, *arguments: object) -> str:
-    done = subprocess.run([sys.executable, ROOT / "examples" / name, *map(str, arguments)], capture_output=True, text=True, check=False, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture
+def run(fix_latencies: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs a script with arguments, and gives what it printed."""
+    fix_latencies(monkeypatch)
+    monkeypatch.chdir(ROOT)
+
+    def printed(name: str, *arguments: object) -> str:
+        path = str(ROOT / "examples" / name)
+        monkeypatch.setattr(sys, "argv", [path, *map(str, arguments)])
+        runpy.run_path(path, run_name="__main__")
+        return capsys.readouterr().out
+
+    return printed
 
 
 @LONG
-def test_own_network(tmp_path: Path) -> None:
+def test_own_network(run: Callable[..., str], tmp_path: Path) -> None:
     printed = run("own_network.py", "--out", tmp_path / "b", "--epochs", 2)
     assert "golden outputs agree with PyTorch's stored outputs" in printed and "auto takes" in printed and "Prediction(label=" in printed
 
 
 @LONG
-def test_torchvision_checkpoint(tmp_path: Path, photos: Path) -> None:
+def test_torchvision_checkpoint(run: Callable[..., str], tmp_path: Path, photos: Path) -> None:
     import torch
     import torchvision
 
@@ -49,13 +60,13 @@ def test_torchvision_checkpoint(tmp_path: Path, photos: Path) -> None:
 
 
 @LONG
-def test_timm_model(tmp_path: Path, photos: Path) -> None:
+def test_timm_model(run: Callable[..., str], tmp_path: Path, photos: Path) -> None:
     printed = run("timm_model.py", "--model", "test_resnet", "--images", photos, "--out", tmp_path / "b", "--random")
     assert "golden outputs agree with PyTorch's stored outputs" in printed and "auto takes" in printed
 
 
 @LONG
-def test_segmentation(tmp_path: Path, photos: Path) -> None:
+def test_segmentation(run: Callable[..., str], tmp_path: Path, photos: Path) -> None:
     printed = run("segmentation.py", "--images", photos, "--out", tmp_path / "b", "--random")
     assert "golden outputs agree with PyTorch's stored outputs" in printed and (tmp_path / "b-overlay.png").exists()
     with Image.open(tmp_path / "b.png") as mask:
@@ -63,35 +74,36 @@ def test_segmentation(tmp_path: Path, photos: Path) -> None:
 
 
 @LONG
-def test_detection(tmp_path: Path, photos: Path) -> None:
+def test_detection(run: Callable[..., str], tmp_path: Path, photos: Path) -> None:
     printed = run("detection.py", "--images", photos, "--out", tmp_path / "b", "--random")
     assert "golden outputs agree with PyTorch's stored outputs" in printed and len(list(tmp_path.glob("b-*.png"))) == 3
 
 
 @LONG
-def test_scenes(tmp_path: Path) -> None:
+def test_scenes(run: Callable[..., str], tmp_path: Path) -> None:
     printed = run("scenes.py", "--network", "segmenter", "--out", tmp_path / "b", "--epochs", 1)
     assert "mean IoU" in printed and len(list(tmp_path.glob("b-*.png"))) == 3
 
 
 @LONG
-def test_embedding(tmp_path: Path, photos: Path) -> None:
+def test_embedding(run: Callable[..., str], tmp_path: Path, photos: Path) -> None:
     printed = run("embedding.py", "--images", photos, "--out", tmp_path / "b", "--random")
     assert "golden outputs agree with PyTorch's stored outputs" in printed and "of 576 features" in printed
 
 
 @LONG
-def test_maps_and_points(tmp_path: Path) -> None:
+def test_maps_and_points(run: Callable[..., str], tmp_path: Path) -> None:
     printed = run("maps_and_points.py", "--out", tmp_path, "--scenes", 128)
     assert "distances: " in printed and "px high" in printed and all((tmp_path / f"{name}.png").exists() for name in ("distances", "place"))
 
 
 @LONG
-def test_generator(tmp_path: Path) -> None:
+def test_generator(run: Callable[..., str], tmp_path: Path) -> None:
     printed = run("generator.py", "--out", tmp_path / "b", "--epochs", 1)
     assert "fp32 " in printed and "dB PSNR" in printed and "128x128 pixels" in printed
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.stem)
 def test_every_script_says_what_it_does_and_has_a_test(path: Path) -> None:
-    assert path.stem in run(path.name, "--help") and f"def test_{path.stem}(" in Path(__file__).read_text()
+    helped = subprocess.run([sys.executable, path, "--help"], capture_output=True, text=True, check=True).stdout
+    assert path.stem in helped and f"def test_{path.stem}(" in Path(__file__).read_text()

@@ -4,7 +4,8 @@
     .NAME.staging    the new bundle, before it is whole
     .NAME.old        the old one, for an instant, on systems that cannot exchange two folders in one step
 
-What a killed export leaves of these is removed, or put back in its place, by the next one.
+What a killed export leaves of these is removed, or put back in its place, by the next one. Folders that are made of bundles are written in the same way:
+`Kind` says what a folder is, and by which file one knows it.
 """
 
 import ctypes
@@ -14,6 +15,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from edgeport_export.errors import OutputError
@@ -25,23 +27,34 @@ AT_FDCWD = -100
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
+@dataclass(frozen=True)
+class Kind:
+    """Of folder. `word`: what to call it. `mark`: the file that each has, without which none is replaced."""
+
+    word: str
+    mark: str
+
+
+BUNDLE = Kind("bundle", "manifest.json")
+
+
 @contextmanager
-def reserved(out: Path, *, force: bool) -> Iterator[Path]:
+def reserved(out: Path, *, force: bool, kind: Kind = BUNDLE) -> Iterator[Path]:
     """`out`, in which no other export may write meanwhile; if it is a link, what it points to.
 
     Raises OutputError as `free_place` does, if another export writes there, or if a disk becomes full.
     """
-    out = free_place(out.resolve() if out.is_symlink() else out, force=force)
+    out = free_place(out.resolve() if out.is_symlink() else out, force=force, kind=kind)
     missing = [folder for folder in out.absolute().parents if not folder.exists()]
     try:
-        with _held(out):
+        with _held(out, kind):
             _tidy(out)
-            yield free_place(out, force=force)
+            yield free_place(out, force=force, kind=kind)
     except OSError as error:
         if error.errno not in FULL:
             raise
         raise OutputError(
-            f"{out}: no bundle was written, because a disk is full ({error.strerror}); free some space there, or in {lasting_folder()}"
+            f"{out}: no {kind.word} was written, because a disk is full ({error.strerror}); free some space there, or in {lasting_folder()}"
         ) from error
     finally:
         for folder in missing:
@@ -50,20 +63,20 @@ def reserved(out: Path, *, force: bool) -> Iterator[Path]:
 
 
 @contextmanager
-def _held(out: Path) -> Iterator[None]:
+def _held(out: Path, kind: Kind) -> Iterator[None]:
     with ExitStack() as stack:
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
             free = stack.enter_context(locked(_sibling(out, "lock")))
         except OSError as error:
-            raise OutputError(f"{out}: the bundle cannot be written there ({error.strerror})") from error
+            raise OutputError(f"{out}: the {kind.word} cannot be written there ({error.strerror})") from error
         if not free:
             raise OutputError(f"{out}: another export is writing there; wait until it ends, or give another folder (out, --out)")
         yield
 
 
 @contextmanager
-def staged(out: Path) -> Iterator[Path]:
+def staged(out: Path, kind: Kind = BUNDLE) -> Iterator[Path]:
     """Yield an empty folder beside `out`, which was reserved; on a clean exit it becomes `out`, on any other it disappears. Raises OutputError."""
     staging = _sibling(out, "staging")
     try:
@@ -72,25 +85,25 @@ def staged(out: Path) -> Iterator[Path]:
         _flush(staging)
         _publish(staging, out)
     except OSError as error:
-        raise OutputError(f"{out}: the bundle cannot be written ({error.strerror}); nothing was left there") from error
+        raise OutputError(f"{out}: the {kind.word} cannot be written ({error.strerror}); nothing was left there") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def free_place(out: Path, *, force: bool) -> Path:
-    """`out`, if a bundle may be written there.
+def free_place(out: Path, *, force: bool, kind: Kind = BUNDLE) -> Path:
+    """`out`, if a folder of this kind may be written there.
 
-    Raises OutputError if `out` exists and `force` is not set, if it is no bundle, or if its folder cannot be written to.
+    Raises OutputError if `out` exists and `force` is not set, if it is another kind of folder, or if its folder cannot be written to.
     """
     if out.is_file():
-        raise OutputError(f"{out} is a file; give another folder for the bundle (out, --out)")
+        raise OutputError(f"{out} is a file; give another folder for the {kind.word} (out, --out)")
     if out.exists() and not force:
         raise OutputError(f"{out} exists already; give another folder, or replace it (force=True, --force)")
     parent = next(folder for folder in out.absolute().parents if folder.exists())
     if not os.access(parent, os.W_OK | os.X_OK) or not _takes_files(parent):
         raise OutputError(f"{out}: {parent} cannot be written to; give another folder (out, --out)")
-    if out.exists() and any(out.iterdir()) and not (out / "manifest.json").exists():
-        raise OutputError(f"{out} exists and is no bundle, so force does not replace it; give another folder (out, --out)")
+    if out.exists() and any(out.iterdir()) and not (out / kind.mark).exists():
+        raise OutputError(f"{out} exists and is no {kind.word}, so force does not replace it; give another folder (out, --out)")
     return out
 
 

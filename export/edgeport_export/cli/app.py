@@ -1,4 +1,4 @@
-"""`edgeport`: train, export, verify, diff, bench, report, demo. Exit code 0: good; 1: parity failed; 2: bad input; 130: interrupted."""
+"""`edgeport`: train, export, verify, diff, bench, report, deploy, demo. Exit code 0: good; 1: parity failed; 2: bad input; 130: interrupted."""
 
 import dataclasses
 import signal
@@ -13,6 +13,7 @@ from edgeport_runtime import Bundle, EdgeportError, __version__
 from edgeport_runtime.json_text import strict_json
 
 from . import console
+from .deploy_command import deploy
 from .sizes import read_size
 from .tables import show_bundle
 
@@ -23,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # rich cuts what does not fit into 80 columns
 )
+app.add_typer(deploy, name="deploy")
 INTERRUPTED = "interrupted; nothing was left half-written"
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 

@@ -1,0 +1,73 @@
+"""What all targets share: a folder that appears whole or not at all, the variant that is taken, and the mark by which one knows what it was made of."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeport_export.bundle.staging import Kind, reserved, staged
+from edgeport_runtime import Bundle, FormatError, InputError, __version__
+from edgeport_runtime.errors import first_line
+from edgeport_runtime.manifest import Variant
+from edgeport_runtime.regular_files import read_regular, read_text
+
+MARK = "deployment.json"
+DEPLOYMENT = Kind("deployment", MARK)
+MOST_BYTES = 2**31
+
+
+@contextmanager
+def deployment(out: Path, target: str, bundle: Bundle, precision: str, *, force: bool) -> Iterator[Path]:
+    """An empty folder; on a clean exit it becomes `out`, with the hashes of all that was written. Raises OutputError as an export does."""
+    with reserved(out, force=force, kind=DEPLOYMENT) as place, staged(place, DEPLOYMENT) as folder:
+        yield folder
+        made = {"target": target, "name": bundle.manifest.name, "precision": precision, "manifest_sha256": bundle.sha256, "edgeport": __version__}
+        files = {path.relative_to(folder).as_posix(): _sha256(path.read_bytes()) for path in sorted(folder.rglob("*")) if path.is_file()}
+        (folder / MARK).write_text(json.dumps({**made, "files": files}, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deployment:
+    """A folder that was made. `target`: the name of its module. `altered`: files that are other than they were, or gone."""
+
+    folder: Path
+    target: str
+    name: str
+    altered: tuple[str, ...]
+
+
+def read_deployment(folder: Path) -> Deployment:
+    """Raises FormatError for a folder that no target made."""
+    try:
+        made: Any = json.loads(read_text(folder / MARK))
+        files = {str(name): str(digest) for name, digest in made["files"].items()}
+        target, name = str(made["target"]), str(made["name"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise FormatError(f"{folder}: expected a folder that `edgeport deploy` made, with its {MARK} ({first_line(error)})") from error
+    return Deployment(folder=folder, target=target, name=name, altered=tuple(each for each in files if not _is_same(folder, each, files[each])))
+
+
+def _is_same(folder: Path, name: str, digest: str) -> bool:
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        return False
+    try:
+        return _sha256(read_regular(path, MOST_BYTES)) == digest
+    except OSError:
+        return False
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def chosen_variant(bundle: Bundle, precision: str | None, *, batch: int = 1) -> Variant:
+    """The named one; left out, what "auto" takes for calls of so many images. Raises InputError if the bundle does not hold it."""
+    name = precision or bundle.manifest.auto.taken(batch)
+    held = [each.precision for each in bundle.manifest.variants]
+    if name not in held:
+        raise InputError(f"{bundle.folder} holds no {name}: give one of {', '.join(held)} (--precision)")
+    return bundle.variant(name)

@@ -1,0 +1,148 @@
+"""Folders of `edgeport deploy` on their own engines: golden cases pass there, the page is for everybody, Triton's own schema reads the configuration."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeport_export.deploy.triton import deploy_triton
+from edgeport_export.deploy.web import deploy_web
+from edgeport_runtime import Bundle, EdgeportError, load
+
+ROOT = Path(__file__).parents[1]
+BUNDLES = sorted((ROOT / "tests" / "fixtures" / "format2").iterdir())
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+TRITON_CLIENT = ROOT / ".venv-deploy" / "bin" / "python"
+READ = """
+import sys
+from google.protobuf import json_format, text_format
+from tritonclient.grpc import model_config_pb2
+print(json_format.MessageToJson(text_format.Parse(open(sys.argv[1]).read(), model_config_pb2.ModelConfig()), preserving_proto_field_name=True))
+"""
+pytestmark = pytest.mark.long
+spec = spec_from_file_location("engines", ROOT / "tests" / "bench" / "engines.py")
+assert spec is not None and spec.loader is not None
+engines = module_from_spec(spec)
+sys.modules["engines"] = engines  # dataclasses look there
+spec.loader.exec_module(engines)
+
+
+@pytest.mark.parametrize("engine", list(engines.ENGINES))
+def test_golden_cases_pass_on_every_engine_that_is_here(engine: str) -> None:
+    for folder in BUNDLES:
+        for precision in ("fp32", "int8"):
+            try:
+                row = engines.ENGINES[engine](Bundle(folder), precision)
+            except engines.MissingError as missing:
+                pytest.skip(f"missing here: {missing}")
+            assert row.passed == row.total > 0, row
+            assert row.share is None or row.share < (0.01 if "generator" in row.bundle or precision == "int8" else 1e-5), row  # pixels are rounded
+
+
+def test_an_engine_that_gives_other_numbers_is_told() -> None:
+    bundle = Bundle(BUNDLES[0])
+    row = engines.compared(bundle, "fp32", "x", lambda _: lambda case: {name: values + 0.5 for name, values in case.expected.items()})
+    assert row.passed == 0 < row.total and "largest difference 0.5" in row.why
+    row = engines.compared(bundle, "fp32", "x", lambda _: lambda case: 1 / 0)
+    assert row.passed == 0 < row.total and "ZeroDivisionError" in row.why
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pages")
+    for bundle in BUNDLES:
+        try:
+            deploy_web(Bundle(bundle), folder / bundle.name)
+        except EdgeportError as error:
+            pytest.skip(f"missing here: {error}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("missing here: chromium (Debian's package of this name)")
+    api = pytest.importorskip("playwright.sync_api")
+    with api.sync_playwright() as started:
+        opened = started.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+        )
+        yield opened
+        opened.close()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
+@pytest.mark.parametrize("name", [each.name for each in BUNDLES])
+def test_the_page_answers_images_and_nothing_leaves_it(name: str, width: int, scheme: str, pages: Path, browser: Any) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    with engines.served(pages / name) as address:
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, bypass_csp=True)  # or axe would not be let in
+        page, console, asked = context.new_page(), list[str](), list[str]()
+        page.on("console", lambda message: console.append(message.text))
+        page.on("pageerror", lambda error: console.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(address)
+        page.wait_for_selector("#status:text('Ready')", timeout=120_000)
+        page.set_input_files("#file", pages / name / "photo.jpg")
+        page.wait_for_selector("#status:text-is('Answered.')", timeout=60_000)
+        if name == "classifier":
+            best = load(BUNDLES[0], precision=page.input_value("#precision"))(pages / name / "photo.jpg").top[0]
+            assert page.inner_text("#labels li >> nth=0").startswith(f"{best.label}: {100 * best.score:.1f} %")
+        else:
+            assert page.is_visible("#output")
+        assert "at most 0 of 255" in page.inner_text("#difference")  # Chromium decodes JPEG as Pillow does
+        page.select_option("#precision", "fp32")
+        page.wait_for_selector("#time:text('fp32')", timeout=60_000)
+        page.click("#camera")
+        page.wait_for_selector("#shoot:visible", timeout=60_000)
+        page.click("#shoot")
+        page.wait_for_selector("#shoot", state="hidden", timeout=60_000)
+        page.wait_for_selector("#status:text-matches('Answered|Refused')", timeout=60_000)
+        page.click("#check")
+        page.wait_for_selector("#checked:text('agree')", timeout=120_000)
+        passed, _, total = page.inner_text("#checked").split()[:3]
+        assert passed == total and page.evaluate("() => document.documentElement.scrollWidth") <= width
+        found = axe.Axe().run(page).response["violations"]
+        assert [(each["id"], each["nodes"][0]["html"]) for each in found if each["impact"] in ("serious", "critical")] == []
+        assert console == [] and [each for each in asked if not each.startswith((address, "blob:", "data:"))] == []
+        context.close()
+
+
+def test_what_the_page_does_not_take_is_one_sentence(pages: Path, browser: Any, tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (65, 20)).save(tmp_path / "wide.png")
+    (tmp_path / "text.png").write_text("no image")
+    with engines.served(pages / "generator") as address:
+        page = browser.new_page()
+        page.goto(address)
+        page.wait_for_selector("#status:text('Ready')", timeout=120_000)
+        for file, words in (("wide.png", "this model takes a width of 4 to 64, and this image has 65"), ("text.png", "That did not work")):
+            page.set_input_files("#file", tmp_path / file)
+            page.wait_for_selector(f"#status.bad:text('{words}')", timeout=30_000)
+        page.close()
+
+
+@pytest.mark.parametrize("folder", BUNDLES, ids=lambda path: path.name)
+def test_tritons_own_schema_reads_the_configuration(folder: Path, tmp_path: Path) -> None:
+    if not TRITON_CLIENT.exists():
+        pytest.skip("missing here: tritonclient (make .venv-deploy/installed)")
+    bundle = Bundle(folder)
+    place = deploy_triton(bundle, tmp_path / "r", name="m")
+
+    def read(path: Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([TRITON_CLIENT, "-c", READ, path], capture_output=True, text=True, check=False)
+
+    found = json.loads(read(place / "config.pbtxt").stdout)
+    assert (found["name"], found["max_batch_size"], found["backend"]) == ("m", bundle.manifest.contract.axes["batch"].high, "onnxruntime")
+    assert found["input"] == [{"name": "pixels", "data_type": "TYPE_UINT8", "dims": ["-1", "-1", "3"]}]
+    text = (place / "config.pbtxt").read_text()
+    for wrong, accepted in (("max_batch_size: -3", True), ("max_batch_sise: 3", False)):  # what our own check is for, and what it is not
+        (tmp_path / "wrong").write_text(text.replace(f"max_batch_size: {found['max_batch_size']}", wrong))
+        assert (read(tmp_path / "wrong").returncode == 0) is accepted
