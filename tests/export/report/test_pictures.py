@@ -14,7 +14,7 @@ from edgeport_export.report.facts import BundleFacts
 from edgeport_export.report.held_out import HeldOutImages
 from edgeport_export.report.pictures import DIFFERENCE, MOST_IMAGES, _row, changed_rows, picture_rows
 from edgeport_export.validation.quality import pixels_sha256
-from edgeport_runtime import Bundle, Example
+from edgeport_runtime import Bundle, Detections, Example, Segmentation
 from edgeport_runtime.bundle import EVIDENCE
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "format2"
@@ -81,3 +81,18 @@ def test_a_large_image_is_made_small_and_a_gray_one_stays_gray() -> None:
     large, gray = np.zeros((1000, 500, 3), np.uint8), np.zeros((8, 8, 1), np.uint8)
     assert shown(_row("x", large, {}).panels[0].data).shape == (320, 160, 3)
     assert shown(_row("x", gray, {}).panels[0].data).shape == (96, 96)
+
+
+def test_boxes_and_masks_are_drawn_over_the_image_side_by_side() -> None:
+    image = np.full((96, 120, 3), 40, np.uint8)
+    box = Detections(boxes=np.array([[20, 10, 70, 60]], np.float32), scores=np.array([0.9], np.float32), classes=np.array([0]), labels=("cat",))
+    none = Detections(boxes=np.zeros((0, 4), np.float32), scores=np.zeros(0, np.float32), classes=np.zeros(0, np.int64), labels=("cat",))
+    row = _row("x", image, {"PyTorch": box, "int8": none})
+    assert [each.title for each in row.panels] == ["input", "PyTorch", "int8"] and row.panels[1].alt == "PyTorch's answer for x, drawn over the image"
+    found, nothing = (shown(each.data)[:250].astype(int) for each in row.panels[1:])  # without the words below, and as wide as 320 pixels
+    assert found.shape[1] == 320 and np.abs(nothing - 40).max() < 20 < np.abs(found - 40).max()
+    edge, middle = found[30:150, 45:60], found[60:130, 90:160]  # the box's left side is at 20 * 320 / 120
+    assert np.abs(edge - 40).max() > 100 > 20 > np.abs(middle - 40).max()
+    mask = Segmentation(classes=np.kron([[0, 1]], np.ones((96, 60), np.int64)), labels=("ground", "cat"))
+    covered = shown(_row("x", image, {"int8": mask}).panels[1].data)[:250].astype(int)
+    assert np.abs(covered[:, 180:] - 40).max(axis=2).mean() > 20 > np.abs(covered[:, :140] - 40).max(axis=2).mean()
