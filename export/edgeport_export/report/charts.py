@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgeport_export.errors import ExportError
+from edgeport_runtime.scorers import SHARES
 
 from .facts import BundleFacts
 
@@ -263,6 +264,8 @@ def tradeoff_chart(facts: BundleFacts) -> Chart | None:
             axes.axhline(facts.torch_quality, color=SOFT, linewidth=1, label="PyTorch")
             axes.legend()
         axes.margins(0.3)
+        if facts.metric in SHARES:
+            axes.set_ylim(top=min(1.0, axes.get_ylim()[1]))  # no share is larger
         axes.set_xlabel(f"times as fast as fp32, batch {max(shown[0].speedup)}")
         axes.set_ylabel(facts.metric)
 

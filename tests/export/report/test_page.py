@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from edgeport_export import ExportError, OutputError
-from edgeport_export.report.page import Subject, model_card, report_page, write_text
+from edgeport_export.report.page import TEMPLATES, Subject, model_card, report_page, write_text
 from edgeport_runtime import Bundle
 from edgeport_runtime.bundle import EVIDENCE, MANIFEST
 from edgeport_runtime.manifest import sealed
@@ -148,3 +148,12 @@ def test_without_the_extra_it_says_so(missing: str, monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(ExportError, match="a report needs matplotlib and jinja2: install edgeport with the extra `report`"):
         report_page([Bundle(FIXTURES / "format2" / "classifier")])
+
+
+def test_the_demos_page_in_the_documents_is_one_of_today() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "demo-report.html").read_text()
+    read = Reader(text)
+    sections = ("decision", "variants", "parity", "verified", "stages", "plan", "pictures", "structure", "made")
+    assert {f"b{key}-{name}" for key in range(1, 5) for name in sections} <= set(read.ids)
+    assert (TEMPLATES / "page.css").read_text() in text and "script" not in read.tags
+    assert text.count("<b>clean</b>") == 3 and text.count("nothing against the bundle") == 4 and "/tmp/" not in text
