@@ -111,13 +111,13 @@ def test_the_contract_in_json_is_one_that_a_network_keeps() -> None:
 def commands(program: str) -> list[tuple[str, list[str]]]:
     """Every call of a program in the documents: the subcommand, and the options that it is given."""
     shell = "\n".join(content for path in PAGES.values() for language, content in blocks(path.read_text()) if not language).replace("\\\n", " ")
-    return [(found[1], re.findall(r"(--[a-z-]+)", found[0])) for found in re.finditer(rf"^{program} (\w+)[^\n#]*", shell, flags=re.M)]
+    return [(found[1], re.findall(r"(--[a-z-]+)", found[0])) for found in re.finditer(rf"^{program} ((?:deploy )?\w+)[^\n#]*", shell, flags=re.M)]
 
 
 def test_the_commands_and_their_options_exist(capsys: pytest.CaptureFixture[str]) -> None:
     assert commands("edgeport") and commands("edgeport-run")
     for command, options in commands("edgeport"):
-        edgeport([command, "--help"])
+        edgeport([*command.split(), "--help"])
         helped = capsys.readouterr().out
         assert all(option in helped for option in options), (command, options)
     for command, options in commands("edgeport-run"):
