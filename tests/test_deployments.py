@@ -1,7 +1,9 @@
 """Folders of `edgeport deploy` on their own engines: golden cases pass there, the page is for everybody, Triton's own schema reads the configuration."""
 
 import json
+import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from edgeport_export.deploy.mlserver import deploy_mlserver
 from edgeport_export.deploy.triton import deploy_triton
 from edgeport_export.deploy.web import deploy_web
 from edgeport_runtime import Bundle, EdgeportError, load
@@ -18,7 +21,7 @@ from edgeport_runtime import Bundle, EdgeportError, load
 ROOT = Path(__file__).parents[1]
 BUNDLES = sorted((ROOT / "tests" / "fixtures" / "format2").iterdir())
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-TRITON_CLIENT = ROOT / ".venv-deploy" / "bin" / "python"
+SERVERS = ROOT / ".venv-deploy" / "bin" / "python"
 READ = """
 import sys
 from google.protobuf import json_format, text_format
@@ -129,15 +132,38 @@ def test_what_the_page_does_not_take_is_one_sentence(pages: Path, browser: Any, 
         page.close()
 
 
+def require_servers() -> None:
+    if not (SERVERS.parents[1] / "installed").exists():
+        pytest.skip("missing here: tritonclient and mlserver (make .venv-deploy/installed)")
+
+
+@pytest.mark.parametrize("folder", BUNDLES, ids=lambda path: path.name)
+def test_mlserver_answers_many_clients_in_batches(folder: Path, tmp_path: Path) -> None:
+    require_servers()
+    deploy_mlserver(Bundle(folder), tmp_path / "d", precision="fp32")
+    settings = json.loads((tmp_path / "d" / "settings.json").read_text())
+    ports = {}
+    for name in ("http_port", "grpc_port", "metrics_port"):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            ports[name] = free.getsockname()[1]
+    (tmp_path / "d" / "settings.json").write_text(json.dumps({**settings, **ports}))
+    command = [SERVERS, ROOT / "tests" / "bench" / "serve.py", tmp_path / "d", "--clients", "16", "--seconds", "3"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT / "runtime")}, check=False, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout)
+    assert found["answered"] == found["sent"] > 16 and found["wrong"] == 0 and all(found["golden"]) and len(found["golden"]) >= 2
+    assert found["largest_batch"] > 4 and found["bad_refused"] and found["good_kept"]
+
+
 @pytest.mark.parametrize("folder", BUNDLES, ids=lambda path: path.name)
 def test_tritons_own_schema_reads_the_configuration(folder: Path, tmp_path: Path) -> None:
-    if not TRITON_CLIENT.exists():
-        pytest.skip("missing here: tritonclient (make .venv-deploy/installed)")
+    require_servers()
     bundle = Bundle(folder)
     place = deploy_triton(bundle, tmp_path / "r", name="m")
 
     def read(path: Path) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([TRITON_CLIENT, "-c", READ, path], capture_output=True, text=True, check=False)
+        return subprocess.run([SERVERS, "-c", READ, path], capture_output=True, text=True, check=False)
 
     found = json.loads(read(place / "config.pbtxt").stdout)
     assert (found["name"], found["max_batch_size"], found["backend"]) == ("m", bundle.manifest.contract.axes["batch"].high, "onnxruntime")

@@ -12,7 +12,9 @@ from . import console
 from .sizes import read_size
 
 deploy = typer.Typer(
-    help="Make a folder for another engine of a bundle: fixed sizes, a Triton repository, a web page, Node.", no_args_is_help=True, rich_markup_mode=None
+    help="Make a folder for another engine of a bundle: fixed sizes, a Triton repository, MLServer, a web page, Node.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 BundleFolder = Annotated[Path, typer.Argument(help="The folder of the bundle.")]
 Out = Annotated[Path, typer.Option(help="The folder to write.")]
@@ -52,6 +54,21 @@ def triton(
     place = deploy_triton(Bundle(bundle), out, name=name, precision=precision, gpu=gpu, instances=instances, delay_us=delay_us, force=force)
     console.say(f"written: {place}")
     console.say(f"tritonserver --model-repository {out}")
+
+
+@deploy.command()
+def mlserver(
+    bundle: BundleFolder,
+    out: Out,
+    name: Annotated[str | None, typer.Option(help="The model's name there; the bundle's if left out.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, int8 or fp16; what auto takes if left out.")] = None,
+    force: Force = False,
+) -> None:
+    """A folder for MLServer: a small runtime that gathers requests into batches, and the bundle, whose golden cases run before it is ready."""
+    from edgeport_export.deploy.mlserver import deploy_mlserver
+
+    console.say(f"written: {deploy_mlserver(Bundle(bundle), out, name=name, precision=precision, force=force)}")
+    console.say(f"cd {out} && pip install -r requirements.txt && mlserver start .")
 
 
 @deploy.command()

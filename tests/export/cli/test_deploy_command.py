@@ -15,6 +15,7 @@ CLASSIFIER = str(FIXTURES / "format2" / "classifier")
     [
         ("fixed", ["--size", "24x20", "--batch", "2"], "fp32 at batch 2, height 24, width 20; 1 golden outputs agree with the bundle's own fp32"),
         ("triton", ["--name", "mine", "--instances", "2"], "tritonserver --model-repository"),
+        ("mlserver", ["--name", "mine"], "mlserver start ."),
         ("node", ["--precision", "int8"], "npm install && node main.mjs check"),
     ],
 )
@@ -23,7 +24,7 @@ def test_each_target_writes_a_folder_that_check_knows(target: str, arguments: li
     assert told in capsys.readouterr().out.replace("\n", " ").replace("  ", " ")
     assert main(["deploy", "check", str(tmp_path / "d")]) == 0
     assert f"{target} of tiny-classifier, nothing was altered" in capsys.readouterr().out
-    altered = next(path for path in sorted((tmp_path / "d").rglob("*")) if path.suffix in (".onnx", ".mjs"))
+    altered = next(path for path in sorted((tmp_path / "d").rglob("*")) if path.name in ("main.mjs", "model.onnx"))
     altered.write_bytes(altered.read_bytes() + b"\n")
     assert main(["deploy", "check", str(tmp_path / "d")]) == 1
     assert "was altered, or is gone" in capsys.readouterr().err
