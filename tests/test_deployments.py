@@ -11,9 +11,12 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image, ImageCms
 
 from edgeport_export.deploy.mlserver import deploy_mlserver
+from edgeport_export.deploy.node import deploy_node
 from edgeport_export.deploy.triton import deploy_triton
 from edgeport_export.deploy.web import deploy_web
 from edgeport_runtime import Bundle, EdgeportError, load
@@ -130,6 +133,46 @@ def test_what_the_page_does_not_take_is_one_sentence(pages: Path, browser: Any, 
             page.set_input_files("#file", tmp_path / file)
             page.wait_for_selector(f"#status.bad:text('{words}')", timeout=30_000)
         page.close()
+
+
+def test_node_reads_images_as_the_runtime_does_and_says_what_it_cannot_read(tmp_path: Path) -> None:
+    try:
+        packages = engines.node_modules()
+    except engines.MissingError as missing:
+        pytest.skip(f"missing here: {missing}")
+    folder = deploy_node(Bundle(BUNDLES[0]), tmp_path / "d", precision="fp32")
+    (folder / "node_modules").symlink_to(packages)
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 60, 3), dtype=np.uint8)
+    image, turned = Image.fromarray(pixels), Image.Exif()
+    turned[0x0112] = 6
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
+    image.save(tmp_path / "plain.png")
+    image.save(tmp_path / "turned.jpg", exif=turned)
+    image.save(tmp_path / "profile.png", icc_profile=profile)
+    image.convert("L").save(tmp_path / "gray.png")
+    Image.merge("RGBA", [*image.split(), image.convert("L")]).save(tmp_path / "alpha.png")
+    image.convert("CMYK").save(tmp_path / "cmyk.jpg")
+    (tmp_path / "text.png").write_text("no image")
+
+    def node(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["node", folder / "main.mjs", *arguments], capture_output=True, text=True, cwd=tmp_path, check=False)
+
+    with load(BUNDLES[0], precision="fp32") as model:
+        for name in ("plain.png", "turned.jpg", "profile.png", "gray.png", "alpha.png"):
+            expected = "".join(f"{each.label} {each.score:.4f}\n" for each in model(tmp_path / name).top)
+            assert node("predict", name).stdout == expected, name
+    for arguments, words in (
+        (("predict", "cmyk.jpg"), "cmyk.jpg: the image cannot be read (it is CMYK; convert it to RGB)"),
+        (("predict", "text.png"), "text.png: the image cannot be read (Input buffer contains unsupported image format)"),
+        (("predict", "nowhere.png"), "nowhere.png: the image cannot be read (there is no such file)"),
+        (("predict", "d"), "d: the image cannot be read (it is a folder)"),
+        (("predict", "plain.png", "gray.png"), "one image at a time, got plain.png gray.png as well"),
+        (("predict", "plain.png", "--precision", "int8"), "this folder holds no int8: give one of fp32 (--precision)"),
+        ((), "expected `check`, or `predict IMAGE`"),
+    ):
+        done = node(*arguments)
+        assert done.returncode == 2 and words in done.stderr and done.stdout == "", done
+    assert node("--help").stdout.startswith("node main.mjs check")
 
 
 def require_servers() -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 from edgeport_export.benchmark.runner import EngineSpec, LatencyStats, benchmark, disturbance
 from edgeport_export.errors import ParityError
 from edgeport_export.network.reference import TorchReference
-from edgeport_export.report.page import Subject, report_page, write_text
+from edgeport_export.report.page import Subject, report_page, write_texts
 from edgeport_export.sources import load_examples, load_source
 from edgeport_export.verification import verify
 from edgeport_models import Data, load_data, network
@@ -63,7 +63,8 @@ def run_demo(out: Path) -> None:
     console.say(f"generator: the best Gaussian blur of the same noisy images reaches {blur:.2f} dB")
     console.say(f"image: {_show_generator(out)} (noisy | PyTorch | int8 | clean)")
     console.say(f"bundles: {', '.join(str(result.bundle.folder) for result in results)}")
-    console.say(f"report: {write_text(report_page([result.subject for result in results]), out / 'report.html')}")
+    write_texts({out / "report.html": report_page([result.subject for result in results])})
+    console.say(f"report: {out / 'report.html'}")
     console.say(f"took {time.perf_counter() - started:.0f} s")
 
 

@@ -1,6 +1,7 @@
 """`edgeport deploy TARGET`: folders for other engines, one command for each target, and `check` for a folder that was made or changed by hand."""
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -53,7 +54,7 @@ def triton(
 
     place = deploy_triton(Bundle(bundle), out, name=name, precision=precision, gpu=gpu, instances=instances, delay_us=delay_us, force=force)
     console.say(f"written: {place}")
-    console.say(f"tritonserver --model-repository {out}")
+    console.say(f"tritonserver --model-repository {quote(str(out))}")
 
 
 @deploy.command()
@@ -68,7 +69,7 @@ def mlserver(
     from edgeport_export.deploy.mlserver import deploy_mlserver
 
     console.say(f"written: {deploy_mlserver(Bundle(bundle), out, name=name, precision=precision, force=force)}")
-    console.say(f"cd {out} && pip install -r requirements.txt && mlserver start .")
+    console.say(f"cd {quote(str(out))} && pip install -r requirements.txt && mlserver start .")
 
 
 @deploy.command()
@@ -83,7 +84,7 @@ def web(
     from edgeport_export.deploy.web import deploy_web
 
     console.say(f"written: {deploy_web(Bundle(bundle), out, precision=precision, package=package, force=force)}")
-    console.say(f"python -m http.server --directory {out} 8000")
+    console.say(f"python -m http.server --directory {quote(str(out))} 8000")
 
 
 @deploy.command()
@@ -97,7 +98,7 @@ def node(
     from edgeport_export.deploy.node import deploy_node
 
     console.say(f"written: {deploy_node(Bundle(bundle), out, precision=precision, force=force)}")
-    console.say(f"cd {out} && npm install && node main.mjs check")
+    console.say(f"cd {quote(str(out))} && npm install && node main.mjs check")
 
 
 @deploy.command()
@@ -108,11 +109,14 @@ def check(folder: Annotated[Path, typer.Argument(help="A folder that `edgeport d
 
     found = read_deployment(folder)
     faults = repository_faults(folder) if found.target == "triton" else []
-    altered = [each for each in found.altered if not (found.target == "triton" and each.endswith(CONFIG))]  # it may be changed, if it fits
-    faults += [f"{each} was altered, or is gone" for each in altered]
+    changed = [each for each in found.altered if found.target == "triton" and each.endswith(CONFIG)]  # it may be, if it fits
+    faults += [
+        f"{each} was altered, or is gone"
+        for each in found.altered
+        if each not in changed and not any(f"{Path(each).name} are missing" in fault for fault in faults)
+    ]
     if faults:
         raise ParityError(f"{folder}: {'; '.join(faults)}")
-    console.say(
-        f"{folder}: {found.target} of {found.name}, nothing was altered" + (", and the configuration fits the model" if found.target == "triton" else "")
-    )
+    fits = f"{', '.join(changed)} was changed, and still fits the model" if changed else "nothing was altered"
+    console.say(f"{folder}: {found.target} of {found.name}, {fits}")
     return 0

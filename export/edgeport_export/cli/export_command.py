@@ -13,7 +13,7 @@ from edgeport_export.options import ExportOptions
 from edgeport_export.pipeline import export_bundle
 from edgeport_export.progress import ProgressCallback, no_progress
 from edgeport_export.quantization.plan import read_plan
-from edgeport_export.report.page import Subject, report_page, write_text
+from edgeport_export.report.page import Subject, report_page, write_texts
 from edgeport_export.request import make_request
 from edgeport_export.sources import RANDOM, NetworkSource, is_factory, load_examples, load_factory, load_source, own_examples
 from edgeport_models import CheckpointError, DataError, network
@@ -102,7 +102,7 @@ def run_export(job: ExportJob, progress: ProgressCallback) -> Bundle:
         examples = prepared.held_out or prepared.calibration
         found = stages_of(bundle, prepared.source.network, examples, progress)
         guesses = [prepared.held_out] if bundle.evidence().get("quality") else []
-        write_text(report_page([Subject(bundle=bundle, guesses=guesses, verification=found)]), job.report)
+        write_texts({job.report: report_page([Subject(bundle=bundle, guesses=guesses, verification=found)])})
     return bundle
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from edgeport_export.bundle.staging import Kind, reserved, staged
 from edgeport_runtime import Bundle, FormatError, InputError, __version__
-from edgeport_runtime.errors import first_line
+from edgeport_runtime.bundle import MANIFEST
 from edgeport_runtime.manifest import Variant
 from edgeport_runtime.regular_files import read_regular, read_text
 
@@ -22,6 +22,8 @@ MOST_BYTES = 2**31
 @contextmanager
 def deployment(out: Path, target: str, bundle: Bundle, precision: str, *, force: bool) -> Iterator[Path]:
     """An empty folder; on a clean exit it becomes `out`, with the hashes of all that was written. Raises OutputError as an export does."""
+    if out.resolve().is_relative_to(bundle.folder.resolve()):
+        raise InputError(f"{out} is inside the bundle, which stays as it is; give another folder (--out)")
     with reserved(out, force=force, kind=DEPLOYMENT) as place, staged(place, DEPLOYMENT) as folder:
         yield folder
         made = {"target": target, "name": bundle.manifest.name, "precision": precision, "manifest_sha256": bundle.sha256, "edgeport": __version__}
@@ -45,8 +47,11 @@ def read_deployment(folder: Path) -> Deployment:
         made: Any = json.loads(read_text(folder / MARK))
         files = {str(name): str(digest) for name, digest in made["files"].items()}
         target, name = str(made["target"]), str(made["name"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise FormatError(f"{folder}: expected a folder that `edgeport deploy` made, with its {MARK} ({first_line(error)})") from error
+    except OSError as error:
+        came = "there is no such folder" if not folder.exists() else "it is a bundle: edgeport-run check" if (folder / MANIFEST).exists() else error.strerror
+        raise FormatError(f"{folder}: expected a folder that `edgeport deploy` made, with its {MARK} ({came})") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise FormatError(f"{folder}: expected a folder that `edgeport deploy` made, but its {MARK} is damaged; make it again") from error
     return Deployment(folder=folder, target=target, name=name, altered=tuple(each for each in files if not _is_same(folder, each, files[each])))
 
 

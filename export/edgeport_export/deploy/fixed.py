@@ -40,7 +40,8 @@ class FixedCopy:
 
     def __str__(self) -> str:
         sizes = ", ".join(f"{axis} {size}" for axis, size in self.sizes.items()) or "the sizes that it had"
-        return f"{self.folder}: {self.precision} at {sizes}; {len(self.comparisons)} golden outputs agree with {self.against}"
+        agree = f"{len(self.comparisons)} golden {'output agrees' if len(self.comparisons) == 1 else 'outputs agree'} with {self.against}"
+        return f"{self.folder}: {self.precision} at {sizes}; {agree}"
 
 
 def deploy_fixed(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 from numpy.typing import NDArray
 
 from edgeport_runtime import Bundle, InputError
@@ -18,6 +19,7 @@ from .golden_sets import GoldenSet, stored_sets
 ASSETS = Path(__file__).parent / "assets"
 SCRIPT_DTYPES = ("float32", "float64", "uint8", "int8", "uint16", "int16", "int32", "int64", "bool")  # that JavaScript has arrays for
 ABOUT, GOLDEN = "about.json", "golden.json"
+HEIGHT_FIRST = int(PIL.__version__.partition(".")[0]) >= 13  # the order of Pillow's two steps, see `resize` in assets/edgeport.mjs; as on this machine
 
 
 def script_precisions(bundle: Bundle, precision: str | None) -> list[str]:
@@ -48,6 +50,7 @@ def write_script_files(folder: Path, bundle: Bundle, precisions: Sequence[str], 
         "precision": auto.precision if auto.precision in models else precisions[0],
         "reason": auto.reason,
         "manifest_sha256": bundle.sha256,
+        "height_first": HEIGHT_FIRST,
         **more,
     }
     (folder / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")

@@ -21,7 +21,8 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from edgeport_export.errors import ExportError
-from edgeport_runtime import Bundle, Contract, InputError
+from edgeport_runtime import Bundle, Contract, ContractError, InputError
+from edgeport_runtime.contract import METADATA_KEY
 from edgeport_runtime.golden_inputs import formula_inputs
 
 from .deployment import chosen_variant, deployment
@@ -41,6 +42,8 @@ TYPES: dict[int, str] = {
     onnx.TensorProto.BOOL: "TYPE_BOOL",
 }
 CONFIG, MODEL, LABELS, WARMUP = "config.pbtxt", "1/model.onnx", "labels.txt", "warmup"
+SINGLE, DELAY = ("name", "backend", "platform", "max_batch_size", "dynamic_batching", "version_policy"), "max_queue_delay_microseconds"
+INSTANCE_KINDS = ("KIND_AUTO", "KIND_CPU", "KIND_GPU", "KIND_MODEL")
 DELAY_US = 500  # for which a request may wait for others
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -130,8 +133,14 @@ def config_faults(text: str, model: onnx.ModelProto) -> list[str]:
         read = read_blocks(text)
     except TextFormatError as error:
         return [str(error)]
-    batch = _whole(read, "max_batch_size", 0)
+    batch, most = _whole(read, "max_batch_size", 0), _promised_batch(model)
     found = [] if batch >= 0 else [f"max_batch_size is {batch}, expected 0 or more"]
+    found += [f"max_batch_size is {batch}, and the model promises at most {most}"] if most is not None and batch > max(most, 0) else []
+    found += [f"{key} is given {len(read[key])} times" for key in SINGLE if len(read.get(key, [])) > 1]
+    found += [f"max_queue_delay_microseconds is {each}" for block in _blocks(read, "dynamic_batching") if (each := _whole(block, DELAY, 0)) < 0]
+    found += [
+        f"an instance_group has the kind {each}" for group in _blocks(read, "instance_group") if (each := _first(group, "kind")) not in (None, *INSTANCE_KINDS)
+    ]
     if _first(read, "backend") != "onnxruntime" and _first(read, "platform") != "onnxruntime_onnx":
         found.append("the backend is not onnxruntime")
     if "dynamic_batching" in read and batch <= 1:
@@ -149,6 +158,15 @@ def config_faults(text: str, model: onnx.ModelProto) -> list[str]:
     return found
 
 
+def _promised_batch(model: onnx.ModelProto) -> int | None:
+    """From the contract that edgeport's files carry; None in others."""
+    stored = {each.key: each.value for each in model.metadata_props}.get(METADATA_KEY)
+    try:
+        return None if stored is None else largest_batch(Contract.from_json(stored))
+    except ContractError:
+        return None
+
+
 def repository_faults(folder: Path) -> list[str]:
     """Of every model in a repository: its configuration beside its files. Raises FormatError for a folder without models."""
     found = []
@@ -159,6 +177,7 @@ def repository_faults(folder: Path) -> list[str]:
             faults = config_faults(content, onnx.load(place / MODEL))
         except (OSError, DecodeError):
             faults = [f"{MODEL} cannot be read"]
+        faults += [f"version {each.name} has no model.onnx" for each in sorted(place.iterdir()) if each.name.isdigit() and not (each / "model.onnx").is_file()]
         if not faults:
             read = read_blocks(content)
             if _first(read, "name") != place.name:

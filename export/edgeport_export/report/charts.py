@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgeport_export.errors import ExportError
+from edgeport_runtime.json_text import printable
 from edgeport_runtime.scorers import SHARES
 
 from .facts import BundleFacts
@@ -74,7 +75,7 @@ def chart(draw: Callable[[Any], None], title: str, says: str, *, name: str, heig
 
 def _for_the_page(svg: str, says: str, name: str) -> str:
     """Without a header of its own, in the page's colors, as wide as there is space, and told to a screen reader as one picture."""
-    svg = svg[svg.index("<svg") :]
+    svg = printable(svg[svg.index("<svg") :])
     for given, color in COLORS.items():
         svg = svg.replace(given, color)
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
@@ -82,7 +83,7 @@ def _for_the_page(svg: str, says: str, name: str) -> str:
     head = re.match(r"<svg[^>]*>", svg)
     assert head is not None
     box = re.search(r'viewBox="[^"]*"', head[0])
-    title = says.replace("&", "&amp;").replace("<", "&lt;")
+    title = printable(says).replace("&", "&amp;").replace("<", "&lt;")
     opened = (
         f'<svg {box[0] if box else ""} xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" role="img" aria-labelledby="{name}-says">'
     )
@@ -267,7 +268,7 @@ def tradeoff_chart(facts: BundleFacts) -> Chart | None:
         if facts.metric in SHARES:
             axes.set_ylim(top=min(1.0, axes.get_ylim()[1]))  # no share is larger
         axes.set_xlabel(f"times as fast as fp32, batch {max(shown[0].speedup)}")
-        axes.set_ylabel(facts.metric)
+        axes.set_ylabel(facts.metric_name)
 
     told = "; ".join(f"{each.precision}: {facts.quality(each.quality)}, {each.speedup[max(each.speedup)]:.2f} times as fast as fp32" for each in shown)
     return chart(draw, "Quality against speed", f"Quality against speed. {told}.", name=f"{facts.key}-tradeoff-chart")

@@ -12,6 +12,9 @@ from edgeport_export.quantization.plan_curve import CurvePoint
 from edgeport_runtime import Bundle, FormatError, InputError
 from edgeport_runtime.axes import is_whole
 from edgeport_runtime.scorers import format_metric
+from edgeport_runtime.tasks import find_task
+
+from .verification import StageRow, stage_rows, verification_faults
 
 Json = Mapping[str, Any]
 
@@ -57,17 +60,6 @@ class Product:
     reason: str | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class StageRow:
-    """One stage between an image file and the answer, see `diagnosis.stages.Stage`; None for a distance that is no number."""
-
-    name: str
-    largest: float | None
-    rms: float | None
-    changed: int | None
-    note: str
-
-
 class BundleFacts:
     """Of one bundle. `key`: begins the ids of its part of a page. `found`: what `edgeport verify --json` printed about it, or a part of that; it counts
     only for the very same manifest. Raises InputError, and what `Bundle` raises."""
@@ -75,14 +67,18 @@ class BundleFacts:
     def __init__(self, bundle: Bundle, key: str = "bundle", found: Json | None = None) -> None:
         if found and found.get("manifest_sha256") != bundle.sha256:
             raise InputError(f"this verification is of another bundle than {bundle.folder}: make it with edgeport verify {bundle.folder} --json > FILE")
+        if faults := verification_faults(found or {}):
+            raise InputError(f"this verification is not as edgeport verify prints it: {faults[0]}; make it again")
         self.bundle = bundle
         self.key = key
         self.found: Json = found or {}
         self.manifest = bundle.manifest
+        self.evidence_fault: str | None
         try:
             self.evidence: Json = bundle.evidence()
-        except FormatError:  # nobody vouches for it
-            self.evidence = {}
+            self.evidence_fault = None
+        except FormatError as error:  # nobody vouches for it
+            self.evidence, self.evidence_fault = {}, str(error)
 
     @property
     def name(self) -> str:
@@ -114,14 +110,23 @@ class BundleFacts:
             kept=name in kept,
             bytes=kept[name].bytes if name in kept else int(_number(figures.get("bytes")) or 0),
             quality=_number(_at(self.evidence, "quality", "values").get(name)),
-            changed=_whole(_at(self.evidence, "quality", "changed").get(name, figures.get("changed_labels"))),
+            changed=_whole(_at(self.evidence, "quality", "changed").get(name, figures.get("changed_labels"))) if self.has_labels else None,
             sqnr_db=self.plan.sqnr_db if name == "int8" and self.plan is not None else None,
             ms_per_call=timed,
-            speedup=_numbers(figures.get("speedup")),
+            speedup=_numbers(figures.get("speedup")) or self._speedup_of_the_plan(name),
             load_ms=_number(figures.get("load_ms")),
             peak_mib=_number(figures.get("peak_mib")),
             integer_share=self.plan.integer_share if name == "int8" and self.plan is not None else None,
         )
+
+    def _speedup_of_the_plan(self, precision: str) -> dict[int, float]:
+        """Where there is no summary, as in format 1 or without evidence."""
+        plan = self.plan if precision == "int8" else None
+        return {} if plan is None or plan.speedup is None else {plan.batch: plan.speedup}
+
+    @property
+    def has_labels(self) -> bool:
+        return find_task(self.manifest.contract.task).answers_are_labels
 
     @property
     def changed_images(self) -> Mapping[str, list[dict[str, Any]]]:
@@ -139,6 +144,11 @@ class BundleFacts:
     def metric(self) -> str | None:
         found = _at(self.evidence, "quality").get("metric")
         return found if isinstance(found, str) else None
+
+    @property
+    def metric_name(self) -> str:
+        """As people say it; the user's own is its function's name."""
+        return {"psnr_db": "PSNR", "mean_iou": "mean IoU", "mean_ap": "mAP"}.get(self.metric or "", self.metric or "")
 
     @property
     def images(self) -> int | None:
@@ -171,7 +181,7 @@ class BundleFacts:
                     output=str(each.get("output", "")),
                     onnx=_number(each.get("onnx")) or 0.0,
                     torch=_number(each.get("torch")) or 0.0,
-                    passed=each.get("fault") is None,
+                    passed=not each.get("fault"),  # format 1 has an empty text
                 )
             )
         return found
@@ -207,48 +217,20 @@ class BundleFacts:
     @property
     def clipped(self) -> list[Json]:
         """The layers of which most was clipped on images that were not calibrated with: layer, value, share."""
-        return [each for each in _objects(_at(self.evidence, "int8", "audit").get("clipped")) if _number(each.get("share")) is not None]
+        listed = _at(self.evidence, "int8", "audit").get("clipped")
+        if isinstance(listed, Mapping):  # format 1: by value
+            listed = [{"layer": name, "value": name, "share": share} for name, share in listed.items()]
+        return [each for each in _objects(listed) if _number(each.get("share")) is not None]
 
     @property
     def warnings(self) -> list[str]:
         listed = _at(self.evidence, "summary").get("warnings")
         return list(map(str, listed)) if isinstance(listed, list) else []
 
-    @property
-    def verified(self) -> list[tuple[str, bool]]:
-        """What `edgeport verify` looked at, and whether it holds; what it could not look at is left out."""
-        found = self.found
-        looked: dict[str, Any] = {
-            "it was made of these weights": found.get("same_weights"),
-            "its contract is what the network promises": not found["recipe"] if isinstance(found.get("recipe"), list) else None,
-            "fp32 agrees with PyTorch at other inputs than the export's": _at(found, "parity").get("passed"),
-            "the stored answers are PyTorch's": found.get("stored_answers"),
-            **{f"{name} keeps its golden cases": each for name, each in _at(found, "golden").items()},
-            **{f"{name} comes out the same, byte for byte": each for name, each in _at(found, "reproduced").items()},
-            **{f"{str(each.get('first')).rpartition('/')[2]} and {each.get('second')} agree": each.get("passed") for each in _objects(found.get("lossy"))},
-        }
-        return [(what, holds) for what, holds in looked.items() if isinstance(holds, bool)]
-
     @cached_property
     def stages(self) -> list[StageRow]:
         """In order, the last from one end to the other."""
-        rows = []
-        for each in _objects(_at(self.found, "stages").get("stages")):
-            figures = (_number(each.get("largest")), _number(each.get("rms")))
-            rows.append(
-                StageRow(name=str(each.get("name")), largest=figures[0], rms=figures[1], changed=_whole(each.get("changed")), note=str(each.get("note", "")))
-            )
-        return rows
-
-    @property
-    def stage_images(self) -> int | None:
-        return _whole(_at(self.found, "stages").get("images"))
-
-    @property
-    def stage_faults(self) -> list[str]:
-        """Where the contract's preprocessing is not the training's."""
-        listed = _at(self.found, "stages", "recipe").get("differences")
-        return list(map(str, listed)) if isinstance(listed, list) else []
+        return stage_rows(self.found)
 
     @property
     def machine(self) -> Json:

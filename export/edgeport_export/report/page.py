@@ -1,13 +1,15 @@
 """The page and the model card. Text from a bundle is escaped by the template engine: a hostile label does nothing, and the page allows no scripts."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from edgeport_export.errors import ExportError, OutputError
 from edgeport_runtime import Bundle, Example, __version__
+from edgeport_runtime.json_text import printable
+from edgeport_runtime.regular_files import what_is
 
 from .charts import (
     NEEDS,
@@ -21,10 +23,12 @@ from .charts import (
     stages_chart,
     tradeoff_chart,
 )
+from .commands import commands
 from .facts import BundleFacts, Json
 from .held_out import HeldOutImages
 from .pictures import Row, changed_rows, picture_rows
 from .structure import Drawing, structure
+from .verification import stage_faults, verified_rows
 
 TEMPLATES = Path(__file__).parent / "templates"
 TAGS = {  # Hugging Face's names of tasks
@@ -56,6 +60,15 @@ class Part:
     changed_rows: Sequence[Row]
     rows: Sequence[Row]
     structure: Drawing | None
+    commands: Sequence[str]
+
+    @property
+    def verified(self) -> list[tuple[str, bool]]:
+        return verified_rows(self.facts.found)
+
+    @property
+    def stage_faults(self) -> list[str]:
+        return stage_faults(self.facts.found)
 
     @property
     def sections(self) -> list[tuple[str, str]]:
@@ -106,17 +119,23 @@ def model_card(bundle: Bundle) -> str:
     return _rendered("card.md", facts=facts, front="\n".join(f"{key}: {json.dumps(value)}" for key, value in front.items()))
 
 
-def write_text(text: str, out: Path) -> Path:
-    """Under a name of its own first. Raises OutputError."""
-    part = out.with_name(f".{out.name}.part")
+def write_texts(texts: Mapping[Path, str]) -> list[Path]:
+    """Each under a name of its own first; then all are there, or none. Raises OutputError."""
+    parts = {out: out.with_name(f".{out.name}.part") for out in texts}
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8")
-        part.replace(out)
+        for out, text in texts.items():
+            if out.exists() and not out.is_file():
+                raise OutputError(f"{out} is {what_is(out) or 'no file'}: give the name of a file for the report (out, --out, --card)")
+            out.parent.mkdir(parents=True, exist_ok=True)
+            parts[out].write_text(text, encoding="utf-8")
+        for out, part in parts.items():
+            part.replace(out)
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise OutputError(f"{out}: the report cannot be written ({error.strerror}); give another file (out, --out)") from error
-    return out
+    finally:
+        for part in parts.values():
+            part.unlink(missing_ok=True)
+    return list(texts)
 
 
 def _part(subject: Subject, key: str, *, images: bool) -> Part:
@@ -137,6 +156,7 @@ def _part(subject: Subject, key: str, *, images: bool) -> Part:
         changed_rows=changed_rows(facts, held_out) if images and held_out is not None else (),
         rows=picture_rows(facts, held_out) if images else (),
         structure=structure(facts),
+        commands=commands(facts, held_out=held_out is not None),
     )
 
 
@@ -155,10 +175,15 @@ def _rendered(template: str, **values: Any) -> str:
     except ImportError as error:
         raise ExportError(NEEDS) from error
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=template.endswith(".html"), undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=False
+        loader=FileSystemLoader(TEMPLATES), autoescape=template.endswith(".html"), undefined=StrictUndefined, keep_trailing_newline=True, finalize=_visible
     )
     environment.filters |= {"kilobytes": _kilobytes, "shown": _shown, "exponent": _exponent, "sentence": _sentence, "plain": _plain}
     return environment.get_template(template).render(**values)
+
+
+def _visible(value: Any) -> Any:
+    """Characters that turn the direction of writing, or hide, are written out: a label of a bundle may hold them."""
+    return printable(value) if type(value) is str else value  # what the template engine has made safe is of another type
 
 
 def _kilobytes(count: int) -> str:

@@ -14,6 +14,7 @@ from textwrap import wrap
 import onnx
 
 from edgeport_export.rewrites.graph import GraphEditor
+from edgeport_runtime.json_text import printable
 
 from .facts import BundleFacts, Product
 
@@ -125,7 +126,7 @@ def _svg(rows: Sequence[Sequence[Module]], says: str, key: str) -> str:
     shown = ",".join(f"#{key}-module-{number}:{how}~#{key}-card-{number}" for number in range(len(modules)) for how in ("hover", "focus"))
     opened = f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="group" aria-labelledby="{key}-structure-says">'
     style = f"<style>{shown}{{display:inline}}</style>"
-    return f'{opened}<title id="{key}-structure-says">{escape(says)}</title>{style}{"".join(lines)}{"".join(boxes)}{"".join(cards)}</svg>'
+    return printable(f'{opened}<title id="{key}-structure-says">{escape(says)}</title>{style}{"".join(lines)}{"".join(boxes)}{"".join(cards)}</svg>')
 
 
 def _corner(index: int, layer: int) -> tuple[float, float]:

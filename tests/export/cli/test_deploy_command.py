@@ -13,7 +13,11 @@ CLASSIFIER = str(FIXTURES / "format2" / "classifier")
 @pytest.mark.parametrize(
     ("target", "arguments", "told"),
     [
-        ("fixed", ["--size", "24x20", "--batch", "2"], "fp32 at batch 2, height 24, width 20; 1 golden outputs agree with the bundle's own fp32"),
+        (
+            "fixed",
+            ["--size", "24x20", "--batch", "2"],
+            "fp32 at batch 2, height 24, width 20; 1 golden output agrees with the bundle's own fp32, since it holds no case of this size",
+        ),
         ("triton", ["--name", "mine", "--instances", "2"], "tritonserver --model-repository"),
         ("mlserver", ["--name", "mine"], "mlserver start ."),
         ("node", ["--precision", "int8"], "npm install && node main.mjs check"),
@@ -34,11 +38,26 @@ def test_a_configuration_may_be_changed_if_it_fits(tmp_path: Path, capsys: pytes
     main(["deploy", "triton", CLASSIFIER, "--out", str(tmp_path / "r"), "--name", "m"])
     config = tmp_path / "r" / "m" / "config.pbtxt"
     config.write_text(config.read_text().replace("microseconds: 500", "microseconds: 2000"))
+    capsys.readouterr()
     assert main(["deploy", "check", str(tmp_path / "r")]) == 0
+    assert "m/config.pbtxt was changed, and still fits the model" in capsys.readouterr().out
     config.write_text(config.read_text().replace("dims: [3]", "dims: [9]"))
     capsys.readouterr()
     assert main(["deploy", "check", str(tmp_path / "r")]) == 1
     assert capsys.readouterr().err == f"edgeport: {tmp_path / 'r'}: m: output 'logits' has the dims [9], the ONNX file has [3] after the batch\n"
+
+
+def test_what_is_told_to_do_next_is_what_a_shell_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["deploy", "node", CLASSIFIER, "--out", str(tmp_path / "my; folder")]) == 0
+    assert f"cd '{tmp_path / 'my; folder'}' && npm install" in capsys.readouterr().out.replace("\n", "")
+
+
+def test_one_fault_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["deploy", "triton", CLASSIFIER, "--out", str(tmp_path / "r"), "--name", "m"])
+    (tmp_path / "r" / "m" / "labels.txt").unlink()
+    capsys.readouterr()
+    assert main(["deploy", "check", str(tmp_path / "r")]) == 1
+    assert capsys.readouterr().err == f"edgeport: {tmp_path / 'r'}: m: the labels labels.txt are missing\n"
 
 
 @pytest.mark.parametrize(

@@ -37,9 +37,15 @@ def test_a_page_and_a_card_are_written(tmp_path: Path, capsys: pytest.CaptureFix
         ([CLASSIFIER, GENERATOR, "--held-out", "digits"], "--held-out is of one bundle, got 2"),
         ([CLASSIFIER, GENERATOR, "--verification", "there.html"], "--verification is of one bundle, got 2"),
         ([CLASSIFIER, "--held-out", "digits", "--no-images"], "--held-out shows images, and --no-images leaves them out: give one of the two"),
-        ([CLASSIFIER, "--held-out", "nowhere"], "nowhere"),
-        ([CLASSIFIER, "--verification", "nowhere.json"], "nowhere.json: expected what `edgeport verify BUNDLE --json` prints, and it cannot be read"),
-        ([CLASSIFIER, "--verification", "there.html"], "there.html: expected what `edgeport verify BUNDLE --json` prints, and it cannot be read"),
+        ([CLASSIFIER, "--held-out", "nowhere"], "nowhere cannot be the held-out images of tiny-classifier"),
+        ([CLASSIFIER, "--held-out", "photos"], "photos cannot be the held-out images of tiny-classifier"),
+        ([CLASSIFIER, "--out", "same.html", "--card", "same.html"], "same.html is the other file to write: give another file"),
+        ([CLASSIFIER, "--out", "folder"], "folder is a folder: give the name of a file (--out, --card)"),
+        ([CLASSIFIER, "--out", "folder", "--force"], "folder is a folder: give the name of a file (--out, --card)"),
+        ([CLASSIFIER, "--out", f"{CLASSIFIER}/manifest.json", "--force"], "manifest.json is a file of the bundle: give another file"),
+        ([CLASSIFIER, "--out", "there.html", "--verification", "there.html", "--force"], "there.html is the verification: give another file"),
+        ([CLASSIFIER, "--verification", "nowhere.json"], "nowhere.json: expected what `edgeport verify BUNDLE --stages --json` prints, and it cannot be read"),
+        ([CLASSIFIER, "--verification", "there.html"], "there.html: expected what `edgeport verify BUNDLE --stages --json` prints, and it cannot be read"),
         (["nowhere"], "expected a bundle (a folder with manifest.json), but there is no such folder"),
     ],
 )
@@ -48,10 +54,11 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "there.html").write_text("mine")
+    (tmp_path / "folder").mkdir()
     assert main(["report", *arguments]) == 2
     told = capsys.readouterr().err
     assert message in told and len(told.splitlines()) == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["there.html"] and (tmp_path / "there.html").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "there.html"] and (tmp_path / "there.html").read_text() == "mine"
 
 
 def test_a_file_is_replaced_if_asked_for(tmp_path: Path) -> None:
@@ -86,7 +93,7 @@ def test_what_verify_printed_and_the_images_that_judged_are_shown(
 def test_json_of_another_kind_is_no_verification(tmp_path: Path) -> None:
     for content in ("[]", "5", "{}", '{"passed": true}'):
         (tmp_path / "x.json").write_text(content)
-        with pytest.raises(InputError, match="expected what `edgeport verify BUNDLE --json` prints, got something else"):
+        with pytest.raises(InputError, match="expected what `edgeport verify BUNDLE --stages --json` prints, got something else"):
             read_verification(tmp_path / "x.json")
     (tmp_path / "x.json").write_text("[" * 100_000)
     with pytest.raises(InputError, match="it cannot be read"):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -46,11 +47,22 @@ def test_names_that_leave_the_folder_are_not_read(tmp_path: Path) -> None:
     assert read_deployment(folder).altered == ("../secret",)
 
 
+def test_a_bundle_stays_as_it_is(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(BUNDLE.folder, tmp_path / "bundle"))
+    for out in (folder / "one", folder / "a" / "b", folder):
+        with pytest.raises(InputError, match="is inside the bundle, which stays as it is"), deployment(out, "node", Bundle(folder), "fp32", force=True):
+            pass
+    with pytest.raises(FormatError, match="it is a bundle: edgeport-run check"):
+        read_deployment(folder)
+    with pytest.raises(FormatError, match="there is no such folder"):
+        read_deployment(tmp_path / "nowhere")
+
+
 @pytest.mark.parametrize("content", [None, "{", "[]", "{}", '{"files": 5, "target": "x", "name": "y"}', "[" * 100_000])
 def test_other_folders_are_refused(content: str | None, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / MARK).write_text(content)
-    with pytest.raises(FormatError, match=r"expected a folder that `edgeport deploy` made, with its deployment\.json"):
+    with pytest.raises(FormatError, match=r"expected a folder that `edgeport deploy` made, (with|but) its deployment\.json"):
         read_deployment(tmp_path)
 
 

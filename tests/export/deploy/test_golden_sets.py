@@ -50,7 +50,7 @@ def test_a_larger_batch_is_cut() -> None:
 def test_where_there_is_none_the_bundles_variant_answers() -> None:
     sizes = {"batch": 2, "height": 20, "width": 12}
     (made,) = sets_at(CLASSIFIER, "fp32", sizes)
-    assert made.inputs["pixels"].shape == (2, 20, 12, 3) and made.against == "the bundle's own fp32, in onnxruntime"
+    assert made.inputs["pixels"].shape == (2, 20, 12, 3) and made.against == "the bundle's own fp32, since it holds no case of this size"
     with load(FIXTURES / "classifier", precision="fp32") as model:
         np.testing.assert_array_equal(made.expected["logits"], model.raw(**made.inputs)["logits"])
     assert sizes_of(CLASSIFIER.manifest.contract, made.inputs) == sizes

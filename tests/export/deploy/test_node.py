@@ -13,7 +13,7 @@ from PIL import Image
 
 from edgeport_export.deploy.deployment import read_deployment
 from edgeport_export.deploy.node import PACKAGES, deploy_node
-from edgeport_export.deploy.script_files import ASSETS
+from edgeport_export.deploy.script_files import ASSETS, HEIGHT_FIRST
 from edgeport_runtime import Bundle, Pixels, images
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "format2"
@@ -45,8 +45,12 @@ def test_the_folder_names_exact_versions_and_runs_no_scripts(tmp_path: Path) -> 
 
 
 @needs_node
-def test_images_are_fitted_as_pillow_does_it_to_the_last_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "_resized", width_first)
+@pytest.mark.parametrize("height_first", [False, True], ids=["until Pillow 12", "since Pillow 13"])
+def test_images_are_fitted_as_pillow_does_it_to_the_last_bit(height_first: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not height_first:
+        monkeypatch.setattr(images, "_resized", width_first)
+    elif not HEIGHT_FIRST:
+        pytest.skip("this Pillow is older than 13")
     generator, cases, expected = np.random.default_rng(0), [], []
     for index in range(320):
         height, width, tall, wide = (int(each) for each in generator.integers(1, 90, 4))
@@ -72,11 +76,11 @@ def test_images_are_fitted_as_pillow_does_it_to_the_last_bit(tmp_path: Path, mon
         tmp_path,
         """
 const made = JSON.parse(readFileSync("cases.json")).map((each) => {
-  const { data, height, width, channels } = edgeport.fit({ ...each, data: Uint8Array.from(each.data), channels: 3 }, each.pixels);
+  const { data, height, width, channels } = edgeport.fit({ ...each, data: Uint8Array.from(each.data), channels: 3 }, each.pixels, HEIGHT_FIRST);
   return { data: Array.from(data), shape: [height, width, channels] };
 });
 writeFileSync("out.json", JSON.stringify(made));
-""",
+""".replace("HEIGHT_FIRST", json.dumps(height_first)),
     )
     for case, made, wanted in zip(cases, found, expected, strict=True):
         np.testing.assert_array_equal(np.array(made["data"], np.uint8).reshape(made["shape"]), wanted, err_msg=str(case["pixels"]))

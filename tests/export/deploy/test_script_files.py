@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pytest
 
 from edgeport_export.deploy.script_files import script_precisions, write_script_files
@@ -20,6 +21,7 @@ def test_everything_is_the_bundles(bundle: Bundle, tmp_path: Path) -> None:
     about = json.loads((tmp_path / "about.json").read_text())
     assert Contract.from_json(json.dumps(about["contract"])) == bundle.manifest.contract
     assert about["precision"] == bundle.manifest.auto.precision and about["photo"] == {"dims": [1]} and (tmp_path / "edgeport.mjs").exists()
+    assert about["height_first"] is (int(PIL.__version__.split(".")[0]) >= 13)
     for precision, file in about["models"].items():
         assert (tmp_path / file).read_bytes() == bundle.read(bundle.variant(precision))
     cases = json.loads((tmp_path / "golden.json").read_text())["cases"]

@@ -65,6 +65,10 @@ def test_a_generator_has_no_labels(tmp_path: Path) -> None:
         ("dims: [3]", "dims: [-1]", "output 'logits' has the dims [-1], the ONNX file has [3] after the batch"),
         ("dims: [-1, -1, 3]", "dims: [16, 16, 3]", "input 'pixels' has the dims [16, 16, 3], the ONNX file has [-1, -1, 3] after the batch"),
         ("max_batch_size: 8", "max_batch_size: -3", "max_batch_size is -3, expected 0 or more"),
+        ("max_batch_size: 8", "max_batch_size: 9", "max_batch_size is 9, and the model promises at most 8"),
+        ("max_batch_size: 8", "max_batch_size: 8\nmax_batch_size: 4", "max_batch_size is given 2 times"),
+        ("kind: KIND_CPU", "kind: KIND_XPU", "an instance_group has the kind KIND_XPU"),
+        ("microseconds: 500", "microseconds: -5", "max_queue_delay_microseconds is -5"),
         ("max_batch_size: 8", "max_batch_size: 0", "dynamic_batching needs a max_batch_size of more than 1, got 0"),
         ("TYPE_FP32", "TYPE_FP16", "output 'logits' has the data_type TYPE_FP16, the ONNX file has TYPE_FP32"),
         ('"logits"', '"scores"', "output 'scores' is not in the ONNX file, which has logits"),
@@ -90,6 +94,9 @@ def test_a_changed_repository_is_held_to_its_files(tmp_path: Path) -> None:
     (place / "1" / "model.onnx").write_bytes(b"no model")
     assert repository_faults(tmp_path / "r") == ["a: 1/model.onnx cannot be read"]
     (place / "1" / "model.onnx").write_bytes(CLASSIFIER.read(CLASSIFIER.variant("fp32")))
+    (place / "2").mkdir()
+    assert "a: version 2 has no model.onnx" in repository_faults(tmp_path / "r")
+    (place / "2").rmdir()
     place.rename(tmp_path / "r" / "b")
     assert repository_faults(tmp_path / "r")[0] == "b: the name is 'a', and the folder's is 'b'"
 

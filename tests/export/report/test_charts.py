@@ -76,7 +76,7 @@ def test_the_worst_is_named_in_words(facts: BundleFacts) -> None:
 
 def test_without_data_there_is_no_chart() -> None:
     facts = BundleFacts(Bundle(FIXTURES / "format1" / "classifier"))
-    assert charts.curve_chart(facts) is charts.recovery_chart(facts) is charts.clipping_chart(facts) is None
+    assert charts.curve_chart(facts) is charts.recovery_chart(facts) is charts.stages_chart(facts) is None and facts.clipped
     facts.parity = [replace(each, height=8, width=8) for each in facts.parity]
     assert charts.parity_chart(facts) is None  # one size is no curve
 

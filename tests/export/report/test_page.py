@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from types import ModuleType
@@ -12,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from edgeport_export import ExportError, OutputError
-from edgeport_export.report.page import TEMPLATES, Subject, model_card, report_page, write_text
+from edgeport_export import OutputError
+from edgeport_export.report.page import TEMPLATES, Subject, model_card, report_page, write_texts
 from edgeport_runtime import Bundle
 from edgeport_runtime.bundle import EVIDENCE, MANIFEST
 from edgeport_runtime.manifest import sealed
@@ -116,9 +115,35 @@ def test_changed_labels_are_told_with_their_margins(tmp_path: Path) -> None:
     assert row in page
 
 
+def test_characters_that_turn_the_writing_are_seen(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(FIXTURES / "format2" / "classifier", tmp_path / "bundle"))
+    data = json.loads((folder / MANIFEST).read_text())
+    data["contract"]["labels"][0], data["name"] = "da\u202erk", "na\u200bme"
+    (folder / MANIFEST).write_text(json.dumps(sealed(data)))
+    for text in (report_page([Bundle(folder)]), model_card(Bundle(folder))):
+        assert "\u202e" not in text and "\u200b" not in text and "u202e" in text and "u200b" in text
+
+
+def test_evidence_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(FIXTURES / "format2" / "classifier", tmp_path / "bundle"))
+    (folder / EVIDENCE).write_text("{")
+    assert "What it held is missing here." in report_page([Bundle(folder)])
+    (folder / EVIDENCE).unlink()
+    assert "What it held is missing here." not in report_page([Bundle(folder)])
+
+
+def test_format_1_agrees_with_itself() -> None:
+    page = re.sub(r"\s+", " ", report_page([Bundle(FIXTURES / "format1" / "classifier")]))
+    assert "agrees</span> with PyTorch at 18 comparisons" in page and page.count("<td>yes</td></tr>") >= 18 and "<td>no</td></tr>" not in page
+    assert "on 0 images" not in page and "0.84\N{MULTIPLICATION SIGN} <span" in page and "b1-clipping-chart" in page
+    assert "labels changed" not in report_page([Bundle(FIXTURES / "format1" / "generator")])
+
+
 def test_what_is_beside_a_bundle_has_its_sections(tiny: ModuleType) -> None:
     bundle = Bundle(FIXTURES / "format2" / "classifier")
-    stages = [{"name": name, "largest": 0.5, "rms": rms, "changed": 2, "note": HOSTILE} for name, rms in (("resize", 0.0625), ("end to end", 0.0))]
+    stages: list[dict[str, Any]] = [
+        {"name": name, "largest": 0.5, "rms": rms, "changed": 2, "note": HOSTILE} for name, rms in (("resize", 0.0625), ("end to end", 0.0))
+    ]
     found = {"manifest_sha256": bundle.sha256, "passed": True, "golden": {"fp32": True}, "stages": {"images": 16, "stages": stages}}
     page = report_page([bundle, Subject(bundle=bundle, guesses=[tiny.brightness_examples(30, seed=2)], verification=found)])
     read = Reader(page)
@@ -135,19 +160,12 @@ def test_the_same_bundle_gives_the_same_page() -> None:
     assert report_page([bundle]) == report_page([bundle])
 
 
-def test_a_page_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
-    assert write_text("a", tmp_path / "new" / "x.html").read_text() == "a"
+def test_files_are_written_whole_and_together_or_not_at_all(tmp_path: Path) -> None:
+    assert [each.read_text() for each in write_texts({tmp_path / "new" / "x.html": "a", tmp_path / "y.md": "b"})] == ["a", "b"]
     (tmp_path / "folder.html").mkdir()
-    with pytest.raises(OutputError, match=r"folder\.html: the report cannot be written \(Is a directory\); give another file"):
-        write_text("a", tmp_path / "folder.html")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder.html", "new"]
-
-
-@pytest.mark.parametrize("missing", ["matplotlib", "jinja2"])
-def test_without_the_extra_it_says_so(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(ExportError, match="a report needs matplotlib and jinja2: install edgeport with the extra `report`"):
-        report_page([Bundle(FIXTURES / "format2" / "classifier")])
+    with pytest.raises(OutputError, match=r"folder\.html is a folder: give the name of a file for the report"):
+        write_texts({tmp_path / "y.md": "changed", tmp_path / "folder.html": "a"})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder.html", "new", "y.md"] and (tmp_path / "y.md").read_text() == "b"
 
 
 def test_the_demos_page_in_the_documents_is_one_of_today() -> None:

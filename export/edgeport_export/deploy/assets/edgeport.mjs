@@ -77,13 +77,18 @@ function nearest(image, height, width) {
   return { data: made, height, width, channels };
 }
 
-/** Pillow's Image.resize, to the last bit. */
-export function resize(image, height, width, interpolation) {
+/**
+ * Pillow's Image.resize, to the last bit. `heightFirst`: as Pillow 13 and later, which change the height first where it shrinks by more than twice as many
+ * pixels as the width (python-pillow/Pillow#9549); versions before always change the width first.
+ */
+export function resize(image, height, width, interpolation, heightFirst) {
   if (height === image.height && width === image.width) return image;
   if (interpolation === "nearest") return nearest(image, height, width);
   const filter = FILTERS[interpolation];
-  const wide = width === image.width ? image : alongWidth(image, width, filter);
-  return height === image.height ? wide : alongHeight(wide, height, filter);
+  const across = (each) => (each.width === width ? each : alongWidth(each, width, filter));
+  const down = (each) => (each.height === height ? each : alongHeight(each, height, filter));
+  const turned = heightFirst && height < image.height && image.height - height > 2 * (image.width - width);
+  return turned ? across(down(image)) : down(across(image));
 }
 
 /** Half to even, as Python rounds. */
@@ -112,13 +117,13 @@ export function framing(source, pixels, network) {
   return { scaled: pixels.resize === "keep" ? source : network, top: 0, left: 0 };
 }
 
-/** One image as the contract's rule brings it to the network's size. `size`: [height, width] instead of the contract's. */
-export function fit(image, pixels, size) {
+/** One image as the contract's rule brings it to the network's size. `heightFirst`: see `resize`. */
+export function fit(image, pixels, heightFirst) {
   const wanted = pixels.mode === "L" ? gray(image) : image;
   if (pixels.resize === "keep") return wanted;
-  const network = size ?? [pixels.height, pixels.width];
+  const network = [pixels.height, pixels.width];
   const { scaled, top, left } = framing([wanted.height, wanted.width], pixels, network);
-  const small = resize(wanted, scaled[0], scaled[1], pixels.interpolation);
+  const small = resize(wanted, scaled[0], scaled[1], pixels.interpolation, heightFirst);
   if (pixels.resize === "stretch") return small;
   const { channels } = small, made = new Uint8Array(network[0] * network[1] * channels).fill(pixels.resize === "letterbox" ? pixels.fill : 0);
   for (let y = Math.max(0, top); y < Math.min(network[0], top + small.height); y++)

@@ -1,12 +1,14 @@
-// node main.mjs check [--precision int8]              re-run the golden cases
-// node main.mjs predict IMAGE [--precision int8] [--out FILE]
-import { readFile } from "node:fs/promises";
+// Re-runs the golden cases, and answers images: `node main.mjs --help`.
+import { readFile, writeFile } from "node:fs/promises";
+import { resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import ort from "onnxruntime-node";
 import sharp from "sharp";
 import { answer, check, fit, refusal } from "./edgeport.mjs";
 
+const USAGE = `node main.mjs check [--precision NAME]
+node main.mjs predict IMAGE [--precision NAME] [--out FILE.png]`;
 const read = (name) => readFile(fileURLToPath(new URL(name, import.meta.url)));
 const about = JSON.parse(await read("about.json"));
 const { contract } = about;
@@ -30,7 +32,17 @@ async function checked(precision) {
 }
 
 async function image(file) {
-  const { data, info } = await sharp(file).rotate().removeAlpha().toColourspace("srgb").raw().toBuffer({ resolveWithObject: true }); // upright, as the runtime
+  const bytes = await readFile(file).catch((error) => {
+    throw new Error(`${file}: the image cannot be read (${error.code === "ENOENT" ? "there is no such file" : error.code === "EISDIR" ? "it is a folder" : error.code})`);
+  });
+  const opened = sharp(bytes, { ignoreIcc: true }); // color profiles are ignored, as in training
+  let data, info;
+  try {
+    if ((await opened.metadata()).space === "cmyk") throw new Error("it is CMYK; convert it to RGB");
+    ({ data, info } = await opened.rotate().removeAlpha().toColourspace("srgb").raw().toBuffer({ resolveWithObject: true })); // upright, as the runtime
+  } catch (error) {
+    throw new Error(`${file}: the image cannot be read (${error.message.split("\n")[0]})`);
+  }
   const whole = { data: new Uint8Array(data), height: info.height, width: info.width, channels: info.channels };
   return whole.channels === 1 && contract.inputs[0].pixels.mode === "RGB" ? tripled(whole) : whole;
 }
@@ -42,7 +54,7 @@ function tripled({ data, height, width }) {
 }
 
 async function predicted(file, precision, out) {
-  const pixels = fit(await image(file), contract.inputs[0].pixels), refused = refusal(contract, pixels);
+  const pixels = fit(await image(file), contract.inputs[0].pixels, about.height_first), refused = refusal(contract, pixels);
   if (refused) throw new Error(`${file}: ${refused}`);
   const run = await opened(precision);
   const input = { dtype: "uint8", data: pixels.data, dims: [1, pixels.height, pixels.width, pixels.channels] };
@@ -52,20 +64,27 @@ async function predicted(file, precision, out) {
   else {
     const made = found.kind === "classes" ? { data: found.map, height: found.height, width: found.width, channels: 1 } : found.image;
     const place = out ?? "answer.png";
-    await sharp(made.data, { raw: made }).png().toFile(place);
+    if (!place.toLowerCase().endsWith(".png")) throw new Error(`${place}: answers are written as PNG; give a name that ends with .png (--out)`);
+    if (out !== undefined && resolve(out) === resolve(file)) throw new Error(`${out} is the image itself; give another file (--out)`);
+    const content = await sharp(made.data, { raw: made }).png().toBuffer();
+    await writeFile(place, content).catch((error) => {
+      throw new Error(`${place} cannot be written (${error.code}); give another file (--out)`);
+    });
     console.log(`written: ${place}`);
   }
 }
 
 try {
-  const { values, positionals } = parseArgs({ allowPositionals: true, options: { precision: { type: "string" }, out: { type: "string" } } });
-  const [command, file] = positionals;
-  if (command === "check") {
+  const { values, positionals } = parseArgs({ allowPositionals: true, options: { precision: { type: "string" }, out: { type: "string" }, help: { type: "boolean" } } });
+  const [command, file, ...more] = positionals;
+  if (values.help) console.log(USAGE);
+  else if (more.length || (command === "check" && file)) throw new Error(`one ${command === "check" ? "command" : "image"} at a time, got ${[file, ...more].join(" ")} as well`);
+  else if (command === "check") {
     let good = true;
     for (const precision of values.precision ? [values.precision] : Object.keys(about.models)) good = (await checked(precision)) && good;
     process.exitCode = good ? 0 : 1;
   } else if (command === "predict" && file) await predicted(file, values.precision ?? about.precision, values.out);
-  else throw new Error("expected `check`, or `predict IMAGE`, with --precision or --out FILE");
+  else throw new Error(`expected \`check\`, or \`predict IMAGE\`\n${USAGE}`);
 } catch (error) {
   console.error(`main.mjs: ${error.message}`);
   process.exitCode = 2;

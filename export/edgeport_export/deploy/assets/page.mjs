@@ -34,7 +34,7 @@ function pixelsOf(source, height, width) {
 }
 
 async function decoded(blob) {
-  const bitmap = await createImageBitmap(blob, { imageOrientation: "from-image", premultiplyAlpha: "none" });
+  const bitmap = await createImageBitmap(blob, { imageOrientation: "from-image", premultiplyAlpha: "none", colorSpaceConversion: "none" }); // profiles are ignored, as in training
   return pixelsOf(bitmap, bitmap.height, bitmap.width);
 }
 
@@ -66,7 +66,7 @@ function say(text, bad = false) {
 
 async function answerTo(image) {
   shown = image;
-  const started = performance.now(), pixels = fit(image, contract.inputs[0].pixels), refused = refusal(contract, pixels);
+  const started = performance.now(), pixels = fit(image, contract.inputs[0].pixels, about.height_first), refused = refusal(contract, pixels);
   if (refused) return say(`Refused: ${refused}.`, true);
   say("Computing…");
   await new Promise((done) => setTimeout(done)); // so that the words are seen
@@ -97,7 +97,7 @@ const areas = ({ areas }) =>
 
 /** The stored photograph, decoded here, beside what Pillow made of it. */
 async function decoderDifference() {
-  const here = fit(await decoded(new Blob([await bytes("photo.jpg")], { type: "image/jpeg" })), contract.inputs[0].pixels);
+  const here = fit(await decoded(new Blob([await bytes("photo.jpg")], { type: "image/jpeg" })), contract.inputs[0].pixels, about.height_first);
   const pillow = stored(await bytes("photo.bin"), about.photo);
   let largest = 0, sum = 0;
   for (let i = 0; i < pillow.data.length; i++) {
@@ -179,7 +179,7 @@ await guarded(async () => {
   at("sizes").textContent = `This model takes ${sizes(contract)}`;
   for (const each of Object.keys(about.models)) at("precision").add(new Option(each, each, false, each === about.precision));
   await decoderDifference();
-  const { height, width, channels } = await decoded(new Blob([await bytes("photo.jpg")], { type: "image/jpeg" })).then((image) => fit(image, contract.inputs[0].pixels));
+  const { height, width, channels } = await decoded(new Blob([await bytes("photo.jpg")], { type: "image/jpeg" })).then((image) => fit(image, contract.inputs[0].pixels, about.height_first));
   await run(at("precision").value, asInput({ data: new Uint8Array(height * width * channels), height, width, channels })); // loads and warms up
   at("check").disabled = false;
   say("Ready: give it an image.");
