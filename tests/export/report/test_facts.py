@@ -78,7 +78,7 @@ def places(data: Any, found: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
     return found
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(where=st.integers(0, 10_000), value=st.sampled_from([None, 5, "x", [], {}, [5], {"x": 5}, True, -1.5, "<b>", {"1": "x"}]))
 def test_evidence_that_somebody_changed_breaks_no_report(where: int, value: object, evidence: dict[str, Any], tmp_path: Path) -> None:
     """Nobody vouches for it."""
