@@ -18,7 +18,13 @@ from edgeport_export.rewrites.int8_graph import FOLLOWER_PASSES, GUARDS, QDQ_PAS
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = {"runtime": "edgeport_runtime", "models": "edgeport_models", "export": "edgeport_export"}
-MODULES = {f"{part}/{path.relative_to(ROOT / part / name)}": path for part, name in PACKAGES.items() for path in sorted((ROOT / part / name).rglob("*.py"))}
+ASSETS = "assets"  # what a module copies into folders, for other programs
+MODULES = {
+    f"{part}/{path.relative_to(ROOT / part / name)}": path
+    for part, name in PACKAGES.items()
+    for path in sorted((ROOT / part / name).rglob("*.py"))
+    if path.parent.name != ASSETS
+}
 LARGEST_MODULE, LARGEST_BODY, LARGEST_PIPELINE = 300, 40, 20
 # Values and names alone: there is nothing in them that could be wrong by itself.
 WITHOUT_LOGIC = {"runtime/__main__.py", "export/__main__.py", "models/errors.py", "export/errors.py", "export/quantization/budget.py"}

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from edgeport_export.errors import ExportError, ParityError
+from edgeport_export.rewrites.graph import GraphEditor
 from edgeport_runtime import Bundle, Contract, InputError, Pixels, SessionOptions
 from edgeport_runtime.comparison import Comparison
 from edgeport_runtime.device import open_session
@@ -94,7 +95,7 @@ def fixed_model(model: bytes, contract: Contract, sizes: Mapping[str, int]) -> b
         for dimension in value.type.tensor_type.shape.dim:
             if dimension.dim_param in sizes:
                 dimension.dim_value = sizes[dimension.dim_param]
-    del graph.graph.value_info[:]
+    graph.graph.ClearField("value_info")  # of other sizes
     runtime = onnxruntime()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "folded.onnx"
@@ -109,7 +110,7 @@ def fixed_model(model: bytes, contract: Contract, sizes: Mapping[str, int]) -> b
         folded = onnx.load(path)
     used = {node.domain for node in folded.graph.node}
     kept = [each for each in folded.opset_import if each.domain in used | {""}]
-    del folded.opset_import[:]
+    folded.ClearField("opset_import")
     folded.opset_import.extend(kept)
     folded.metadata_props.MergeFrom(each for each in graph.metadata_props if each.key not in {prop.key for prop in folded.metadata_props})
     if any(not isinstance(size, int) for shape in shapes.values() for size in shape):
@@ -122,30 +123,25 @@ def fixed_model(model: bytes, contract: Contract, sizes: Mapping[str, int]) -> b
 def take_branches(model: onnx.ModelProto, inputs: Mapping[str, NDArray[Any]]) -> None:
     """Put the branch that these inputs take in place of each `If` that asks for sizes alone. At other sizes the other branch makes no sense, and onnxruntime
     would refuse the graph for it: a view of four pixels as one, where the width is no multiple of four."""
-    made_by = {output: node for node in model.graph.node for output in node.output}
-    asking = [node for node in model.graph.node if node.op_type == "If" and _asks_for_sizes(node.input[0], made_by, {each.name for each in model.graph.input})]
+    editor = GraphEditor(model)
+    asking = [node for node in editor.nodes if node.op_type == "If" and _asks_for_sizes(node.input[0], editor)]
     if not asking:
         return
-    probed = onnx.ModelProto()
-    probed.CopyFrom(model)
-    del probed.graph.output[:]
-    probed.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.BOOL, None) for name in {node.input[0] for node in asking})
-    session = open_session(probed.SerializeToString(), SessionOptions())
+    probed = GraphEditor.of_copy(model)
+    probed.model.graph.ClearField("output")
+    probed.model.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.BOOL, None) for name in {node.input[0] for node in asking})
+    session = open_session(probed.model.SerializeToString(), SessionOptions())
     names = [each.name for each in session.get_outputs()]
     taken = dict(zip(names, session.run(names, dict(inputs)), strict=True))
-    nodes: list[onnx.NodeProto] = []
-    for node in model.graph.node:
-        nodes += _branch(node, bool(np.all(taken[node.input[0]]))) if node in asking else [node]
-    kept = [copy.deepcopy(each) for each in nodes]
-    del model.graph.node[:]
-    model.graph.node.extend(kept)
+    for node in asking:
+        editor.replace(node, _branch(node, bool(np.all(taken[node.input[0]]))))
 
 
-def _asks_for_sizes(value: str, made_by: Mapping[str, onnx.NodeProto], inputs: set[str]) -> bool:
-    if value in inputs:
+def _asks_for_sizes(value: str, editor: GraphEditor) -> bool:
+    if value in {each.name for each in editor.model.graph.input}:
         return False
-    node = made_by.get(value)
-    return node is None or node.op_type == "Shape" or all(_asks_for_sizes(each, made_by, inputs) for each in node.input if each)
+    node = editor.producers.get(value)
+    return node is None or node.op_type == "Shape" or all(_asks_for_sizes(each, editor) for each in node.input if each)
 
 
 def _branch(node: onnx.NodeProto, condition: bool) -> list[onnx.NodeProto]:

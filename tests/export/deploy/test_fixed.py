@@ -145,7 +145,8 @@ def test_a_branch_that_asks_for_values_stays() -> None:
         )
         for i in (1, 0)
     ]
-    graph = helper.make_graph([helper.make_node("If", ["x"], ["y"], then_branch=branches[0], else_branch=branches[1])], "g", [value], [out])
-    model = helper.make_model(graph)
-    take_branches(model, {"x": np.array([True])})
-    assert [node.op_type for node in model.graph.node] == ["If"]
+    for asked, before in (("x", []), ("not", [helper.make_node("Not", ["x"], ["not"])])):
+        choice = helper.make_node("If", [asked], ["y"], then_branch=branches[0], else_branch=branches[1])
+        model = helper.make_model(helper.make_graph([*before, choice], "g", [value], [out]))
+        take_branches(model, {"x": np.array([True])})
+        assert [node.op_type for node in model.graph.node] == [*(each.op_type for each in before), "If"]
