@@ -22,14 +22,15 @@ lint: $(VENV)/installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Two processes: most tests keep one core busy.
+# Two processes: most tests keep one core busy. PyTorch's threads must not spin while they wait, or two processes that train keep each other from it.
+test test-long: export OMP_WAIT_POLICY = PASSIVE
 test: $(VENV)/installed lint
 	$(BIN)/pytest -n 2 --dist loadfile
 
 # Every example, and whatever else takes minutes. What model servers speak is optional: its tests are skipped without it.
 test-long: $(VENV)/installed
 	-$(MAKE) .venv-deploy/installed
-	$(BIN)/pytest -n 2 -m long
+	$(BIN)/pytest -n 2 -m long --timeout 1800
 
 # tritonclient wants an older protobuf than onnx does.
 .venv-deploy/installed: pyproject.toml
