@@ -46,7 +46,7 @@ serve: $(VENV)/installed .venv-deploy/installed
 
 # Golden cases of the demo's bundles on every engine that is here.
 engines: $(VENV)/installed
-	$(BIN)/python tests/bench/engines.py demo/bundles/*
+	$(BIN)/python tests/bench/golden_engines.py demo/bundles/*
 
 # Every fault that only numbers can betray, on every network that it can be put into.
 parity-faults: $(VENV)/installed

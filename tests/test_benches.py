@@ -5,7 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from edgeport_runtime import Bundle, load
 
 ROOT = Path(__file__).parents[1]
 DRY = """
@@ -53,6 +56,25 @@ def test_a_fault_on_the_card_is_written_down_and_the_rest_goes_on(tmp_path: Path
     assert dry_run("run", "--bundles", tmp_path / "none", "--results", results, "--device", "cpu", "--seconds", 600).returncode == 1
     rows = {row["step"]: row for row in map(json.loads, results.read_text().splitlines())}
     assert "no such folder" in rows["parity cnn fp32"]["fault"] and rows["torch cnn fp32 1 eager"]["ms"] > 0
+
+
+@pytest.mark.parametrize("kind", ["edgeport", "onnxruntime", "openvino"])
+def test_a_process_of_the_race_is_ready_takes_turns_and_leaves_its_answer(kind: str, tmp_path: Path) -> None:
+    """What `make bench` and `make bench-accuracy` start for each engine."""
+    bundle = ROOT / "examples" / "digits"
+    contract = Bundle(bundle).manifest.contract
+    shape = (4, contract.pixels.height, contract.pixels.width, contract.pixels.channels)
+    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    path = bundle if kind == "edgeport" else bundle / "model.onnx"
+    files = {"images": str(tmp_path / "images.npy"), "answer": str(tmp_path / "answer.npy"), "path": str(path)}
+    request = {**files, "kind": kind, "batch": 4, "threads": 1, "seconds": 0.01, "precision": "fp32", "latency": "lowest"}
+    command = [sys.executable, ROOT / "tests" / "bench" / "engines.py", json.dumps(request)]
+    done = subprocess.run(command, input="go\ngo\n", capture_output=True, text=True, check=False, timeout=300)
+    ready, *times = done.stdout.splitlines()[-3:]
+    assert ready == "ready" and all(float(each) > 0 for each in times), done
+    with load(bundle, precision="fp32") as model:
+        np.testing.assert_allclose(np.load(tmp_path / "answer.npy"), model.raw(images)[contract.outputs[0].name], atol=1e-3)
 
 
 @pytest.mark.long

@@ -32,10 +32,10 @@ from tritonclient.grpc import model_config_pb2
 print(json_format.MessageToJson(text_format.Parse(open(sys.argv[1]).read(), model_config_pb2.ModelConfig()), preserving_proto_field_name=True))
 """
 pytestmark = pytest.mark.long
-spec = spec_from_file_location("engines", ROOT / "tests" / "bench" / "engines.py")
+spec = spec_from_file_location("golden_engines", ROOT / "tests" / "bench" / "golden_engines.py")
 assert spec is not None and spec.loader is not None
 engines = module_from_spec(spec)
-sys.modules["engines"] = engines  # dataclasses look there
+sys.modules["golden_engines"] = engines  # dataclasses look there
 spec.loader.exec_module(engines)
 
 

@@ -1,249 +1,111 @@
-"""The golden cases of bundles on every engine that is here: `make engines`, or `python tests/bench/engines.py BUNDLE…`.
+"""The process of one engine: reads its request, warms up, then times one round for every line it is sent.
 
-    onnxruntime          the bundle's files, through the runtime's own check
-    one size             onnxruntime, on copies at the cases' sizes (`edgeport deploy fixed`)
-    .ort                 onnxruntime, on its own format
-    openvino             the bundle's files; at one size, the copies
-    node                 the folder of `edgeport deploy node`
-    browser              the page of `edgeport deploy web`, in Chromium
-
-An engine that is not here is told as such, with the part that is missing.
+Every engine takes the same uint8 pixels (N, H, W, C) and gives the network's output: normalization is part of what is timed, and every peer
+has it in the fastest place, inside its graph. Peers run with the settings their manuals give for latency on this number of threads.
 """
 
-import argparse
-import functools
-import http.server
 import json
-import shutil
-import subprocess
+import os
 import sys
-import tempfile
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+import time
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgeport_export.deploy.fixed import fixed_model
-from edgeport_export.deploy.golden_sets import GoldenSet, sizes_of, stored_sets
-from edgeport_export.deploy.node import deploy_node
-from edgeport_export.deploy.web import deploy_web
-from edgeport_runtime import Bundle, EdgeportError, SessionOptions, load
-from edgeport_runtime.device import open_session
-
-PRECISIONS = ("fp32", "int8")
-Run = Callable[[GoldenSet], Mapping[str, Any]]
+warnings.filterwarnings("ignore")
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+LEAST_CALLS = 3
+NNCF_IMAGES = 16
 
 
-class MissingError(Exception):
-    """A part that an engine needs is not here."""
+def edgeport(request: dict[str, Any], pixels: np.ndarray) -> Callable[[], Any]:
+    from edgeport_runtime import load
+
+    model = load(request["path"], precision=request["precision"], batch=request["batch"], threads=request["threads"], latency=request["latency"])
+    return lambda: model.raw(pixels)
 
 
-@dataclass(frozen=True)
-class Row:
-    """One variant on one engine. `share`: the largest difference, of the outputs' range. `why`: the first failure, or what is missing."""
+def onnxruntime(request: dict[str, Any], pixels: np.ndarray) -> Callable[[], Any]:
+    import onnxruntime as ort
 
-    bundle: str
-    precision: str
-    engine: str
-    passed: int
-    total: int
-    share: float | None
-    why: str = ""
+    settings = ort.SessionOptions()
+    settings.intra_op_num_threads, settings.log_severity_level = request["threads"], 3
+    session = ort.InferenceSession(request["path"], settings, providers=["CPUExecutionProvider"])
+    return lambda: session.run(None, {"pixels": pixels})
 
 
-def rows_of(folder: Path) -> Iterator[Row]:
-    bundle = Bundle(folder)
-    held = [each.precision for each in bundle.manifest.variants if each.precision in PRECISIONS]
-    for name, engine in ENGINES.items():
-        for precision in held:
-            try:
-                yield engine(bundle, precision)
-            except MissingError as missing:
-                yield Row(bundle.manifest.name, precision, name, 0, 0, None, f"not run: {missing}")
+def openvino(request: dict[str, Any], pixels: np.ndarray) -> Callable[[], Any]:
+    import logging
+
+    logging.disable(logging.ERROR)
+    import openvino as ov
+
+    core = ov.Core()
+    model = core.read_model(request["path"])
+    model.reshape([1, *pixels.shape[1:]])
+    if request["precision"] == "int8":
+        import nncf
+
+        images = np.load(request.get("calibration", request["images"]))[: request.get("calibration_images", NNCF_IMAGES)]
+        dataset, asked = nncf.Dataset([image[None] for image in images]), request.get("nncf", {})
+        preset = nncf.QuantizationPreset.MIXED if asked.get("mixed") else None
+        model = nncf.quantize(model, dataset, preset=preset, subset_size=len(images), fast_bias_correction=not asked.get("accurate"))
+    model.reshape(list(pixels.shape))
+    # f32 is forced: the default is bf16 on CPUs that have it, which is another precision than the one it is compared with
+    options = {"INFERENCE_NUM_THREADS": request["threads"], "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    request = core.compile_model(model, "CPU", options).create_infer_request()
+    return lambda: list(request.infer({0: pixels}).to_tuple())
 
 
-def compared(bundle: Bundle, precision: str, engine: str, runs: Callable[[GoldenSet], Run]) -> Row:
-    """`runs`: for each case what runs it; an engine that refuses a case fails it, with its first line."""
-    passed, total, shares, why = 0, 0, [0.0], ""
-    for each in stored_sets(bundle, precision):
-        total += len(each.expected)
-        try:
-            outputs = runs(each)(each)
-        except Exception as error:  # each engine has its own kinds
-            why = why or f"{each.name}: {type(error).__name__}: {' '.join(str(error).split())[:160]}"
-            continue
-        for result in each.compared(outputs):
-            passed += bool(result)
-            shares.append(result.max_abs / (float(np.ptp(each.expected[result.name.split("/", 1)[1]])) or 1.0))
-            why = why or ("" if result else str(result))
-    return Row(bundle.manifest.name, precision, engine, passed, total, max(shares), why)
+def torch(request: dict[str, Any], pixels: np.ndarray) -> Callable[[], Any]:
+    import torch
+
+    sys.path.insert(0, str(Path(__file__).parent))
+    from subjects import SUBJECTS, Plain
+
+    torch.set_num_threads(request["threads"])
+    torch.set_grad_enabled(False)
+    module = Plain(SUBJECTS[request["subject"]]()).eval()
+    if request["precision"] == "channels-last":
+        module = module.to(memory_format=torch.channels_last)
+    if request["precision"] == "compile":
+        module = torch.compile(module)
+    tensor = torch.from_numpy(pixels)
+    return lambda: module(tensor)
 
 
-def of_onnxruntime(bundle: Bundle, precision: str) -> Row:
-    with load(bundle.folder, precision=precision) as model:
-        report = model.check()
-    failed = [str(each) for each in report.comparisons if not each]
-    return Row(bundle.manifest.name, precision, "onnxruntime", len(report.comparisons) - len(failed), len(report.comparisons), None, "".join(failed[:1]))
+def _answers(call: Callable[[], Any], pixels: np.ndarray, images: np.ndarray) -> list[np.ndarray]:
+    """Each output for all images, batch by batch; what is left over of a whole batch is not run. The engine reads `pixels`."""
+    found = []
+    for first in range(0, len(images) - len(pixels) + 1, len(pixels)):
+        pixels[:] = images[first : first + len(pixels)]
+        made = call()
+        found.append([np.array(each) for each in (made.values() if isinstance(made, Mapping) else made)])
+    return [np.concatenate(each) for each in zip(*found, strict=True)]
 
 
-def of_session(model: bytes) -> Run:
-    session = open_session(model, SessionOptions())
-    names = [each.name for each in session.get_outputs()]
-    return lambda case: dict(zip(names, session.run(names, case.inputs), strict=True))
-
-
-def one_size(bundle: Bundle, precision: str) -> Callable[[GoldenSet], bytes]:
-    data = bundle.read(bundle.variant(precision))
-    return lambda case: fixed_model(data, bundle.manifest.contract, sizes_of(bundle.manifest.contract, case.inputs))
-
-
-def at_one_size(bundle: Bundle, precision: str) -> Row:
-    copy = one_size(bundle, precision)
-    return compared(bundle, precision, "onnxruntime, one size", lambda case: of_session(copy(case)))
-
-
-def of_ort_format(bundle: Bundle, precision: str) -> Row:
-    import onnxruntime
-
-    with tempfile.TemporaryDirectory() as folder:
-        settings = onnxruntime.SessionOptions()
-        settings.optimized_model_filepath = str(Path(folder) / "model.ort")
-        settings.add_session_config_entry("session.save_model_format", "ORT")
-        settings.graph_optimization_level, settings.log_severity_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC, 3
-        onnxruntime.InferenceSession(bundle.read(bundle.variant(precision)), settings, providers=["CPUExecutionProvider"])
-        session = onnxruntime.InferenceSession(settings.optimized_model_filepath, providers=["CPUExecutionProvider"])
-    names = [each.name for each in session.get_outputs()]
-    return compared(bundle, precision, ".ort", lambda _: lambda case: dict(zip(names, session.run(names, case.inputs), strict=True)))
-
-
-def openvino_run(model: bytes, names: list[str]) -> Run:
-    try:
-        import openvino
-    except ImportError as error:
-        raise MissingError(f"openvino ({error})") from error
-    core = openvino.Core()
-    compiled = core.compile_model(core.read_model(model), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})  # or it takes bfloat16 where the CPU has it
-
-    def run(case: GoldenSet) -> Mapping[str, Any]:
-        found = compiled(case.inputs)
-        return {name: np.asarray(found[name]) for name in names}
-
-    return run
-
-
-def of_openvino(bundle: Bundle, precision: str) -> Row:
-    names, data = [each.name for each in bundle.manifest.contract.outputs], bundle.read(bundle.variant(precision))
-    return compared(bundle, precision, "openvino", lambda _: openvino_run(data, names))
-
-
-def of_openvino_at_one_size(bundle: Bundle, precision: str) -> Row:
-    names, copy = [each.name for each in bundle.manifest.contract.outputs], one_size(bundle, precision)
-    return compared(bundle, precision, "openvino, one size", lambda case: openvino_run(copy(case), names))
-
-
-@functools.cache
-def node_modules() -> Path:
-    """The packages, installed once."""
-    if shutil.which("npm") is None:
-        raise MissingError("npm")
-    place = Path(tempfile.mkdtemp(prefix="edgeport-node-"))
-    bundle = Bundle(Path(__file__).parents[1] / "fixtures" / "format2" / "classifier")
-    deploy_node(bundle, place / "first")
-    done = subprocess.run(["npm", "install", "--no-audit", "--no-fund", "--silent"], cwd=place / "first", capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise MissingError(f"the packages of npm ({' '.join(done.stderr.split())[:100]})")
-    return place / "first" / "node_modules"
-
-
-def of_node(bundle: Bundle, precision: str) -> Row:
-    packages = node_modules()
-    with tempfile.TemporaryDirectory() as folder:
-        out = deploy_node(bundle, Path(folder) / "d", precision=precision)
-        (out / "node_modules").symlink_to(packages)
-        done = subprocess.run(["node", "main.mjs", "check"], cwd=out, capture_output=True, text=True, check=False)
-    words = done.stdout.split()  # "fp32: 3 of 3 golden outputs agree"
-    if len(words) < 4:
-        return Row(bundle.manifest.name, precision, "node", 0, 1, None, done.stderr.strip())
-    return Row(bundle.manifest.name, precision, "node", int(words[1]), int(words[3]), None, "".join(done.stdout.splitlines()[1:2]))
-
-
-@contextmanager
-def served(folder: Path) -> Iterator[str]:
-    """The address of a static server."""
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None: ...
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/"
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-def of_browser(bundle: Bundle, precision: str) -> Row:
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        raise MissingError("chromium")
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError as error:
-        raise MissingError(f"playwright ({error})") from error
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            out = deploy_web(bundle, Path(folder) / "d", precision=precision)
-        except EdgeportError as error:
-            raise MissingError(str(error)) from error
-        with served(out) as address, sync_playwright() as started:
-            page = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"]).new_page()
-            page.goto(address)
-            page.wait_for_selector("#check:not([disabled])", timeout=120_000)
-            page.click("#check")
-            page.wait_for_selector("#checked:text('agree')", timeout=600_000)
-            lines = [
-                {key: each.get_attribute(f"data-{key}") for key in ("passed", "share", "same")} | {"text": each.inner_text()}
-                for each in page.query_selector_all("#cases tbody tr")
-            ]
-    failed = [each["text"] for each in lines if each["passed"] != "true" or each["same"] == "false"]
-    shares = [float(each["share"]) for each in lines]
-    return Row(bundle.manifest.name, precision, "browser", len(lines) - len(failed), len(lines), max(shares, default=None), " ".join(failed[:1]))
-
-
-ENGINES = {
-    "onnxruntime": of_onnxruntime,
-    "onnxruntime, one size": at_one_size,
-    ".ort": of_ort_format,
-    "openvino": of_openvino,
-    "openvino, one size": of_openvino_at_one_size,
-    "node": of_node,
-    "browser": of_browser,
-}
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bundles", type=Path, nargs="+")
-    parser.add_argument("--engine", choices=list(ENGINES), action="append", help="this one alone; may be given several times")
-    parser.add_argument("--json", action="store_true")
-    given = parser.parse_args()
-    for name in [each for each in ENGINES if given.engine and each not in given.engine]:
-        del ENGINES[name]
-    rows = [row for folder in given.bundles for row in rows_of(folder)]
-    if given.json:
-        print(json.dumps([asdict(each) for each in rows]))
-    else:
-        print("| bundle | variant | engine | agree | largest, of the range | first failure |\n|---|---|---|---|---|---|")
-        for each in rows:
-            share = "" if each.share is None else f"{each.share:.1e}"
-            print(f"| {each.bundle} | {each.precision} | {each.engine} | {f'{each.passed} of {each.total}' if each.total else ''} | {share} | {each.why} |")
-    return 0 if all(each.passed == each.total for each in rows) else 1
+def main(request: dict[str, Any]) -> None:
+    pixels = np.ascontiguousarray(np.load(request["images"])[: request["batch"]])
+    call = {"edgeport": edgeport, "onnxruntime": onnxruntime, "openvino": openvino, "torch": torch}[request["kind"]](request, pixels)
+    answer = call()
+    np.save(request["answer"], np.asarray(answer[0] if isinstance(answer, list) else next(iter(answer.values())) if isinstance(answer, Mapping) else answer))
+    if "every" in request:
+        np.savez(request["every"], *_answers(call, pixels, np.load(request["images"])))
+    call()
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        call()
+        spent: list[float] = []
+        end = time.perf_counter() + request["seconds"]
+        while len(spent) < LEAST_CALLS or time.perf_counter() < end:
+            start = time.perf_counter()
+            call()
+            spent.append((time.perf_counter() - start) * 1e3)
+        print(sorted(spent)[len(spent) // 2], flush=True)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main(json.loads(sys.argv[1]))
