@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from edgeport_export import verify
+from edgeport_export.network.image_hash import pixels_sha256
 from edgeport_export.report.page import Subject, report_page
-from edgeport_export.validation.quality import pixels_sha256
 from edgeport_runtime import Bundle
 from edgeport_runtime.bundle import EVIDENCE
 from edgeport_runtime.json_text import strict_json
@@ -132,6 +132,19 @@ def test_pointing_at_a_module_or_stepping_to_it_shows_its_figures(browser: Any, 
     modules[2].focus()
     assert [each.is_visible() for each in cards][:3] == [False, False, True]
     page.context.close()
+
+
+def test_every_chart_is_there_and_has_its_words(browser: Any, pages: dict[str, Path]) -> None:
+    expected = {
+        "a generator": {"tradeoff", "parity", "plan", "order", "curve", "recovery", "clipping"},
+        BESIDE: {"stages", "tradeoff", "parity", "plan", "order"},
+    }
+    for name, charts in expected.items():
+        page, *_ = opened(browser, pages[name], 1280, "light")
+        for chart in charts:
+            drawing = page.query_selector(f"svg[aria-labelledby=b1-{chart}-chart-says]")
+            assert drawing.is_visible() and len(page.query_selector(f"#b1-{chart}-chart-says").text_content()) > 30, chart
+        page.context.close()
 
 
 def test_the_network_can_be_stepped_through_with_the_keyboard(browser: Any, pages: dict[str, Path]) -> None:

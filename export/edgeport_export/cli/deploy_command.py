@@ -69,7 +69,7 @@ def mlserver(
     from edgeport_export.deploy.mlserver import deploy_mlserver
 
     console.say(f"written: {deploy_mlserver(Bundle(bundle), out, name=name, precision=precision, force=force)}")
-    console.say(f"cd {quote(str(out))} && pip install -r requirements.txt && mlserver start .")
+    console.say(f"pip install -r {quote(str(out / 'requirements.txt'))}, beside the runtime; then: mlserver start {quote(str(out))}")
 
 
 @deploy.command()

@@ -7,7 +7,7 @@ from pathlib import Path
 from edgeport_export.bundle.staging import free_place
 from edgeport_export.model_libraries import is_library_name
 from edgeport_export.network.contract_files import read_labels
-from edgeport_export.network.contracts import ImageTask, parse_axes, with_axes
+from edgeport_export.network.contracts import ImageTask, at_size, parse_axes, with_axes
 from edgeport_export.network.preflight import check_modules
 from edgeport_export.options import ExportOptions
 from edgeport_export.pipeline import export_bundle
@@ -176,19 +176,10 @@ def _library_source(job: ExportJob) -> NetworkSource:
 
     def changed(task: ImageTask) -> ImageTask:
         axes = parse_axes(job.dynamic) if job.dynamic is not None else task.axes
-        return replace(task, axes=axes, labels=labels or task.labels, pixels=_at_size(task.pixels, described.size_px))
+        return replace(task, axes=axes, labels=labels or task.labels, pixels=at_size(task.pixels, described.size_px))
 
     asked = {"weights_key": job.weights_key, "strip_prefix": job.strip_prefix, "random_weights": job.random_weights}
     return load_factory(job.name, job.checkpoint, changed, classes=len(labels) or None, **asked)  # type: ignore[arg-type]
-
-
-def _at_size(pixels: Pixels, size_px: tuple[int, int] | None) -> Pixels:
-    """The same preprocessing at another size; the shorter side that is cropped from keeps its proportion."""
-    if size_px is None:
-        return pixels
-    shorter = pixels.resize_shorter_px
-    scaled = None if shorter is None else round(shorter * min(size_px) / min(pixels.height, pixels.width))
-    return replace(pixels, height=size_px[0], width=size_px[1], resize_shorter_px=scaled)
 
 
 def _source(job: ExportJob) -> NetworkSource:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,12 +12,13 @@ from typing import Any
 from edgeport_export.bundle.staging import Kind, reserved, staged
 from edgeport_runtime import Bundle, FormatError, InputError, __version__
 from edgeport_runtime.bundle import MANIFEST
-from edgeport_runtime.manifest import Variant
+from edgeport_runtime.engine import has_rows
+from edgeport_runtime.manifest import MOST_BYTES, Variant
 from edgeport_runtime.regular_files import read_regular, read_text
 
 MARK = "deployment.json"
 DEPLOYMENT = Kind("deployment", MARK)
-MOST_BYTES = 2**31
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # of a model on a server: it is a folder's name, and a part of addresses
 
 
 @contextmanager
@@ -76,3 +78,18 @@ def chosen_variant(bundle: Bundle, precision: str | None, *, batch: int = 1) -> 
     if name not in held:
         raise InputError(f"{bundle.folder} holds no {name}: give one of {', '.join(held)} (--precision)")
     return bundle.variant(name)
+
+
+def served_name(bundle: Bundle, name: str | None) -> str:
+    """Of the model on a server: `name`, or the bundle's without what such names cannot have. Raises InputError for another name."""
+    if name is None:
+        return re.sub(r"[^A-Za-z0-9_.-]+", "-", bundle.manifest.name).strip("-.") or "model"
+    if not NAME.fullmatch(name):
+        raise InputError(f"a model's name is of letters, digits and any of _.-, got {name!r}")
+    return name
+
+
+def gathered_batch(bundle: Bundle) -> int:
+    """The largest batch that a server may make of single images; 0 if the export compared none alone and among others."""
+    contract = bundle.manifest.contract
+    return contract.largest_batch if has_rows(contract) else 0

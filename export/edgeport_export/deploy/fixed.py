@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from edgeport_export.errors import ExportError, ParityError
+from edgeport_export.network.contracts import at_size
 from edgeport_export.rewrites.graph import GraphEditor
-from edgeport_runtime import Bundle, Contract, InputError, Pixels, SessionOptions
+from edgeport_runtime import Bundle, Contract, InputError, SessionOptions
 from edgeport_runtime.comparison import Comparison
 from edgeport_runtime.device import open_session
 from edgeport_runtime.errors import first_line
@@ -161,18 +162,10 @@ def _branch(node: onnx.NodeProto, condition: bool) -> list[onnx.NodeProto]:
 def fixed_contract(contract: Contract, model: onnx.ModelProto) -> Contract:
     """The same promise for these sizes alone."""
     shapes = {each.name: tuple(size.dim_value for size in each.type.tensor_type.shape.dim) for each in (*model.graph.input, *model.graph.output)}
-    inputs = tuple(replace(each, shape=shapes[each.name], pixels=_sized(each.pixels, shapes[each.name])) for each in contract.inputs)
+    inputs = tuple(
+        replace(each, shape=shapes[each.name], pixels=None if each.pixels is None else at_size(each.pixels, shapes[each.name][1:3])) for each in contract.inputs
+    )
     return replace(contract, axes={}, inputs=inputs, outputs=tuple(replace(each, shape=shapes[each.name]) for each in contract.outputs))
-
-
-def _sized(pixels: Pixels | None, shape: tuple[int, ...]) -> Pixels | None:
-    """The same preprocessing at the size that is left; the shorter side that is cropped from keeps its proportion."""
-    if pixels is None:
-        return None
-    height, width = shape[1:3]
-    shorter = pixels.resize_shorter_px
-    scaled = None if shorter is None else round(shorter * min(height, width) / min(pixels.height, pixels.width))
-    return replace(pixels, height=height, width=width, resize_shorter_px=scaled)
 
 
 def _compared(model: bytes, golden: Sequence[GoldenSet]) -> list[Comparison]:

@@ -9,12 +9,13 @@ from numpy.typing import NDArray
 
 from edgeport_runtime import Bundle, load
 from edgeport_runtime.comparison import Comparison, compare
-from edgeport_runtime.contract import Contract, Input, Output
-from edgeport_runtime.engine import Arrays
+from edgeport_runtime.contract import Contract
+from edgeport_runtime.engine import Arrays, has_rows
 from edgeport_runtime.golden_inputs import case_inputs, formula_inputs
 from edgeport_runtime.manifest import Tolerance
 
 PYTORCH = "PyTorch's stored outputs"
+BATCH = "batch"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,15 +84,15 @@ def sizes_of(contract: Contract, inputs: Mapping[str, Any]) -> dict[str, int]:
 def _parts(given: GoldenSet, contract: Contract, sizes: Mapping[str, int]) -> Iterator[GoldenSet]:
     """The case if it has these sizes; one with a larger batch gives several."""
     own = sizes_of(contract, given.inputs)
-    rows = batch_axis(contract)
-    others = {axis for axis in own if axis != rows}
-    if any(own[axis] != sizes[axis] for axis in others) or (rows is None and own != dict(sizes)):
+    if any(own[axis] != sizes[axis] for axis in own if axis != BATCH):
         return
-    if rows is None or own[rows] == sizes[rows]:
+    if own.get(BATCH) == sizes.get(BATCH):
         yield given
         return
-    for start in range(0, own[rows] - sizes[rows] + 1, sizes[rows]):
-        part = slice(start, start + sizes[rows])
+    if not has_rows(contract):
+        return
+    for start in range(0, own[BATCH] - sizes[BATCH] + 1, sizes[BATCH]):
+        part = slice(start, start + sizes[BATCH])
         yield GoldenSet(
             name=f"{given.name}_{start}",
             inputs={name: values[part] for name, values in given.inputs.items()},
@@ -100,11 +101,3 @@ def _parts(given: GoldenSet, contract: Contract, sizes: Mapping[str, int]) -> It
             tolerance=given.tolerance,
             against=given.against,
         )
-
-
-def batch_axis(contract: Contract) -> str | None:
-    """The first axis of every input and output, if they share one that is dynamic: then images do not depend on each other's place in the batch."""
-    ends: tuple[Input | Output, ...] = (*contract.inputs, *contract.outputs)
-    first = {each.shape[0] if each.shape else None for each in ends}
-    (axis,) = first if len(first) == 1 else (None,)
-    return axis if isinstance(axis, str) else None

@@ -1,7 +1,7 @@
 """A folder for MLServer, which speaks the Open Inference Protocol: settings, a small runtime, and the bundle as it is.
 
     FOLDER/settings.json              the server's
-    FOLDER/requirements.txt
+    FOLDER/requirements.txt           beside the runtime's own
     FOLDER/NAME/model-settings.json   the model's
     FOLDER/NAME/runtime.py            arrays in, arrays out; gathers requests into batches
     FOLDER/NAME/bundle/               the bundle, whose golden cases run before the server is ready
@@ -10,15 +10,13 @@ Clients should use gRPC: MLServer refuses the protocol's binary tensors over HTT
 """
 
 import json
-import re
 import shutil
 from pathlib import Path
 
-from edgeport_runtime import Bundle, InputError, __version__
+from edgeport_runtime import Bundle, __version__
 
-from .deployment import chosen_variant, deployment
+from .deployment import chosen_variant, deployment, gathered_batch, served_name
 from .script_files import ASSETS
-from .triton import NAME, largest_batch
 
 VERSION = "1.7.1"
 PORTS = {"http_port": 8080, "grpc_port": 8081, "metrics_port": 8082}
@@ -29,10 +27,7 @@ def deploy_mlserver(bundle: Bundle, out: Path, *, name: str | None = None, preci
 
     Raises InputError, OutputError.
     """
-    name = name or re.sub(r"[^A-Za-z0-9_.-]+", "-", bundle.manifest.name).strip("-.") or "model"
-    if not NAME.fullmatch(name):
-        raise InputError(f"a model's name is of letters, digits and any of _.-, got {name!r}")
-    batch = largest_batch(bundle.manifest.contract)
+    name, batch = served_name(bundle, name), gathered_batch(bundle)
     taken = chosen_variant(bundle, precision, batch=batch or 1).precision
     server = {"parallel_workers": 0, "debug": False, **PORTS}  # in one process: onnxruntime has its own threads
     model = {
@@ -42,7 +37,7 @@ def deploy_mlserver(bundle: Bundle, out: Path, *, name: str | None = None, preci
     }
     with deployment(out, "mlserver", bundle, taken, force=force) as folder:
         (folder / "settings.json").write_text(json.dumps(server, indent=1) + "\n", encoding="utf-8")
-        (folder / "requirements.txt").write_text(f"mlserver=={VERSION}\nedgeport-runtime[cpu]=={__version__}\n", encoding="utf-8")
+        (folder / "requirements.txt").write_text(f"mlserver=={VERSION}\n", encoding="utf-8")
         (folder / name).mkdir()
         (folder / name / "model-settings.json").write_text(json.dumps(model, indent=1) + "\n", encoding="utf-8")
         shutil.copyfile(ASSETS / "mlserver_runtime.py", folder / name / "runtime.py")

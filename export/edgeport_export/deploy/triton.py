@@ -10,7 +10,6 @@ and whenever somebody asks (`edgeport deploy check`). Optimization stays as Trit
 triton-inference-server/onnxruntime_backend).
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,11 @@ from numpy.typing import NDArray
 from edgeport_export.errors import ExportError
 from edgeport_runtime import Bundle, Contract, ContractError, InputError
 from edgeport_runtime.contract import METADATA_KEY
+from edgeport_runtime.engine import has_rows
 from edgeport_runtime.golden_inputs import formula_inputs
 
-from .deployment import chosen_variant, deployment
-from .golden_sets import batch_axis, stored_sets
+from .deployment import chosen_variant, deployment, gathered_batch, served_name
+from .golden_sets import stored_sets
 from .text_format import Block, TextFormatError, quoted, read_blocks
 
 TYPES: dict[int, str] = {
@@ -41,11 +41,11 @@ TYPES: dict[int, str] = {
     onnx.TensorProto.INT64: "TYPE_INT64",
     onnx.TensorProto.BOOL: "TYPE_BOOL",
 }
+ITEM_BYTES = {name: onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize for kind, name in TYPES.items()}
 CONFIG, MODEL, LABELS, WARMUP = "config.pbtxt", "1/model.onnx", "labels.txt", "warmup"
 SINGLE, DELAY = ("name", "backend", "platform", "max_batch_size", "dynamic_batching", "version_policy"), "max_queue_delay_microseconds"
 INSTANCE_KINDS = ("KIND_AUTO", "KIND_CPU", "KIND_GPU", "KIND_MODEL")
 DELAY_US = 500  # for which a request may wait for others
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 def deploy_triton(
@@ -65,12 +65,10 @@ def deploy_triton(
     Raises InputError, OutputError, and ExportError if the configuration does not fit the file.
     """
     contract = bundle.manifest.contract
-    name = name or re.sub(r"[^A-Za-z0-9_.-]+", "-", bundle.manifest.name).strip("-.") or "model"
-    if not NAME.fullmatch(name):
-        raise InputError(f"a model's name is of letters, digits and any of _.-, got {name!r}")
+    name = served_name(bundle, name)
     if instances < 1 or delay_us < 0:
         raise InputError(f"expected at least one instance and a delay of at least 0 µs, got {instances} and {delay_us}")
-    batch = largest_batch(contract)
+    batch = gathered_batch(bundle)
     variant = chosen_variant(bundle, precision or ("fp32" if gpu else None), batch=batch or 1)
     model = bundle.read(variant)
     graph = onnx.load_from_string(model)
@@ -89,12 +87,6 @@ def deploy_triton(
         if contract.labels:
             (place / LABELS).write_text("".join(f"{' '.join(label.split())}\n" for label in contract.labels), encoding="utf-8")
     return out / name
-
-
-def largest_batch(contract: Contract) -> int:
-    """0 if inputs and outputs do not share a first axis that is dynamic: then Triton forms no batches."""
-    axis = batch_axis(contract)
-    return 0 if axis is None else contract.axes[axis].high
 
 
 def config(
@@ -162,7 +154,7 @@ def _promised_batch(model: onnx.ModelProto) -> int | None:
     """From the contract that edgeport's files carry; None in others."""
     stored = {each.key: each.value for each in model.metadata_props}.get(METADATA_KEY)
     try:
-        return None if stored is None else largest_batch(Contract.from_json(stored))
+        return None if stored is None else Contract.from_json(stored).largest_batch
     except ContractError:
         return None
 
@@ -197,7 +189,7 @@ def _file_faults(read: Block, place: Path) -> list[str]:
             if "input_data_file" not in value:
                 continue
             file = place / WARMUP / str(value["input_data_file"][0])
-            wanted = int(np.prod([int(each) for each in value.get("dims", [])])) * SIZES[str(_first(value, "data_type"))]
+            wanted = int(np.prod([int(each) for each in value.get("dims", [])])) * ITEM_BYTES[str(_first(value, "data_type"))]
             held = file.stat().st_size if file.is_file() else None
             if held != wanted:
                 found.append(f"the warm-up file {file.name} has {'no' if held is None else f'{held:,}'} bytes, expected {wanted:,}")
@@ -214,20 +206,6 @@ def _tensor_faults(kind: str, given: Block, value: onnx.ValueInfoProto, batch: i
     elif (dims := [int(each) for each in given.get("dims", [])]) != _dims(value, batch):
         found.append(f"{kind} {value.name!r} has the dims {dims}, the ONNX file has {_dims(value, batch)}{' after the batch' if batch else ''}")
     return found
-
-
-SIZES = {
-    "TYPE_FP32": 4,
-    "TYPE_FP64": 8,
-    "TYPE_FP16": 2,
-    "TYPE_UINT8": 1,
-    "TYPE_INT8": 1,
-    "TYPE_UINT16": 2,
-    "TYPE_INT16": 2,
-    "TYPE_INT32": 4,
-    "TYPE_INT64": 8,
-    "TYPE_BOOL": 1,
-}
 
 
 def _type(value: onnx.ValueInfoProto) -> str:
@@ -250,7 +228,7 @@ def _warmup(bundle: Bundle, precision: str) -> dict[str, Any]:
     contract, stored = bundle.manifest.contract, stored_sets(bundle, precision)
     smallest = {name: each.low for name, each in contract.axes.items()}
     inputs: Mapping[str, NDArray[Any]] = stored[0].inputs if stored else formula_inputs(contract, smallest)
-    return {name: values[:1] if largest_batch(contract) else values for name, values in inputs.items()}
+    return {name: values[:1] if has_rows(contract) else values for name, values in inputs.items()}
 
 
 def _blocks(read: Block, key: str) -> Sequence[Block]:

@@ -267,3 +267,12 @@ def with_axes(contract: Contract, axes: Mapping[str, Range]) -> Contract:
         inputs=tuple(replace(each, shape=settled(each.shape)) for each in contract.inputs),
         outputs=tuple(replace(each, shape=settled(each.shape)) for each in contract.outputs),
     )
+
+
+def at_size(pixels: Pixels, size_px: tuple[int, int] | None) -> Pixels:
+    """The same preprocessing at another size; the shorter side that is cropped from keeps its proportion."""
+    if size_px is None:
+        return pixels
+    shorter = pixels.resize_shorter_px
+    scaled = None if shorter is None else round(shorter * min(size_px) / min(pixels.height, pixels.width))
+    return replace(pixels, height=size_px[0], width=size_px[1], resize_shorter_px=scaled)

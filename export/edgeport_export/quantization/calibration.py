@@ -20,6 +20,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from edgeport_export.network.image_hash import shape_and_bytes
 from edgeport_export.rewrites.graph import Ranges
 from edgeport_runtime import Contract, Example
 from edgeport_runtime.engine import Arrays
@@ -152,11 +153,6 @@ def pixel_arrays(contract: Contract, examples: Sequence[Example], size_px: tuple
     sources = [example.source for example in examples]
     for _, pixels, _ in pixel_batches(sources, contract, size_px=size_px, prepared_at_once=CALIBRATION_BATCH):
         yield {contract.inputs[0].name: pixels}
-
-
-def shape_and_bytes(pixels: NDArray[Any]) -> bytes:
-    """What a hash over images takes of a batch."""
-    return repr(pixels.shape).encode() + pixels.tobytes()
 
 
 def calibrate(

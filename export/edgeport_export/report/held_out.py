@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from edgeport_export.validation.quality import pixels_sha256
+from edgeport_export.network.image_hash import pixels_sha256
 from edgeport_runtime import Example, InputError
 from edgeport_runtime.images import Pixel, prepare
 

@@ -1,6 +1,5 @@
 """Quality on held-out examples: PyTorch, fp32 and int8 side by side, and how many answers changed."""
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from edgeport_export.errors import ExportError
 from edgeport_export.import_string import imported, name_of
+from edgeport_export.network.image_hash import pixels_sha256
 from edgeport_export.network.reference import TorchReference
 from edgeport_runtime import Contract, Example, Quality
 from edgeport_runtime.engine import Arrays, Engine
@@ -95,11 +95,6 @@ class QualityReport:
 def _changed(first: Quality, other: Quality) -> list[int]:
     """Indices of the images with other answers, those of which `first` was surest before the others."""
     return sorted((i for i, answer in enumerate(other.answers) if answer != first.answers[i]), key=lambda i: -first.margins[i])
-
-
-def pixels_sha256(pixels: Pixel) -> str:
-    """Of one image as the network takes it: tells whether somebody has the same one, and not what it shows."""
-    return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
 
 
 def drop(before: Quality, after: Quality) -> float:

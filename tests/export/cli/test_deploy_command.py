@@ -19,7 +19,7 @@ CLASSIFIER = str(FIXTURES / "format2" / "classifier")
             "fp32 at batch 2, height 24, width 20; 1 golden output agrees with the bundle's own fp32, since it holds no case of this size",
         ),
         ("triton", ["--name", "mine", "--instances", "2"], "tritonserver --model-repository"),
-        ("mlserver", ["--name", "mine"], "mlserver start ."),
+        ("mlserver", ["--name", "mine"], "beside the runtime; then: mlserver start"),
         ("node", ["--precision", "int8"], "npm install && node main.mjs check"),
     ],
 )

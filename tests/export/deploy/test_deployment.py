@@ -3,12 +3,13 @@
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from edgeport_export import OutputError
-from edgeport_export.deploy.deployment import MARK, chosen_variant, deployment, read_deployment
+from edgeport_export.deploy.deployment import MARK, chosen_variant, deployment, gathered_batch, read_deployment, served_name
 from edgeport_runtime import Bundle, FormatError, InputError
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
@@ -97,3 +98,25 @@ def test_the_variant_is_the_named_one_or_what_auto_takes() -> None:
     assert chosen_variant(BUNDLE, None, batch=8).precision == BUNDLE.manifest.auto.taken(8)
     with pytest.raises(InputError, match=r"holds no fp16: give one of fp32, int8 \(--precision\)"):
         chosen_variant(BUNDLE, "fp16")
+
+
+def test_a_server_gathers_single_images_only_where_the_export_compared_them() -> None:
+    assert gathered_batch(BUNDLE) == 8
+    bundle = Bundle(BUNDLE.folder)
+    contract = bundle.manifest.contract
+    first = (replace(contract.outputs[0], shape=("height", 3)),)
+    bundle.manifest = replace(bundle.manifest, contract=replace(contract, task="tensors", labels=(), outputs=(replace(first[0], kind="tensor"),)))
+    assert gathered_batch(bundle) == 0
+
+
+@pytest.mark.parametrize(
+    ("stored", "given", "expected"),
+    [("tiny", None, "tiny"), ("My model (\N{LATIN SMALL LETTER U WITH DIAERESIS})", None, "My-model"), ("///", None, "model"), ("x", "y", "y")],
+)
+def test_a_server_calls_a_model_by_a_plain_name(stored: str, given: str | None, expected: str) -> None:
+    bundle = Bundle(BUNDLE.folder)
+    bundle.manifest = replace(bundle.manifest, name=stored)
+    assert served_name(bundle, given) == expected
+    for other in ("", "a b", "../x", ".hidden"):
+        with pytest.raises(InputError, match=r"a model's name is of letters, digits and any of _\.-, got"):
+            served_name(bundle, other)

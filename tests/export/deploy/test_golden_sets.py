@@ -3,9 +3,8 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
 
-from edgeport_export.deploy.golden_sets import PYTORCH, batch_axis, sets_at, sizes_of, stored_sets
+from edgeport_export.deploy.golden_sets import PYTORCH, sets_at, sizes_of, stored_sets
 from edgeport_runtime import Bundle, load
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "format2"
@@ -54,8 +53,3 @@ def test_where_there_is_none_the_bundles_variant_answers() -> None:
     with load(FIXTURES / "classifier", precision="fp32") as model:
         np.testing.assert_array_equal(made.expected["logits"], model.raw(**made.inputs)["logits"])
     assert sizes_of(CLASSIFIER.manifest.contract, made.inputs) == sizes
-
-
-@pytest.mark.parametrize("bundle", [CLASSIFIER, GENERATOR], ids=["classifier", "generator"])
-def test_images_share_their_first_axis(bundle: Bundle) -> None:
-    assert batch_axis(bundle.manifest.contract) == "batch"

@@ -7,7 +7,7 @@ import pytest
 
 from edgeport_export.deploy.deployment import read_deployment
 from edgeport_export.deploy.mlserver import VERSION, deploy_mlserver
-from edgeport_runtime import Bundle, InputError, __version__, load
+from edgeport_runtime import Bundle, InputError, load
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "format2"
 CLASSIFIER = Bundle(FIXTURES / "classifier")
@@ -19,7 +19,7 @@ def test_settings_runtime_and_the_bundle_itself(tmp_path: Path) -> None:
     assert (model["name"], model["implementation"]) == ("tiny", "runtime.BundleModel")
     assert model["parameters"]["extra"] == {"precision": "int8", "batch": CLASSIFIER.manifest.contract.axes["batch"].high}
     assert json.loads((folder / "settings.json").read_text())["parallel_workers"] == 0
-    assert (folder / "requirements.txt").read_text().split() == [f"mlserver=={VERSION}", f"edgeport-runtime[cpu]=={__version__}"]
+    assert (folder / "requirements.txt").read_text().split() == [f"mlserver=={VERSION}"]
     with load(folder / "tiny" / "bundle", precision="int8") as copied:
         assert copied.check()
     assert Bundle(folder / "tiny" / "bundle").sha256 == CLASSIFIER.sha256 and read_deployment(folder).altered == ()

@@ -68,8 +68,11 @@ def test_what_protobuf_writes_is_read(data: dict[str, str | int]) -> None:
 
 
 @given(st.text(alphabet='ab1-:{}[]<>,;"# \n', max_size=30))
-def test_no_text_ends_in_anything_else(text: str) -> None:
+def test_any_other_text_is_read_or_refused_with_a_line_that_it_has(text: str) -> None:
     try:
-        read_blocks(text)
-    except TextFormatError:
-        return
+        found = read_blocks(text)
+    except TextFormatError as error:
+        line = int(str(error).removeprefix("line ").partition(":")[0])
+        assert 1 <= line <= text.count("\n") + 1
+    else:
+        assert all(key.isidentifier() and values for key, values in found.items()) or any(values == [] for values in found.values())

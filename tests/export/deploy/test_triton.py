@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 from edgeport_export import ExportError
 from edgeport_export.deploy import triton
 from edgeport_export.deploy.text_format import read_blocks
-from edgeport_export.deploy.triton import config_faults, deploy_triton, largest_batch, repository_faults
+from edgeport_export.deploy.triton import config_faults, deploy_triton, repository_faults
 from edgeport_runtime import Bundle, InputError
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "format2"
@@ -109,7 +109,6 @@ def test_without_a_common_first_axis_there_are_no_batches() -> None:
     read = read_blocks(text)
     assert read["max_batch_size"] == [0] and read["input"][0]["dims"] == [2, 3] and "dynamic_batching" not in read and config_faults(text, model) == []
     assert config_faults(text.replace("max_batch_size: 0", "max_batch_size: 4"), model)[0].startswith("input 'x' has no first axis that is dynamic")
-    assert largest_batch(CLASSIFIER.manifest.contract) == 8
 
 
 @pytest.mark.parametrize(
@@ -127,7 +126,7 @@ def test_bad_input_is_one_sentence(given: dict[str, object], message: str, tmp_p
 
 
 def test_a_configuration_that_does_not_fit_is_never_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triton, "largest_batch", lambda contract: -3)
+    monkeypatch.setattr(triton, "gathered_batch", lambda bundle: -3)
     with pytest.raises(ExportError, match="the configuration does not fit the file, so nothing was written: max_batch_size is -3"):
         deploy_triton(CLASSIFIER, tmp_path / "r")
     assert not (tmp_path / "r").exists()

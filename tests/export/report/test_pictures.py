@@ -10,10 +10,10 @@ from types import ModuleType
 import numpy as np
 from PIL import Image
 
+from edgeport_export.network.image_hash import pixels_sha256
 from edgeport_export.report.facts import BundleFacts
 from edgeport_export.report.held_out import HeldOutImages
 from edgeport_export.report.pictures import DIFFERENCE, MOST_IMAGES, _row, changed_rows, picture_rows
-from edgeport_export.validation.quality import pixels_sha256
 from edgeport_runtime import Bundle, Detections, Example, Segmentation
 from edgeport_runtime.bundle import EVIDENCE
 

@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeport_export.quantization.calibration import CALIBRATION_BATCH, pixel_arrays, shape_and_bytes
+from edgeport_export.network.image_hash import shape_and_bytes
+from edgeport_export.quantization.calibration import CALIBRATION_BATCH, pixel_arrays
 from edgeport_export.quantization.qdq import shaped, with_pairs
 from edgeport_export.quantization.variants import Names, QuantizableGraph
 from edgeport_export.rewrites.graph import GraphEditor, Ranges
