@@ -1,4 +1,5 @@
 import json
+import math
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -163,3 +164,10 @@ def test_the_schema_has_the_fields_of_the_classes(name: str, kind: Any) -> None:
     described, names = SCHEMA["$defs"][name], {each.name for each in fields(kind)}
     assert set(described["properties"]) == names and set(described["required"]) == names - ONLY_SOME_HAVE.get(name, set())
     assert set(SCHEMA["$defs"]["format2"]["properties"]) == {each.name for each in fields(Manifest)} | {"sha256"}
+
+
+@pytest.mark.parametrize("number", [math.inf, -math.inf, math.nan])
+def test_a_number_that_json_has_not_is_never_written(number: float) -> None:
+    manifest = Bundle(Path(__file__).parents[1] / "fixtures" / "format2" / "classifier").manifest
+    with pytest.raises(ValueError, match="JSON"):
+        replace(manifest, provenance={"figure": number}).to_json()  # type: ignore[dict-item]

@@ -15,7 +15,7 @@ from edgeport_export.errors import ExportError
 from edgeport_export.network.reference import weights_sha256
 from edgeport_export.quantization.plan import plan_from_dict
 from edgeport_runtime import Bundle
-from edgeport_runtime.manifest import FORMAT
+from edgeport_runtime.manifest import FORMAT, Manifest
 
 pytestmark = pytest.mark.usefixtures("fixed_latencies")
 
@@ -66,6 +66,15 @@ def test_a_number_that_json_cannot_hold_leaves_no_bundle(
     with pytest.raises(ExportError, match=r"the bundle that was made cannot be read \(.*; this is a fault of edgeport: please report it"):
         make_bundle(tmp_path / "b", options=ExportOptions(precisions=("fp32",)), held_out=())
     assert not (tmp_path / "b").exists() and not [each for each in tmp_path.iterdir() if each.is_dir()]
+
+
+def test_what_the_runtime_would_refuse_is_read_before_it_is_put_in_place(
+    make_bundle: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Manifest, "to_json", lambda self: "{}\n")
+    with pytest.raises(ExportError, match=r"the bundle that was made cannot be read \(.*; this is a fault of edgeport: please report it"):
+        make_bundle(tmp_path / "b", options=ExportOptions(precisions=("fp32",)), held_out=())
+    assert not (tmp_path / "b").exists()
 
 
 def test_a_manifest_that_was_just_written_fits_its_schema(tiny_bundle: Path) -> None:
