@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-long parity-faults test-lowest lint docs zoo kernels noise bench bench-accuracy bench-runtime engines serve soak fuzz kills sbom cuda aarch64 clean
+.PHONY: demo test test-long parity-faults test-lowest lint docs zoo kernels noise bench bench-accuracy bench-runtime bench-map engines serve soak fuzz kills sbom cuda aarch64 clean
 
 # Rebuilt when a dependency list changes; pip is upgraded first because Python 3.11's own has no --group.
 $(VENV)/installed: pyproject.toml runtime/pyproject.toml
@@ -43,6 +43,11 @@ test-long: $(VENV)/installed
 serve: $(VENV)/installed .venv-deploy/installed
 	$(BIN)/edgeport deploy mlserver demo/bundles/cnn --out demo/mlserver --force
 	PYTHONPATH=runtime .venv-deploy/bin/python tests/bench/serve.py demo/mlserver
+
+# What workers on Ray cost and bring: `make bench-map BUNDLE=bundles/mine`.
+BUNDLE := examples/digits
+bench-map: $(VENV)/installed .venv-deploy/installed
+	$(BIN)/python tests/bench/ray_map.py $(BUNDLE)
 
 # Golden cases of the demo's bundles on every engine that is here.
 engines: $(VENV)/installed

@@ -137,10 +137,9 @@ def names_on_the_map(text: str) -> set[str]:
 
 
 def names_of_modules() -> set[str]:
-    """The top level of each package, and the modules of the runtime and of the networks."""
-    names = {path.stem for part in ("runtime", "models") for path in (ROOT / part / f"edgeport_{part}").glob("*.py")}
-    names |= {path.stem for path in (ROOT / "export" / "edgeport_export").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
-    return {name for name in names if not name.startswith("__")}
+    """The top level of each distribution: modules and packages."""
+    parts = [path for part in ("runtime", "models", "export") for path in (ROOT / part / f"edgeport_{part}").iterdir()]
+    return {path.stem for path in parts if (path.suffix == ".py" or (path / "__init__.py").exists()) and not path.name.startswith("__")}
 
 
 MAP = PAGES["architecture.md"].read_text()

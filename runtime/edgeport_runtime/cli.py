@@ -20,7 +20,7 @@ from .image_limits import FORMATS, LIMITS, ImageLimits
 from .json_text import printable, strict_json
 from .load_options import LATENCIES
 from .loading import load
-from .many_files import Format, Rows, find_files, fingerprint, predict_files
+from .many_files import Format, Rows, find_files, fingerprint, predict_files, require_answers
 from .model import Model
 from .regular_files import read_text
 from .result_files import find_places
@@ -68,16 +68,23 @@ def build_parser() -> argparse.ArgumentParser:
     command("check", _check, "re-run the golden cases of every variant that can run here; exit code 1 if one fails")
     predict = command("predict", _predict, "predict images, in order; exit code 1 if one of them cannot be read")
     predict.add_argument("images", nargs="+", help="image files, folders of them, or globs")
-    predict.add_argument("--top", type=int, default=3, help="classes to list for each image")
     predict.add_argument("--out", type=Path, help="a file for rows of labels, boxes or values; a folder for answers that are images, masks, maps or embeddings")
     predict.add_argument("--format", choices=("text", "jsonl", "csv"), help="of the rows; by the name of --out, or text, if left out")
     predict.add_argument("--resume", action="store_true", help="go on in --out: images that were answered are left out, failed ones are tried again")
     predict.add_argument("--tile", type=int, metavar="PIXELS", help="run images at their own size, in overlapping tiles of that side (images, masks)")
     predict.add_argument("--draw", type=Path, metavar="FOLDER", help="write a picture of each answer there: boxes, masks, labels, points over the image")
-    predict.add_argument("--min-score", type=float, metavar="SCORE", help="detections below it are left out, 0..1; pictures begin at 0.3 without it")
+    mapped = command("map", _map, "answer very many images into Parquet files, here or by workers on Ray; exit code 1 if one of them cannot be read")
+    mapped.add_argument("images", nargs="+", metavar="SOURCE", help="images, folders, globs; lists of paths (.txt); Parquet files (.parquet)")
+    mapped.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="for the Parquet files")
+    mapped.add_argument("--ray", metavar="ADDRESS", help="workers on the Ray cluster there; local begins one on this machine; left out: this process")
+    mapped.add_argument("--workers", type=int, help="on Ray; each has --threads processors, one if left out; as many as fit if left out")
+    mapped.add_argument("--resume", action="store_true", help="go on in --out: images that were answered are left out, failed ones are tried again")
+    for each in (predict, mapped):
+        each.add_argument("--top", type=int, default=3, help="classes to list for each image")
+        each.add_argument("--min-score", type=float, metavar="SCORE", help="detections below it are left out, 0..1; pictures begin at 0.3 without it")
     quality = command("eval", _eval, "accuracy on class folders; PSNR and SSIM, or mean IoU of masks, on folders `input` and `target`; mAP on COCO annotations")
     quality.add_argument("data", help="folder:PATH")
-    for each in (predict, quality):
+    for each in (predict, mapped, quality):
         _add_image_limits(each)
     bench = command("bench", _bench, "milliseconds per call on this machine")
     bench.add_argument("--size", metavar="HEIGHTxWIDTH", help="pixels; the contract's size if left out")
@@ -114,8 +121,12 @@ def _size(text: str | None) -> tuple[int, int] | None:
 
 
 def _load(arguments: argparse.Namespace) -> Model:
+    return load(arguments.bundle, **_load_options(arguments))
+
+
+def _load_options(arguments: argparse.Namespace) -> dict[str, Any]:
     options = {name: getattr(arguments, name) for name in ("device", "precision", "batch", "threads", "latency", "split_batch", "manifest_sha256")}
-    return load(arguments.bundle, **options, image_limits=_image_limits(arguments))
+    return {**options, "image_limits": _image_limits(arguments)}
 
 
 def _image_limits(arguments: argparse.Namespace) -> ImageLimits:
@@ -182,10 +193,7 @@ def _predict(arguments: argparse.Namespace) -> int:
         raise InputError(f"the results of this model ({model.contract.task}) are written to files: name a folder for them with --out")
     if arguments.resume and arguments.out is None:
         raise InputError("--resume goes on in the results of an earlier call: name them with --out")
-    if arguments.top < 1:
-        raise InputError(f"top is the number of classes to list, a whole number of at least 1, got {arguments.top}")
-    if arguments.min_score is not None and not (0 <= arguments.min_score <= 1 and find_task(model.contract.task).needs_head):
-        raise InputError(f"--min-score is for detectors, and in 0..1, got {arguments.min_score:g} for the task {model.contract.task!r}")
+    require_answers(model.contract, top=arguments.top, min_score=arguments.min_score)
     files = find_files(arguments.images)
     file = None if files_out else arguments.out
     form: Format = arguments.format or ("jsonl" if arguments.json else "text" if file is None else "csv" if file.suffix == ".csv" else "jsonl")
@@ -212,6 +220,21 @@ def _counter(total: int) -> Callable[[int], None]:
             print(f"\r{done} of {total} images", end="\n" if done == total else "", file=sys.stderr, flush=True)
 
     return show
+
+
+def _map(arguments: argparse.Namespace) -> int:
+    try:
+        from .mapping.command import MapRequest, map_images
+    except ImportError as error:
+        raise InputError(f"map writes Parquet files, and {error.name} is not installed: pip install pyarrow") from error
+    given = {"bundle": Path(arguments.bundle), "sources": arguments.images, "out": arguments.out, "options": _load_options(arguments)}
+    given |= {name: getattr(arguments, name) for name in ("top", "min_score", "resume", "ray", "workers")}
+    outcome = map_images(MapRequest(**given), lambda done, total: _counter(total)(done))
+    if arguments.json:
+        _print(asdict(outcome))
+    else:
+        _print(f"{outcome.images} images are answered in {arguments.out}" + (f", {outcome.errors} of them with an error" if outcome.errors else ""))
+    return 1 if outcome.errors else 0
 
 
 def _eval(arguments: argparse.Namespace) -> int:

@@ -11,6 +11,8 @@ from glob import glob, has_magic  # a pattern may begin anywhere
 from pathlib import Path
 from typing import Any, Literal
 
+from .bundle import Bundle
+from .contract import Contract
 from .errors import ImageError, InputError
 from .images import SUFFIXES, image_files
 from .json_text import printable
@@ -18,6 +20,7 @@ from .model import Model
 from .predictions import Answer, Detections, Prediction, Values
 from .regular_files import read_text, what_is
 from .result_files import SIGN, File, draw, find_places, leave_sign, require_own, write
+from .tasks import find_task
 
 Format = Literal["text", "jsonl", "csv"]
 AS_NAMED = "surrogateescape"  # a file name need not be UTF-8, and is written as it is
@@ -27,9 +30,20 @@ COLUMNS = ("image", "label", "index", "score", "found", "out", "error", "model")
 
 def fingerprint(model: Model) -> str:
     """The bundle and the variant that answer: the beginning of the manifest's hash, and the precision."""
-    if model.bundle is None:
-        return model.precision
-    return f"{model.bundle.sha256[:12]} {model.precision}"
+    return model.precision if model.bundle is None else signature(model.bundle, model.precision)
+
+
+def signature(bundle: Bundle, precision: str) -> str:
+    """As `fingerprint`, of a bundle that is not loaded."""
+    return f"{bundle.sha256[:12]} {precision}"
+
+
+def require_answers(contract: Contract, *, top: int, min_score: float | None) -> None:
+    """Raises InputError if answers of this model cannot be asked for like that."""
+    if top < 1:
+        raise InputError(f"top is the number of classes to list, a whole number of at least 1, got {top}")
+    if min_score is not None and not (0 <= min_score <= 1 and find_task(contract.task).needs_head):
+        raise InputError(f"--min-score is for detectors, and in 0..1, got {min_score:g} for the task {contract.task!r}")
 
 
 def find_files(given: Sequence[str]) -> list[File]:
@@ -239,6 +253,15 @@ def _facts(answer: Answer | ImageError, place: Path | None) -> dict[str, Any]:
     """What a row holds beside the image's name. An answer that is a file is written."""
     if isinstance(answer, ImageError):
         return {"error": str(answer)}
+    found = facts(answer)
+    if found is None:
+        assert place is not None  # the caller names a folder for such tasks
+        return {"out": str(place if place.exists() else write(answer, place))}
+    return found
+
+
+def facts(answer: Answer) -> dict[str, Any] | None:
+    """An answer as JSON holds it; None if it is a file."""
     if isinstance(answer, Prediction):
         return asdict(answer)
     if isinstance(answer, Detections):
@@ -246,5 +269,4 @@ def _facts(answer: Answer | ImageError, place: Path | None) -> dict[str, Any]:
     if isinstance(answer, Values):
         arrays = {name: each.tolist() for name, each in answer.arrays.items()}
         return {"values": {"values": dict(answer.values), "points": dict(answer.points), "units": dict(answer.units), "arrays": arrays}}
-    assert place is not None  # the caller names a folder for such tasks
-    return {"out": str(place if place.exists() else write(answer, place))}
+    return None

@@ -1,5 +1,6 @@
 """Answers and pictures as files: where they go, whose they are, and that none is written over."""
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,15 +100,19 @@ def write(answer: Answer, place: Path, option: str = "--out") -> Path:
     part = place.with_name(f".{place.stem}.part{place.suffix}")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(answer, np.ndarray):
-            np.save(part, answer)
-        elif isinstance(answer, FloatMap):
-            np.save(part, answer.at_source())
-        elif isinstance(answer, Segmentation):
-            answer.to_image().save(part)
-        elif isinstance(answer, Image.Image):
-            answer.save(part)
+        part.write_bytes(as_file(answer))
         part.replace(place)
     except OSError as error:
         raise InputError(f"{place}: the result cannot be written ({error.strerror}); name another folder with {option}") from error
     return place
+
+
+def as_file(answer: Answer) -> bytes:
+    """What the file of an answer holds: PNG of images and masks, .npy of maps and embeddings."""
+    file = io.BytesIO()
+    if isinstance(answer, np.ndarray | FloatMap):
+        np.save(file, answer if isinstance(answer, np.ndarray) else answer.at_source())
+    else:
+        assert isinstance(answer, Segmentation | Image.Image)  # others are rows
+        (answer.to_image() if isinstance(answer, Segmentation) else answer).save(file, "PNG")
+    return file.getvalue()
