@@ -13,13 +13,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageCms
 
+from edgeport_export import ExportOptions, ImageTask, export_bundle
 from edgeport_export.deploy.mlserver import deploy_mlserver
 from edgeport_export.deploy.node import deploy_node
 from edgeport_export.deploy.triton import deploy_triton
 from edgeport_export.deploy.web import deploy_web
-from edgeport_runtime import Bundle, EdgeportError, load
+from edgeport_runtime import Bundle, DetectionHead, EdgeportError, Pixels, Range, load
 
 ROOT = Path(__file__).parents[1]
 BUNDLES = sorted((ROOT / "tests" / "fixtures" / "format2").iterdir())
@@ -31,6 +33,10 @@ from google.protobuf import json_format, text_format
 from tritonclient.grpc import model_config_pb2
 print(json_format.MessageToJson(text_format.Parse(open(sys.argv[1]).read(), model_config_pb2.ModelConfig()), preserving_proto_field_name=True))
 """
+YELLOW = """(canvas) => {
+  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  return data.filter((level, i) => i % 4 === 0 && level === 255 && data[i + 1] === 212 && data[i + 2] === 0).length;
+}"""
 pytestmark = pytest.mark.long
 spec = spec_from_file_location("golden_engines", ROOT / "tests" / "bench" / "golden_engines.py")
 assert spec is not None and spec.loader is not None
@@ -118,6 +124,48 @@ def test_the_page_answers_images_and_nothing_leaves_it(name: str, width: int, sc
         assert [(each["id"], each["nodes"][0]["html"]) for each in found if each["impact"] in ("serious", "critical")] == []
         assert console == [] and [each for each in asked if not each.startswith((address, "blob:", "data:"))] == []
         context.close()
+
+
+class ThreeBoxes(torch.nn.Module):
+    """Boxes that hardly depend on the image: two of them are sure, one is not."""
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        level = x.mean(dim=(1, 2, 3), keepdim=True)[..., 0]
+        boxes = torch.tensor([[4.0, 6.0, 30.0, 40.0], [50.0, 10.0, 90.0, 60.0], [40.0, 30.0, 50.0, 50.0]]) + level
+        return {"boxes": boxes, "scores": torch.tensor([[3.0, -9.0], [-9.0, 1.0], [-2.0, -9.0]]) + level}
+
+
+def test_boxes_are_drawn_over_the_picture_and_told_by_node(browser: Any, tmp_path: Path) -> None:
+    task = ImageTask(
+        task="detection",
+        pixels=Pixels(height=64, width=96, resize="letterbox"),
+        labels=("cat", "dog"),
+        detection=DetectionHead(),
+        axes={"batch": Range(low=1, high=4)},
+    )
+    bundle = export_bundle(ThreeBoxes().eval(), task, tmp_path / "bundle", options=ExportOptions(precisions=("fp32",)))
+    Image.fromarray(np.random.default_rng(3).integers(0, 256, (90, 60, 3), dtype=np.uint8)).save(tmp_path / "photo.png")
+    wanted = load(bundle.folder)(tmp_path / "photo.png")
+    try:
+        deploy_web(bundle, tmp_path / "page")
+        packages = engines.node_modules()
+    except (EdgeportError, engines.MissingError) as missing:
+        pytest.skip(f"missing here: {missing}")
+    with engines.served(tmp_path / "page") as address:
+        page = browser.new_page()
+        page.goto(address)
+        page.wait_for_selector("#status:text('Ready')", timeout=120_000)
+        page.set_input_files("#file", tmp_path / "photo.png")
+        page.wait_for_selector("#status:text-is('Answered.')", timeout=60_000)
+        shown = [f"{each.label}: {100 * each.score:.1f} %" for each in wanted if each.score >= 0.3]
+        assert [each.strip() for each in page.locator("#labels li").all_inner_texts()] == shown and len(shown) == 2 < len(wanted)
+        assert page.get_attribute("#picture", "aria-label").endswith("with cat 97 %; dog 81 %")
+        assert page.eval_on_selector("#picture", YELLOW) > 1000  # two boxes and their words
+        page.close()
+    deploy_node(bundle, tmp_path / "node")
+    (tmp_path / "node" / "node_modules").symlink_to(packages)
+    done = subprocess.run(["node", "main.mjs", "predict", tmp_path / "photo.png"], cwd=tmp_path / "node", capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [f"{each.label} {each.score:.4f} at {','.join(f'{side:.1f}' for side in each.box)}" for each in wanted]
 
 
 def test_what_the_page_does_not_take_is_one_sentence(pages: Path, browser: Any, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from edgeport_runtime import Bundle
 
 from .deployment import deployment
-from .script_files import script_precisions, write_script_files
+from .script_files import SHARED, script_precisions, write_script_files
 
 PACKAGES = {"onnxruntime-node": "1.30.0", "sharp": "0.35.5"}  # sharp reads images; libvips' decoder of JPEG is Pillow's, libjpeg-turbo
 NPM_SETTINGS = "ignore-scripts=true\npackage-lock=false\n"  # a lock file would name a registry
@@ -30,5 +30,5 @@ def deploy_node(bundle: Bundle, out: Path, *, precision: str | None = None, forc
     with deployment(out, "node", bundle, ",".join(precisions), force=force) as folder:
         (folder / "package.json").write_text(json.dumps(package, indent=2) + "\n", encoding="utf-8")
         (folder / ".npmrc").write_text(NPM_SETTINGS, encoding="utf-8")
-        write_script_files(folder, bundle, precisions, ("edgeport.mjs", "main.mjs"))
+        write_script_files(folder, bundle, precisions, (*SHARED, "main.mjs"))
     return out

@@ -18,6 +18,7 @@ from .golden_sets import GoldenSet, stored_sets
 
 ASSETS = Path(__file__).parent / "assets"
 SCRIPT_DTYPES = ("float32", "float64", "uint8", "int8", "uint16", "int16", "int32", "int64", "bool")  # that JavaScript has arrays for
+SHARED = ("edgeport.mjs", "detector.mjs")  # assets of the page and of the Node program
 ABOUT, GOLDEN = "about.json", "golden.json"
 HEIGHT_FIRST = int(PIL.__version__.partition(".")[0]) >= 13  # the order of Pillow's two steps, see `resize` in assets/edgeport.mjs; as on this machine
 

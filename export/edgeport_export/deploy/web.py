@@ -23,7 +23,7 @@ from edgeport_runtime import Bundle, Contract, InputError
 from edgeport_runtime.images import Pixel, prepare
 
 from .deployment import deployment
-from .script_files import script_precisions, write_script_files
+from .script_files import SHARED, script_precisions, write_script_files
 
 VERSION = "1.30.0"
 FILES = {  # of the package's folder `dist`, with their SHA-256
@@ -53,7 +53,7 @@ def deploy_web(bundle: Bundle, out: Path, *, precision: str | None = None, packa
         (folder / PHOTO_PIXELS).write_bytes(np.ascontiguousarray(pixels).tobytes())
         (folder / NOTICES).write_text(notices(), encoding="utf-8")
         described = {"dtype": "uint8", "dims": list(pixels.shape)}
-        write_script_files(folder, bundle, precisions, ("index.html", "page.css", "page.mjs", "edgeport.mjs"), photo=described)
+        write_script_files(folder, bundle, precisions, ("index.html", "page.css", "page.mjs", *SHARED), photo=described)
     return out
 
 

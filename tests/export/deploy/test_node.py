@@ -13,18 +13,23 @@ from PIL import Image
 
 from edgeport_export.deploy.deployment import read_deployment
 from edgeport_export.deploy.node import PACKAGES, deploy_node
-from edgeport_export.deploy.script_files import ASSETS, HEIGHT_FIRST
-from edgeport_runtime import Bundle, Pixels, images
+from edgeport_export.deploy.script_files import ASSETS, HEIGHT_FIRST, SHARED
+from edgeport_runtime import Bundle, Contract, DetectionHead, Input, Output, Pixels, Range, images
+from edgeport_runtime.interpretation import RunOutputs, detections, named_values
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "format2"
 NODE = shutil.which("node")
+BATCH = Range(low=1, high=8)
 needs_node = pytest.mark.skipif(NODE is None, reason="there is no node here (Debian's nodejs, 20 or later)")
 
 
-def run_node(folder: Path, script: str) -> Any:
-    """What a script that imports `edgeport.mjs` leaves in out.json."""
+def run_node(folder: Path, script: str, given: Any = None) -> Any:
+    """What a script that imports `edgeport.mjs` leaves in out.json. `given`: it finds in in.json."""
     assert NODE is not None
-    shutil.copy(ASSETS / "edgeport.mjs", folder)
+    if given is not None:
+        (folder / "in.json").write_text(json.dumps(given))
+    for name in SHARED:
+        shutil.copy(ASSETS / name, folder)
     (folder / "script.mjs").write_text(f'import * as edgeport from "./edgeport.mjs"; import {{ readFileSync, writeFileSync }} from "node:fs";\n{script}')
     subprocess.run([NODE, "script.mjs"], cwd=folder, check=True)
     return json.loads((folder / "out.json").read_text())
@@ -122,6 +127,116 @@ writeFileSync("out.json", JSON.stringify([
         and refused[1] is None
         and "and this image has 65" in refused[2]
     )
+
+
+HEADS: list[dict[str, Any]] = [
+    {},
+    {"box_format": "center", "unit": "share", "activation": "none", "objectness": "root", "iou_threshold": 0.3, "class_aware": False, "clip": False},
+    {
+        "box_format": "distances",
+        "activation": "softmax",
+        "background": 0,
+        "label_offset": -1,
+        "candidates": 7,
+        "candidates_per": "level",
+        "score_threshold": 0.2,
+    },
+    {"objectness": "product", "candidates": 5, "candidates_per": "class", "most": 6, "score_threshold": 0.0},
+    {"best_class": True, "activation": "softmax", "background": 2, "iou_threshold": None, "candidates": None, "most": 9},
+    {"anchors_axis": 2, "objectness": "product", "candidates": 2, "candidates_per": "class", "iou_threshold": None},
+    {"best_class": True, "score_threshold": 1.0},  # nothing is above it
+]
+RESIZES: list[dict[str, Any]] = [{"resize": "letterbox"}, {"resize": "crop", "resize_shorter_px": 110}, {"resize": "stretch"}]
+
+
+def detector_case(head: dict[str, Any], resize: dict[str, Any], *, joined: bool, seed: int) -> tuple[Contract, dict[str, Any]]:
+    """A contract of three columns of scores, and outputs of 60 anchors, many of which overlap."""
+    chance, anchors, more = np.random.default_rng(seed), 60, DetectionHead(**head)
+    share = more.unit == "share"
+    boxes = chance.uniform(5, 90, (1, anchors, 4)) / (100 if share else 1)
+    if more.box_format == "corners":
+        boxes[..., 2:] = boxes[..., :2] + chance.uniform(5, 40, (1, anchors, 2))
+    scores = chance.uniform(0, 1, (1, anchors, 3)) if more.activation == "none" else chance.normal(-1, 2, (1, anchors, 3))
+    tables = {"boxes": boxes, "scores": scores.round(1)}  # equal scores, too
+    if more.objectness != "none":
+        tables["objectness"] = chance.uniform(0, 1, (1, anchors, 1))
+    if joined:
+        tables = {"joined": np.concatenate([tables[kind] for kind in ("boxes", "objectness", "scores") if kind in tables], axis=2)}
+    outputs = {kind: (np.swapaxes(each, 1, 2) if more.anchors_axis == 2 and kind != "objectness" else each).astype(np.float32) for kind, each in tables.items()}
+    if more.box_format == "distances":
+        outputs["points"] = chance.uniform(0, 100, (1, anchors, 2)).astype(np.float32)
+    if more.candidates_per == "level":
+        outputs["levels"] = np.arange(anchors)[None] // 20
+    described = tuple(Output(name=f"o {kind}", dtype=str(each.dtype), shape=("batch", *each.shape[1:]), kind=kind) for kind, each in outputs.items())
+    pixels = Pixels(height=100, width=90, **resize)
+    given = Input(name="image", dtype="uint8", shape=("batch", 100, 90, 3), pixels=pixels)
+    labels = ("cat", "dog") if more.label_offset else ("cat", "dog", "eel")
+    contract = Contract(task="detection", inputs=(given,), outputs=described, axes={"batch": BATCH}, labels=labels, detection=more)
+    return contract, {f"o {kind}": each for kind, each in outputs.items()}
+
+
+@needs_node
+def test_boxes_are_the_runtimes(tmp_path: Path) -> None:
+    """Every way to read a head, in source images that are framed in every way."""
+    made = [
+        (*detector_case(head, resize, joined=joined, seed=seed), (70 + 40 * seed, 130))
+        for seed, head in enumerate(HEADS)
+        for resize in RESIZES
+        for joined in (False, True)
+    ]
+    found = run_node(
+        tmp_path,
+        """
+const cases = JSON.parse(readFileSync("in.json"));
+const outputs = (all) => Object.fromEntries(all.map(({ name, dtype, dims, data }) =>
+  [name, { dims, data: dtype === "int64" ? BigInt64Array.from(data, BigInt) : Float32Array.from(data) }]));
+writeFileSync("out.json", JSON.stringify(cases.map((each) =>
+  edgeport.answer(each.contract, outputs(each.outputs), { height: each.source[0], width: each.source[1] }, { height: 100, width: 90 }))));
+""",
+        [
+            {
+                "contract": contract.to_dict(),
+                "source": source,
+                "outputs": [{"name": name, "dtype": str(each.dtype), "dims": each.shape, "data": each.ravel().tolist()} for name, each in outputs.items()],
+            }
+            for contract, outputs, source in made
+        ],
+    )
+    counts = []
+    for (contract, outputs, source), answer in zip(made, found, strict=True):
+        (wanted,) = detections(RunOutputs(outputs=outputs, contract=contract, sources_px=[source], network_px=(100, 90), top=5))
+        assert [each["label"] for each in answer["boxes"]] == [each.label for each in wanted]
+        np.testing.assert_allclose([each["score"] for each in answer["boxes"]], wanted.scores.tolist(), rtol=1e-6)
+        np.testing.assert_allclose([each["box"] for each in answer["boxes"]], wanted.boxes.tolist() or [], atol=2e-4)
+        counts.append(len(wanted))
+    assert min(counts) == 0 and max(counts) > 20 and len(set(counts)) > 8  # cases that differ
+
+
+@needs_node
+def test_named_numbers_and_points_are_the_runtimes(tmp_path: Path) -> None:
+    pixels = Pixels(height=100, width=90, resize="letterbox")
+    given = Input(name="image", dtype="uint8", shape=("batch", 100, 90, 3), pixels=pixels)
+    described = (
+        Output(name="age", dtype="float32", shape=("batch", 2), kind="tensor", names=("age", "height"), unit="m"),
+        Output(name="eyes", dtype="float32", shape=("batch", 4), kind="landmarks", names=("left", "right"), unit="share"),
+        Output(name="code", dtype="float32", shape=("batch", 20), kind="tensor"),
+    )
+    contract = Contract(task="tensors", inputs=(given,), outputs=described, axes={"batch": BATCH})
+    outputs = {each.name: np.random.default_rng(2).uniform(0, 1, (1, *each.shape[1:])).astype(np.float32) for each in described}  # type: ignore[arg-type]
+    answer = run_node(
+        tmp_path,
+        """
+const { contract, outputs } = JSON.parse(readFileSync("in.json"));
+const all = Object.fromEntries(Object.entries(outputs).map(([name, { dims, data }]) => [name, { dims, data: Float32Array.from(data) }]));
+writeFileSync("out.json", JSON.stringify(edgeport.answer(contract, all, { height: 300, width: 60 }, { height: 100, width: 90 })));
+""",
+        {"contract": contract.to_dict(), "outputs": {name: {"dims": each.shape, "data": each.ravel().tolist()} for name, each in outputs.items()}},
+    )
+    (wanted,) = named_values(RunOutputs(outputs=outputs, contract=contract, sources_px=[(300, 60)], network_px=(100, 90), top=5))
+    assert {each["name"]: (each["value"], each["unit"]) for each in answer["values"]} == {name: (value, "m") for name, value in wanted.values.items()}
+    np.testing.assert_allclose([each["at"] for each in answer["points"]], list(wanted.points.values()), rtol=1e-5)
+    assert [each["name"] for each in answer["points"]] == ["left", "right"]
+    assert [(each["name"], len(each["first"])) for each in answer["outputs"]] == [("code", 8)]
 
 
 @needs_node

@@ -121,6 +121,6 @@ def test_the_script_is_whole() -> None:
     node = shutil.which("node")
     if node is None:
         pytest.skip("there is no node here (Debian's nodejs)")
-    for name in ("page.mjs", "main.mjs", "edgeport.mjs"):
+    for name in ("page.mjs", "main.mjs", "edgeport.mjs", "detector.mjs"):
         done = subprocess.run([node, "--check", web.Path(web.__file__).parent / "assets" / name], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr

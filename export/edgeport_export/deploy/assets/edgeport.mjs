@@ -1,5 +1,6 @@
 // What the page and the Node program share: an image brought to the network's size exactly as Pillow does it, answers, and golden cases.
 // Nothing here depends on a browser or on Node. Images are { data: Uint8Array of rows of pixels, height, width, channels }.
+import { detect } from "./detector.mjs";
 
 const BITS = 22; // of a weight's fraction, as in Pillow's Resample.c for 8-bit images
 
@@ -172,14 +173,53 @@ export function best(logits, labels, count = 5) {
   return order.slice(0, count).map((index) => ({ label: labels[index] ?? String(index), score: odds[index] / sum }));
 }
 
-/** An answer to one image, by the contract's task. `outputs`: arrays and dims by name. */
-export function answer(contract, outputs) {
+/**
+ * An answer to one image, by the contract's task. `outputs`: arrays and dims by name. `source`: the image as it was decoded, `network`: as the network saw it;
+ * boxes and points are told in pixels of both.
+ */
+export function answer(contract, outputs, source, network) {
   const first = contract.outputs[0], { data, dims } = outputs[first.name];
   if (contract.task === "classification") return { kind: "labels", best: best(data.subarray(0, dims[1]), contract.labels) };
   if (contract.task === "image-to-image") return { kind: "image", image: { data: new Uint8Array(data), height: dims[1], width: dims[2], channels: dims[3] } };
   if (contract.task === "segmentation") return { kind: "classes", ...classes(data, dims) };
   if (contract.task === "map") return { kind: "image", image: shades(data, dims, first.range) };
-  return { kind: "numbers", outputs: Object.entries(outputs).map(([name, each]) => ({ name, dims: each.dims, first: Array.from(each.data.slice(0, 8), Number) })) };
+  if (contract.task === "detection") return { kind: "boxes", boxes: boxes(contract, outputs, source, network) };
+  if (contract.outputs.some((each) => each.names?.length)) return { kind: "values", ...named(contract, outputs, source, network) };
+  return { kind: "numbers", outputs: contract.outputs.map(({ name }) => numbers(name, outputs[name])) };
+}
+
+const numbers = (name, { data, dims }) => ({ name, dims, first: Array.from(data.slice(0, 8), Number) });
+
+/** From x and y in pixels of the network's input, in turns, to pixels of the source. */
+function toSource(contract, source, network, places) {
+  const { scaled, top, left } = framing([source.height, source.width], contract.inputs[0].pixels, [network.height, network.width]);
+  const scales = [scaled[1] / source.width, scaled[0] / source.height], offsets = [left, top];
+  return places.map((each, place) => (each - offsets[place % 2]) / scales[place % 2]);
+}
+
+/** As the runtime's Detections; `shown` are the same boxes in the network's input. A box that lies in a letterbox's padding alone is none. */
+function boxes(contract, outputs, source, network) {
+  const sides = [source.width, source.height], hasArea = ([left, top, right, bottom]) => right > left && bottom > top;
+  return detect(contract, outputs, [network.height, network.width]).map(({ index, score, box: shown }) => {
+    const whole = toSource(contract, source, network, shown);
+    const box = contract.detection.clip ? whole.map((each, place) => Math.min(Math.max(each, 0), sides[place % 2])) : whole;
+    return { label: contract.labels[index] ?? String(index), index, score, box, shown };
+  }).filter(({ box, shown }) => hasArea(box) || !hasArea(shown));
+}
+
+/** As the runtime's Values: named numbers, named points, and the beginning of what has no names. */
+function named(contract, outputs, source, network) {
+  const found = { values: [], points: [], outputs: [] };
+  for (const { name, names, kind, unit } of contract.outputs) {
+    const data = Array.from(outputs[name].data, Number);
+    if (!names?.length) found.outputs.push(numbers(name, outputs[name]));
+    else if (kind === "landmarks") {
+      const shown = unit === "px" ? data : data.map((each, place) => each * [network.width, network.height][place % 2]);
+      const places = toSource(contract, source, network, shown);
+      names.forEach((each, place) => found.points.push({ name: each, at: places.slice(2 * place, 2 * place + 2), shown: shown.slice(2 * place, 2 * place + 2) }));
+    } else names.forEach((each, place) => found.values.push({ name: each, value: data[place], unit: unit ?? "" }));
+  }
+  return found;
 }
 
 /** The best class of each position, and each class's share of the image. */

@@ -54,14 +54,20 @@ function tripled({ data, height, width }) {
 }
 
 async function predicted(file, precision, out) {
-  const pixels = fit(await image(file), contract.inputs[0].pixels, about.height_first), refused = refusal(contract, pixels);
+  const source = await image(file), pixels = fit(source, contract.inputs[0].pixels, about.height_first), refused = refusal(contract, pixels);
   if (refused) throw new Error(`${file}: ${refused}`);
   const run = await opened(precision);
   const input = { dtype: "uint8", data: pixels.data, dims: [1, pixels.height, pixels.width, pixels.channels] };
-  const found = answer(contract, await run({ [contract.inputs[0].name]: input }));
+  const found = answer(contract, await run({ [contract.inputs[0].name]: input }), source, pixels);
   if (found.kind === "labels") for (const each of found.best) console.log(`${each.label} ${each.score.toFixed(4)}`);
-  else if (found.kind === "numbers") for (const each of found.outputs) console.log(`${each.name} (${each.dims.join(", ")}): ${each.first.join(" ")} ...`);
-  else {
+  else if (found.kind === "boxes") {
+    for (const { label, score, box } of found.boxes) console.log(`${label} ${score.toFixed(4)} at ${box.map((each) => each.toFixed(1)).join(",")}`);
+    if (!found.boxes.length) console.log("nothing found");
+  } else if (found.kind === "numbers" || found.kind === "values") {
+    for (const { name, value, unit } of found.values ?? []) console.log(`${name} ${value} ${unit}`.trim());
+    for (const { name, at } of found.points ?? []) console.log(`${name} at ${at.map((each) => each.toFixed(1)).join(",")}`);
+    for (const each of found.outputs) console.log(`${each.name} (${each.dims.join(", ")}): ${each.first.join(" ")} ...`);
+  } else {
     const made = found.kind === "classes" ? { data: found.map, height: found.height, width: found.width, channels: 1 } : found.image;
     const place = out ?? "answer.png";
     if (!place.toLowerCase().endsWith(".png")) throw new Error(`${place}: answers are written as PNG; give a name that ends with .png (--out)`);

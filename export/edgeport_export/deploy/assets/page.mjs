@@ -72,16 +72,73 @@ async function answerTo(image) {
   await new Promise((done) => setTimeout(done)); // so that the words are seen
   const precision = at("precision").value, prepared = performance.now() - started, begun = performance.now();
   const outputs = await run(precision, asInput(pixels)), took = performance.now() - begun;
-  const found = answer(contract, outputs);
+  const found = answer(contract, outputs, image, pixels);
   draw(at("picture"), pixels);
-  at("labels").replaceChildren(...(found.kind === "labels" ? found.best.map(row) : found.kind === "classes" ? areas(found) : []));
+  at("labels").replaceChildren(...rows(found));
+  mark(at("picture"), found);
   at("made").hidden = found.kind !== "image" && found.kind !== "classes";
   if (!at("made").hidden) draw(at("output"), found.kind === "classes" ? colored(found) : found.image);
-  at("numbers").hidden = found.kind !== "numbers";
-  if (found.kind === "numbers") at("numbers").textContent = found.outputs.map((each) => `${each.name} (${each.dims.join(", ")}): ${each.first.join(" ")} …`).join("\n");
+  at("numbers").hidden = !found.outputs?.length;
+  if (found.outputs) at("numbers").textContent = found.outputs.map((each) => `${each.name} (${each.dims.join(", ")}): ${each.first.join(" ")} …`).join("\n");
   at("time").textContent = `${took.toFixed(1)} ms for the network, ${prepared.toFixed(1)} ms to bring the image to its size; ${precision}, one thread.`;
   at("result").hidden = false;
   say("Answered.");
+}
+
+const SHOWN = 0.3; // the score from which on a box is drawn and listed, as in the runtime's pictures
+
+/** What is marked in the picture: { text, shown } with two or four numbers in pixels of the network's input. */
+function marks(found) {
+  if (found.kind === "boxes") return found.boxes.filter((each) => each.score >= SHOWN).map(({ label, score, shown }) => ({ text: `${label} ${(100 * score).toFixed(0)} %`, shown }));
+  return (found.points ?? []).map(({ name, shown }) => ({ text: name, shown }));
+}
+
+/** Boxes and points over the picture, which is enlarged by whole pixels until words can be read in it. */
+function mark(canvas, found) {
+  const all = marks(found), pen = canvas.getContext("2d");
+  canvas.classList.toggle("marked", all.length > 0);
+  canvas.setAttribute("aria-label", `The image as the network sees it${all.length ? `, with ${all.map((each) => each.text).join("; ")}` : ""}`);
+  if (!all.length) return;
+  const scale = Math.max(1, Math.ceil(640 / Math.max(canvas.width, canvas.height))), copy = document.createElement("canvas");
+  Object.assign(copy, { width: canvas.width, height: canvas.height });
+  copy.getContext("2d").drawImage(canvas, 0, 0);
+  Object.assign(canvas, { width: scale * copy.width, height: scale * copy.height });
+  const words = Math.round(Math.max(canvas.width, canvas.height) / 32);
+  Object.assign(pen, { imageSmoothingEnabled: false, font: `${words}px system-ui, sans-serif`, textBaseline: "top" });
+  pen.drawImage(copy, 0, 0, canvas.width, canvas.height);
+  for (const { text, shown } of all) {
+    const [left, top, right, bottom] = shown.map((each) => each * scale);
+    for (const [color, width] of [["#000000", words / 4], ["#ffd400", words / 8]]) {
+      Object.assign(pen, { strokeStyle: color, lineWidth: width });
+      pen.beginPath();
+      if (right === undefined) pen.arc(left, top, words / 3, 0, 2 * Math.PI);
+      else pen.rect(left, top, right - left, bottom - top);
+      pen.stroke();
+    }
+    const wide = pen.measureText(text).width + words / 2, x = Math.min(Math.max(0, left), canvas.width - wide), y = Math.max(0, top - 1.3 * words);
+    pen.fillStyle = "#000000";
+    pen.fillRect(x, y, wide, 1.3 * words);
+    pen.fillStyle = "#ffd400";
+    pen.fillText(text, x + words / 4, y + 0.15 * words);
+  }
+}
+
+/** The answer as a list. */
+function rows(found) {
+  if (found.kind === "labels") return found.best.map(row);
+  if (found.kind === "classes") return areas(found);
+  if (found.kind === "boxes") {
+    const shown = found.boxes.filter((each) => each.score >= SHOWN);
+    return shown.length ? shown.map(row) : [plain(`nothing with a score of at least ${100 * SHOWN} %`)];
+  }
+  const places = (found.points ?? []).map(({ name, at: [x, y] }) => plain(`${name}: ${x.toFixed(1)}, ${y.toFixed(1)} px`));
+  return [...(found.values ?? []).map(({ name, value, unit }) => plain(`${name}: ${value.toPrecision(4)} ${unit}`)), ...places];
+}
+
+function plain(text) {
+  const item = document.createElement("li");
+  item.textContent = text;
+  return item;
 }
 
 function row({ label, score }) {
