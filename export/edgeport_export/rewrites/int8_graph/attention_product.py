@@ -13,6 +13,9 @@ two threads, 16 maps of 256 positions and 128 channels: 1.23 ms in float, 0.33 a
    Q/DQ pairs, onnxruntime would make the slow U8 by U8 product.
 4. Values that come from integers through layout alone, as from a quantized convolution, keep their scale, and their zero point moves by 128.
    This is one rounding instead of two, on bytes. Measured on AttentionNet, 16 images of 64x64: 2.71 -> 2.53 ms, 29.4 -> 29.6 dB.
+5. If nothing else reads these bytes, they are rounded to 7 bits where they are made, so that the same bytes are S8 and none has to move. Clip keeps what
+   lies outside the calibrated range at its end, where a byte above 127 would turn negative. A pass over floats less: 115 -> 29 us of 8 images in one
+   thread, for 0.1 dB.
 """
 
 from dataclasses import dataclass
@@ -112,6 +115,7 @@ def keep_value_scales(editor: GraphEditor, context: Int8Context) -> PassResult:
 def _keep_scale(editor: GraphEditor, rows: ScaledRows) -> bool:
     """Whether rule 4 applied: the values are dequantized from U8 with one scale."""
     quantized, chain = editor.producers[rows.values], []
+    before = quantized.input[0]
     source = editor.producers.get(quantized.input[0])
     while source is not None and source.op_type in LAYOUT:
         chain.append(source)
@@ -121,14 +125,38 @@ def _keep_scale(editor: GraphEditor, rows: ScaledRows) -> bool:
     scale, zero = (editor.array(name) for name in source.input[1:])
     if scale.size != 1 or zero.dtype != np.uint8:
         return False
-    editor.set_array(rows.scale, scale.reshape(()))
-    editor.set_array(rows.zero_point, np.array(int(zero) - 128, np.int8))
-    editor.set_array(rows.product_scale, np.array(float(scale) / TOP, np.float32))
     made, value = editor.builder(rows.values.removesuffix("rows.values8")), source.input[0]
     for index, node in enumerate(reversed(chain)):
         value = made.repeat(node, value, f"bytes{index}")
-    same, before = made.add("DequantizeLinear", [value, *source.input[1:]], "same"), quantized.input[0]
-    editor.set_input(quantized, 0, same)
-    editor.insert_before(quantized, made.nodes)
+    if _is_read_by_nothing_else(editor, source, chain):
+        _make_seven_bits(editor, made, rows, source, value)
+        editor.replace(quantized, made.nodes)
+    else:
+        editor.set_array(rows.scale, scale.reshape(()))
+        editor.set_array(rows.zero_point, np.array(int(zero) - 128, np.int8))
+        editor.set_array(rows.product_scale, np.array(float(scale) / TOP, np.float32))
+        same = made.add("DequantizeLinear", [value, *source.input[1:]], "same")
+        editor.insert_before(quantized, made.nodes)
+        editor.set_input(quantized, 0, same)
     editor.remove_unread([before])
     return True
+
+
+def _is_read_by_nothing_else(editor: GraphEditor, source: onnx.NodeProto, chain: list[onnx.NodeProto]) -> bool:
+    """Whether a QuantizeLinear makes the bytes for this product alone, with a scale and zero point that are theirs alone."""
+    maker = editor.producer(source.input[0], "QuantizeLinear")
+    links = [source.input[0], source.output[0], *(each.output[0] for each in chain)]
+    own = maker is not None and all(len(editor.readers[name]) == 2 for name in source.input[1:]) and list(maker.input[1:]) == list(source.input[1:])
+    return own and all(editor.only_reader(each) is not None for each in links)
+
+
+def _make_seven_bits(editor: GraphEditor, made: NodeBuilder, rows: ScaledRows, source: onnx.NodeProto, value: str) -> None:
+    """Rule 5. `value`: the bytes as the product wants them."""
+    scale, zero = (editor.array(name) for name in source.input[1:])
+    wide, middle = np.asarray(scale * (255 / TOP), np.float32), round(int(zero) * TOP / 255)
+    editor.set_array(source.input[1], wide)
+    editor.set_array(source.input[2], np.asarray(np.full_like(zero, middle)))
+    editor.set_array(rows.zero_point, np.array(middle, np.int8))
+    editor.set_array(rows.product_scale, np.array(float(wide) / TOP, np.float32))
+    within = made.add("Clip", [value, "", made.constant("top", np.array(TOP, np.uint8))], "within")
+    made.add("Cast", [within], into=rows.values, to=onnx.TensorProto.INT8)

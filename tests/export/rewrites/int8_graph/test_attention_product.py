@@ -134,6 +134,48 @@ def test_values_that_were_integers_are_not_rounded_again(apply: Apply, batch: in
     assert np.abs((np.swapaxes(out, 1, 2) if turned else out) - expected(scores, values)).max() <= 1.01 * worst + 1e-5
 
 
+def made_here(apply: Apply, turned: bool, zero: int, *, read_twice: bool = False) -> tuple[onnx.ModelProto, PassResult]:
+    """As `after_integers`, with the bytes made in the graph from the float input `bytes`, in steps of 1/32. `read_twice`: an output reads them, too."""
+    model, first = after_integers(apply, turned, np.array(zero, np.uint8), np.array(1 / 32, np.float32))
+    model.graph.input[1].CopyFrom(helper.make_tensor_value_info("real values", TensorProto.FLOAT, ["n", None, None, None]))
+    model.graph.node.insert(0, helper.make_node("QuantizeLinear", ["real values", "s", "z"], ["bytes"]))
+    if read_twice:
+        model.graph.output.append(helper.make_tensor_value_info("sequence", TensorProto.FLOAT, ["n", None, None]))
+    model, result = apply(keep_value_scales, model, CONTRACT, facts=first.facts)
+    assert result.changed == 1
+    onnx.checker.check_model(model, full_check=True)
+    return model, result
+
+
+@settings(max_examples=20, deadline=None)
+@given(height=st.integers(1, 6), channels=st.integers(1, 9), zero=st.integers(0, 255), turned=st.booleans())
+def test_bytes_for_the_product_alone_have_seven_bits_and_end_where_the_range_ends(apply: Apply, height: int, channels: int, zero: int, turned: bool) -> None:
+    generator = np.random.default_rng(zero)
+    scores = generator.standard_normal((2, 5 * height, 5 * height)).astype(np.float32)
+    low, high = -zero / 32, (255 - zero) / 32
+    given_values = generator.uniform(low - 3, high + 3, (2, channels, height, 5)).astype(np.float32)  # some are outside what was calibrated
+    model, _ = made_here(apply, turned, zero)
+    assert not any(node.op_type == "DequantizeLinear" for node in model.graph.node)
+    out = open_session(model.SerializeToString(), SessionOptions(threads=1)).run(["out"], {"scores": scores, "real values": given_values})[0]
+    values = np.swapaxes(np.clip(given_values, low, high).reshape(2, channels, -1).astype(np.float64), 1, 2)
+    shares = np.exp(scores - scores.max(axis=-1, keepdims=True)).astype(np.float64)
+    shares /= shares.sum(axis=-1, keepdims=True)
+    step = 255 / 32 / TOP
+    weights = 0.5 / TOP * shares.max(axis=-1).max() * (np.abs(values).sum(axis=1).max() + step * values.shape[1])  # half a step of each
+    assert np.abs((np.swapaxes(out, 1, 2) if turned else out) - expected(scores, values)).max() <= 1.01 * (weights + step) + 1e-5  # zero is rounded, too
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_bytes_that_something_else_reads_keep_their_eight_bits(apply: Apply, turned: bool) -> None:
+    model, _ = made_here(apply, turned, 100, read_twice=True)
+    assert numpy_helper.to_array(next(each for each in model.graph.initializer if each.name == "s")) == np.float32(1 / 32)
+    scores, real = np.zeros((1, 6, 6), np.float32), np.arange(12, dtype=np.float32).reshape(1, 2, 3, 2) / 32
+    out, sequence = open_session(model.SerializeToString(), SessionOptions(threads=1)).run(["out", "sequence"], {"scores": scores, "real values": real})
+    assert sequence.ravel().tolist() == real.ravel().tolist()
+    means = np.swapaxes(out, 1, 2)[0, :, 0] if not turned else out[0, :, 0]
+    np.testing.assert_allclose(means, real.reshape(2, 6).mean(axis=1), rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("zero", "step"), [(np.zeros(3, np.uint8), np.full(3, 0.1, np.float32)), (np.array(0, np.int8), np.array(0.1, np.float32))], ids=["by channel", "signed"]
 )
@@ -197,4 +239,4 @@ def test_the_product_reads_the_bytes_of_its_convolution(prepared: onnx.ModelProt
     while producers[value].op_type != "Conv":
         way.append(producers[value].op_type)
         value = producers[value].input[0]
-    assert way == ["QuantizeLinear", "DequantizeLinear", "Reshape", "Transpose", "QuantizeLinear"]
+    assert way == ["Cast", "Clip", "Reshape", "Transpose", "QuantizeLinear"]
