@@ -169,20 +169,28 @@ def test_boxes_are_drawn_over_the_picture_and_told_by_node(browser: Any, tmp_pat
 
 
 def test_what_the_page_does_not_take_is_one_sentence(pages: Path, browser: Any, tmp_path: Path) -> None:
-    from PIL import Image
-
     Image.new("RGB", (65, 20)).save(tmp_path / "wide.png")
+    Image.new("RGB", (20, 20)).save(tmp_path / "good.png")
     (tmp_path / "text.png").write_text("no image")
     with engines.served(pages / "generator") as address:
         page = browser.new_page()
         page.goto(address)
         page.wait_for_selector("#status:text('Ready')", timeout=120_000)
         for file, words in (("wide.png", "this model takes a width of 4 to 64, and this image has 65"), ("text.png", "That did not work")):
+            page.set_input_files("#file", tmp_path / "good.png")  # twice the same
+            page.wait_for_selector("#status:text-is('Answered.')", timeout=30_000)
+            assert page.is_visible("#result")
             page.set_input_files("#file", tmp_path / file)
             page.wait_for_selector("#status.bad", timeout=30_000)
-            assert words in page.inner_text("#status") and not page.is_visible("#result")
-            page.reload()
-            page.wait_for_selector("#status:text('Ready')", timeout=120_000)
+            assert words in page.inner_text("#status") and not page.is_visible("#result")  # which was another image's
+        page.click("#camera")
+        page.wait_for_selector("#shoot:visible", timeout=60_000)
+        page.click("#camera")
+        assert not page.is_visible("#shoot") and not page.is_visible("#video")
+        page.route("**/golden.json", lambda route: route.fulfill(status=404))
+        page.click("#check")
+        page.wait_for_selector("#checked.bad", timeout=30_000)
+        assert "golden.json is missing beside the page (404)" in page.inner_text("#checked") and page.is_enabled("#check")
         page.close()
 
 
@@ -204,6 +212,7 @@ def test_node_reads_images_as_the_runtime_does_and_says_what_it_cannot_read(tmp_
     Image.merge("RGBA", [*image.split(), image.convert("L")]).save(tmp_path / "alpha.png")
     image.convert("CMYK").save(tmp_path / "cmyk.jpg")
     (tmp_path / "text.png").write_text("no image")
+    (tmp_path / "empty.png").write_text("")
 
     def node(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(["node", folder / "main.mjs", *arguments], capture_output=True, text=True, cwd=tmp_path, check=False)
@@ -215,6 +224,7 @@ def test_node_reads_images_as_the_runtime_does_and_says_what_it_cannot_read(tmp_
     for arguments, words in (
         (("predict", "cmyk.jpg"), "cmyk.jpg: the image cannot be read (it is CMYK; convert it to RGB)"),
         (("predict", "text.png"), "text.png: the image cannot be read (Input buffer contains unsupported image format)"),
+        (("predict", "empty.png"), "empty.png: the image cannot be read"),
         (("predict", "nowhere.png"), "nowhere.png: the image cannot be read (there is no such file)"),
         (("predict", "d"), "d: the image cannot be read (it is a folder)"),
         (("predict", "plain.png", "gray.png"), "one image at a time, got plain.png gray.png as well"),

@@ -74,7 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument("--tile", type=int, metavar="PIXELS", help="run images at their own size, in overlapping tiles of that side (images, masks)")
     predict.add_argument("--draw", type=Path, metavar="FOLDER", help="write a picture of each answer there: boxes, masks, labels, points over the image")
     mapped = command("map", _map, "answer very many images into Parquet files, here or by workers on Ray; exit code 1 if one of them cannot be read")
-    mapped.add_argument("images", nargs="+", metavar="SOURCE", help="images, folders, globs; lists of paths (.txt); Parquet files (.parquet)")
+    mapped.add_argument("sources", nargs="+", metavar="SOURCE", help="images, folders, globs; lists of paths (.txt); Parquet files (.parquet)")
     mapped.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="for the Parquet files")
     mapped.add_argument("--ray", metavar="ADDRESS", help="workers on the Ray cluster there; local begins one on this machine; left out: this process")
     mapped.add_argument("--workers", type=int, help="on Ray; each has --threads processors, one if left out; as many as fit if left out")
@@ -227,13 +227,14 @@ def _map(arguments: argparse.Namespace) -> int:
         from .mapping.command import MapRequest, map_images
     except ImportError as error:
         raise InputError(f"map writes Parquet files, and {error.name} is not installed: pip install pyarrow") from error
-    given = {"bundle": Path(arguments.bundle), "sources": arguments.images, "out": arguments.out, "options": _load_options(arguments)}
+    given = {"bundle": Path(arguments.bundle), "sources": arguments.sources, "out": arguments.out, "options": _load_options(arguments)}
     given |= {name: getattr(arguments, name) for name in ("top", "min_score", "resume", "ray", "workers")}
     outcome = map_images(MapRequest(**given), lambda done, total: _counter(total)(done))
     if arguments.json:
         _print(asdict(outcome))
     else:
-        _print(f"{outcome.images} images are answered in {arguments.out}" + (f", {outcome.errors} of them with an error" if outcome.errors else ""))
+        wrong = f", {outcome.errors} of them with an error, such as: {outcome.first_error}" if outcome.errors else ""
+        _print(f"{outcome.images} images are answered in {arguments.out}{wrong}")
     return 1 if outcome.errors else 0
 
 

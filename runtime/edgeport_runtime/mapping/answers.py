@@ -2,9 +2,11 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
@@ -51,19 +53,26 @@ def _value(answer: Answer) -> Any:
     return found if isinstance(answer, Prediction) else found["detections"] if "detections" in found else json.dumps(found["values"])
 
 
-def write_rows(rows: Sequence[Row], place: Path, task: str, about: Mapping[str, str]) -> None:
-    """A file that is there whole or not at all. `about`: facts for the file's own metadata. Raises InputError."""
-    part = place.with_name(f".{place.name}.{os.getpid()}")
-    table = pa.Table.from_pylist(list(rows), schema=schema(task).with_metadata({f"edgeport.{key}": value for key, value in about.items()}))
+def write_rows(some: Iterable[Sequence[Row]], place: Path, task: str, about: Mapping[str, str]) -> None:
+    """A file that is there whole or not at all. `some`: rows as they come, each lot a row group. `about`: facts for the file's own metadata.
+
+    Raises InputError.
+    """
+    columns = schema(task).with_metadata({f"edgeport.{key}": value for key, value in about.items()})
+    part = place.with_name(f".{place.name}.{uuid4().hex}")  # on a network drive others may write the same file at this moment
     try:
         with part.open("wb") as file:
-            pq.write_table(table, file, compression="zstd")
+            with pq.ParquetWriter(file, columns, compression="zstd") as writer:
+                for rows in some:
+                    writer.write_table(pa.Table.from_pylist(list(rows), schema=columns))
             file.flush()
             os.fsync(file.fileno())  # or a loss of power could leave an empty file under the name
         part.replace(place)
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise InputError(f"{place}: the answers cannot be written ({first_line(error)}); free some space there, and go on with --resume") from error
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def count_rows(place: Path) -> tuple[int, int] | None:
@@ -72,7 +81,9 @@ def count_rows(place: Path) -> tuple[int, int] | None:
         with pq.ParquetFile(place) as table:
             found = table.metadata
             groups = [found.row_group(group) for group in range(found.num_row_groups)]
-            errors = [group.column(group.num_columns - 1) for group in groups]  # the last column
+            errors = [group.column(group.num_columns - 1) for group in groups]  # the last column; it must outlive its statistics, which point into it
+            if not all(each.is_stats_set for each in errors):
+                return None
             return found.num_rows, found.num_rows - sum(each.statistics.null_count for each in errors)
     except (OSError, pa.ArrowException):
         return None
@@ -84,5 +95,5 @@ def read_rows(place: Path) -> list[Row]:
         with pq.ParquetFile(place) as table:
             rows: list[Row] = table.read().to_pylist()
     except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{place}: the answers of an earlier call cannot be read ({first_line(error)}); delete this file, and go on") from error
+        raise InputError(f"{place}: the answers of an earlier call cannot be read ({first_line(error)}); delete this file, and go on with --resume") from error
     return rows

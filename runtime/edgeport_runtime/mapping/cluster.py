@@ -10,6 +10,7 @@ import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -20,10 +21,12 @@ from edgeport_runtime.errors import DeviceError, EdgeportError, first_line
 from edgeport_runtime.loading import load
 from edgeport_runtime.threads import usable_threads
 
-from .job import Job
+from .job import Answering, Part
+from .sources import Chunk
 from .worker import Done, Worker
 
-LOCAL = "local"
+LOCAL, AUTO = "local", "auto"  # "auto": what Ray's own settings say
+ADDRESSES = "expected HOST:PORT of a cluster, auto for the one that Ray's settings name, or local"
 ANSWERS_S = 10  # in which a cluster must answer
 MOST_CHUNKS = 16  # of a task: what Ray takes for a task is then small beside its work
 TASKS = 8  # for each worker, if there are chunks enough: the last ones to work do not keep the others waiting for long
@@ -40,26 +43,26 @@ class Pool:
 
 
 class RayWorker:
-    """A Worker in a process of Ray's. It begins at its first chunk, so that what is wrong with it is told as an answer."""
+    """A Worker in a process of Ray's. It begins at its first part, so that what is wrong with it is told as an answer."""
 
-    def __init__(self, bundle: str, options: Mapping[str, Any], job: Job) -> None:
-        self._bundle, self._options, self._job = bundle, options, job
+    def __init__(self, bundle: str, options: Mapping[str, Any], folder: Path, answering: Answering) -> None:
+        self._bundle, self._options, self._folder, self._answering = bundle, options, folder, answering
         self._worker: Worker | None = None
         self._fault = ""
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
-        """Answer the chunks `number`; see Done for what is returned."""
-        done = [self._answer(int(number)) for number in batch["number"]]
+        """Answer the chunks of these numbers; see Done for what is returned."""
+        done = [self._answer(int(number), str(chunk)) for number, chunk in zip(batch["number"], batch["chunk"], strict=True)]
         return {name: [asdict(each)[name] for each in done] for name in ("number", "rows", "errors", "fault")}
 
-    def _answer(self, number: int) -> Done:
-        """After a fault nothing is tried any more: a job ends when all chunks are told, and not in the middle of Ray's own work."""
+    def _answer(self, number: int, chunk: str) -> Done:
+        """After a fault nothing is tried any more: a job ends when all parts are told, and not in the middle of Ray's own work."""
         try:
             if self._worker is None and not self._fault:
-                os.chdir(self._job.answering.base)  # where paths of images begin, in this process alone
-                self._worker = Worker(load(self._bundle, **self._options), self._job)
+                os.chdir(self._answering.base)  # where paths of images begin, in this process alone
+                self._worker = Worker(load(self._bundle, **self._options), self._answering)
             if self._worker is not None and not self._fault:
-                return self._worker.answer(number)
+                return self._worker.answer(Part(folder=self._folder, number=number, chunk=Chunk.from_json(chunk)))
         except EdgeportError as error:
             self._fault = str(error)
         except OSError as error:
@@ -67,15 +70,32 @@ class RayWorker:
         return Done(number=number, fault=self._fault)
 
 
-def answer_on_ray(pool: Pool, bundle: str, options: Mapping[str, Any], job: Job, numbers: Sequence[int]) -> Iterator[Done]:
-    """What became of each chunk, in the order in which they end. Raises DeviceError if the cluster cannot do it."""
-    _connect(pool)
-    size = pool.workers or _fitting(pool)
-    tasks = max(-(-len(numbers) // MOST_CHUNKS), min(len(numbers), TASKS * size))
-    chunks = ray.data.from_items([{"number": number} for number in numbers], override_num_blocks=tasks)
+def connect(pool: Pool) -> int:
+    """Reach the cluster, or begin one here. Returns how many workers can begin at once. Raises InputError or DeviceError."""
+    _require_reachable(pool.address)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    local = {"num_cpus": usable_threads(), "include_dashboard": False} if pool.address == LOCAL else {}
+    try:
+        ray.init(address=pool.address, log_to_driver=False, logging_level=logging.ERROR, **local)
+    except (ConnectionError, RayError, RuntimeError, ValueError, OSError) as error:
+        raise DeviceError(f"Ray at {pool.address}: it cannot be reached ({first_line(error)}); {ADDRESSES}") from error
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    fitting = _fitting(pool)
+    return fitting if pool.workers is None else min(pool.workers, fitting)
+
+
+def answer_on_ray(pool: Pool, size: int, bundle: str, options: Mapping[str, Any], answering: Answering, parts: Sequence[Part]) -> Iterator[Done]:
+    """What became of each part, in the order in which they end. `size`: workers to begin with; see `connect`. Raises DeviceError if the work ends."""
+    first = min(size, len(parts))
+    most = min(pool.workers or size, len(parts))
+    tasks = max(-(-len(parts) // MOST_CHUNKS), min(len(parts), TASKS * size))
+    chunks = ray.data.from_items([{"number": part.number, "chunk": part.chunk.to_json()} for part in parts], override_num_blocks=tasks)
     wanted: dict[str, Any] = {"num_cpus": pool.threads, **({"num_gpus": 1} if pool.cuda else {})}
-    actors = ray.data.ActorPoolStrategy(min_size=1, max_size=min(size, len(numbers)), initial_size=min(size, len(numbers)))
-    done = chunks.map_batches(RayWorker, fn_constructor_args=(bundle, options, job), batch_size=1, compute=actors, **wanted)
+    actors = ray.data.ActorPoolStrategy(min_size=1, max_size=most, initial_size=first)
+    done = chunks.map_batches(RayWorker, fn_constructor_args=(bundle, options, parts[0].folder, answering), batch_size=1, compute=actors, **wanted)
     try:
         for each in done.iter_rows():
             yield Done(**each)
@@ -84,30 +104,15 @@ def answer_on_ray(pool: Pool, bundle: str, options: Mapping[str, Any], job: Job,
     ray.shutdown()  # of what ended otherwise Ray takes care when the process ends: its own threads still run
 
 
-def _connect(pool: Pool) -> None:
-    """Raises DeviceError."""
-    _require_reachable(pool.address)
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    local = {"num_cpus": usable_threads(), "include_dashboard": False} if pool.address == LOCAL else {}
-    try:
-        ray.init(address=pool.address, log_to_driver=False, logging_level=logging.ERROR, **local)
-    except (ConnectionError, RayError, RuntimeError, ValueError, OSError) as error:
-        raise DeviceError(f"Ray at {pool.address}: it cannot be reached ({first_line(error)})") from error
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-
-
 def _require_reachable(address: str) -> None:
     """Ray itself would try for minutes. Raises DeviceError."""
-    host, colon, port = address.rpartition("://")[2].rpartition(":")
-    if not colon:  # "local", or "auto" for what Ray's own settings say
+    if address in (LOCAL, AUTO):
         return
+    host, _, port = address.rpartition("://")[2].rpartition(":")
     try:
-        socket.create_connection((host, int(port)), timeout=ANSWERS_S).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWERS_S).close()
     except (OSError, ValueError, OverflowError) as error:
-        raise DeviceError(f"Ray at {address}: it cannot be reached ({first_line(error)}); expected HOST:PORT of a cluster, auto, or local") from error
+        raise DeviceError(f"Ray at {address}: it cannot be reached ({first_line(error)}); {ADDRESSES}") from error
 
 
 def _fitting(pool: Pool) -> int:

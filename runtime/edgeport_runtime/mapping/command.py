@@ -1,9 +1,11 @@
 """`edgeport-run map`: all of a job, by workers on Ray or by this process alone."""
 
 import platform
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ from edgeport_runtime.model import Model
 from edgeport_runtime.selection import choose
 from edgeport_runtime.tasks import find_task
 
-from .job import Answering, Job, begin
+from .answers import read_rows
+from .job import Answering, Job, Part, find_job, held
 from .worker import Done, Worker
 
 
@@ -36,10 +39,11 @@ class MapRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How many images have a row in `out`, and how many of these are errors."""
+    """How many images have a row in `out`, how many of these are errors, and one of them in words."""
 
     images: int
     errors: int
+    first_error: str = ""
 
 
 def map_images(request: MapRequest, progress: Callable[[int, int], None] = lambda done, total: None) -> Outcome:
@@ -48,20 +52,22 @@ def map_images(request: MapRequest, progress: Callable[[int, int], None] = lambd
     Raises InputError, BundleError or DeviceError; what was answered until then is kept, and `resume` goes on.
     """
     _require(request)
-    with nullcontext() if request.ray is not None else load(request.bundle, **request.options) as here:
-        job = begin(request.out.absolute(), request.sources, _answering(request, here), resume=request.resume)
-        left = set(job.left())
-        images, done = job.images, job.images - sum(job.chunks[number].count for number in left)
-        progress(done, images)
-        faults = []
-        for each in _answered(request, here, job, sorted(left)):
+    out = request.out.absolute()
+    with held(out), nullcontext() if request.ray is not None else load(request.bundle, **request.options) as here:
+        answering = _answering(request, here)
+        job = find_job(out, request.sources, answering, resume=request.resume)
+        answer = _workers(request, here, answering)
+        job.save()
+        left = {part.number: part for part in job.left()}
+        done, faults = job.images - sum(part.chunk.count for part in left.values()), []
+        progress(done, job.images)
+        for each in answer(list(left.values())):
             faults += [each.fault] if each.fault else []
-            done += each.rows if each.number in left else 0  # a chunk may be told twice if its worker died at that moment
-            left.discard(each.number)
-            progress(done, images)
-    if faults:
-        raise InputError(f"{faults[0]}; what was answered is kept: go on with --resume")
-    return _outcome(job)
+            done += each.rows if left.pop(each.number, None) else 0  # a part may be told twice if its worker died at that moment
+            progress(done, job.images)
+        if faults:
+            raise InputError(f"{faults[0]}; what was answered is kept: go on with --resume")
+        return _outcome(job)
 
 
 def _require(request: MapRequest) -> None:
@@ -97,23 +103,35 @@ def _answering(request: MapRequest, here: Model | None) -> Answering:
     return Answering(model=model, task=task.name, top=request.top, min_score=request.min_score, base=str(Path.cwd()))
 
 
-def _answered(request: MapRequest, here: Model | None, job: Job, numbers: Sequence[int]) -> Iterator[Done]:
+def _workers(request: MapRequest, here: Model | None, answering: Answering) -> Callable[[Sequence[Part]], Iterator[Done]]:
+    """Who answers parts: this process, or a cluster that could be reached."""
     if here is not None:
-        worker = Worker(here, job)
-        yield from map(worker.answer, numbers)
-    elif numbers:
-        from .cluster import Pool, answer_on_ray
+        return partial(map, Worker(here, answering).answer)
+    from .cluster import Pool, answer_on_ray, connect
 
-        threads = request.options["threads"] or 1
-        pool = Pool(address=str(request.ray), workers=request.workers, threads=threads, cuda=request.options["device"] == "cuda")
-        yield from answer_on_ray(pool, str(request.bundle.absolute()), {**request.options, "threads": threads}, job, numbers)
+    threads = request.options["threads"] or 1
+    pool = Pool(address=str(request.ray), workers=request.workers, threads=threads, cuda=request.options["device"] == "cuda")
+    options = {**request.options, "threads": threads}
+    size = connect(pool)
+
+    def answer(parts: Sequence[Part]) -> Iterator[Done]:
+        with redirect_stdout(sys.stderr):  # where Ray prints what became of its processes
+            yield from answer_on_ray(pool, size, str(request.bundle.absolute()), options, answering, parts) if parts else ()
+
+    return answer
 
 
 def _outcome(job: Job) -> Outcome:
-    """From the files. Raises InputError if one is missing."""
-    rows = [job.rows(number) for number in range(len(job.chunks))]
-    missing = [number for number, found in enumerate(rows) if found is None]
+    """From the files. Raises InputError if one is missing, or one is there that belongs to no image."""
+    rows = [part.rows() for part in job.parts]
+    missing = [part for part, found in zip(job.parts, rows, strict=True) if found is None]
     if missing:
-        raise InputError(f"{job.place(missing[0])}: these answers are missing, and {len(missing) - 1} more such files; go on with --resume")
+        raise InputError(f"{missing[0].place}: these answers are missing, and {len(missing) - 1} more such files; go on with --resume")
+    job.tidy()
+    if strangers := job.strangers():
+        more = f" and {len(strangers) - 1} more" if len(strangers) > 1 else ""
+        raise InputError(f"{strangers[0]}{more}: of no image of this job, but readers would take it for answers; move it away")
     found = [each for each in rows if each is not None]
-    return Outcome(images=sum(each[0] for each in found), errors=sum(each[1] for each in found))
+    wrong = next((part for part, each in zip(job.parts, found, strict=True) if each[1]), None)
+    error = next((str(row["error"]) for row in read_rows(wrong.place) if row["error"] is not None), "") if wrong else ""
+    return Outcome(images=sum(each[0] for each in found), errors=sum(each[1] for each in found), first_error=error)

@@ -3,13 +3,16 @@
     _job.jsonl                     whose answers these are, then a line for each chunk of images
     part-000012-1a2b3c4d.parquet   the rows of chunk 12, there whole or not at all
     _begun/part-000012-….txt       how often that chunk was begun, while its rows are not there
+    _lock                          held by the one process that deals the chunks out
 
 A chunk's rows have one name, whoever writes them, so no image can have two rows. Readers of Parquet pass over names that begin with `_`.
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +20,9 @@ from edgeport_runtime.errors import InputError, first_line
 from edgeport_runtime.regular_files import open_regular, what_is
 
 from .answers import count_rows
-from .sources import Chunk, find_chunks
+from .sources import Chunk, find_chunks, part_name
 
-JOB, BEGUN = "_job.jsonl", "_begun"
+JOB, BEGUN, LOCK = "_job.jsonl", "_begun", "_lock"
 KIND = "edgeport-run map 1"  # another number for a folder that this version would misread
 
 
@@ -37,78 +40,135 @@ class Answering:
     min_score: float | None
     base: str
 
-    def to_json(self) -> dict[str, Any]:
-        """A mapping of JSON's own types."""
-        return {"kind": KIND, "model": self.model, "task": self.task, "top": self.top, "min_score": self.min_score, "base": self.base}
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One chunk of a job, and where its rows are written."""
+
+    folder: Path
+    number: int
+    chunk: Chunk
+
+    @property
+    def place(self) -> Path:
+        """The file of the rows."""
+        return self.folder / part_name(self.number, self.chunk)
+
+    @property
+    def notes(self) -> Path:
+        """Where it is noted how often this was begun."""
+        return self.folder / BEGUN / f"{self.place.stem}.txt"
+
+    def rows(self) -> tuple[int, int] | None:
+        """How many rows there are, and how many of them are errors; None if they have to be made."""
+        found = count_rows(self.place)
+        return found if found is not None and found[0] == self.chunk.count else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """`folder`: of the answers. `chunks`: all, in order; a chunk's number is its place among them."""
+    """`folder`: of the answers. `parts`: all, in order; a part's number is its place among them."""
 
     folder: Path
     answering: Answering
-    chunks: Sequence[Chunk] = field(default_factory=list)
+    parts: Sequence[Part]
 
     @property
     def images(self) -> int:
         """How many there are."""
-        return sum(chunk.count for chunk in self.chunks)
+        return sum(part.chunk.count for part in self.parts)
 
-    def place(self, number: int) -> Path:
-        """The file of a chunk's rows."""
-        return self.folder / self.chunks[number].part(number)
+    def left(self) -> list[Part]:
+        """The parts without rows, or with errors among them, which are tried again."""
+        rows = [(part, part.rows()) for part in self.parts]
+        return [part for part, found in rows if found is None or found[1]]
 
-    def begun(self, number: int) -> Path:
-        """Where it is noted how often a chunk was begun."""
-        return self.folder / BEGUN / f"{self.place(number).stem}.txt"
+    def save(self) -> None:
+        """Write `_job.jsonl`, whole or not at all. Raises InputError."""
+        place, part = self.folder / JOB, self.folder / f"_{JOB}.part"
+        lines = [json.dumps({"kind": KIND, **asdict(self.answering)}), *(each.chunk.to_json() for each in self.parts)]
+        try:
+            (self.folder / BEGUN).mkdir(parents=True, exist_ok=True)
+            with part.open("w", encoding="utf-8") as file:
+                file.writelines(f"{line}\n" for line in lines)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(place)
+        except OSError as error:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+            raise InputError(f"{self.folder}: the answers cannot be written there ({first_line(error)}); name another folder with --out") from error
 
-    def rows(self, number: int) -> tuple[int, int] | None:
-        """How many rows of a chunk there are, and how many are errors; None if they have to be made."""
-        found = count_rows(self.place(number))
-        return found if found is not None and found[0] == self.chunks[number].count else None
+    def tidy(self) -> None:
+        """Remove what workers had begun to write when they were killed. Nobody writes any more: all parts are there."""
+        for path in self.folder.glob(".part-*"):
+            with suppress(OSError):
+                path.unlink()
 
-    def left(self) -> list[int]:
-        """The numbers of the chunks without rows, or with errors among them, which are tried again."""
-        rows = map(self.rows, range(len(self.chunks)))
-        return [number for number, found in enumerate(rows) if found is None or found[1]]
+    def strangers(self) -> list[Path]:
+        """Files of rows that belong to no part: readers of the folder would take them for answers."""
+        own = {part.place.name for part in self.parts}
+        return sorted(path for path in self.folder.glob("*.parquet") if not path.name.startswith(("_", ".")) and path.name not in own)
 
 
-def begin(folder: Path, sources: Sequence[str], answering: Answering, *, resume: bool) -> Job:
-    """A new job, or with `resume` the one that is in the folder, with what its sources have got since.
+def find_job(folder: Path, sources: Sequence[str], answering: Answering, *, resume: bool) -> Job:
+    """A new job, or with `resume` the one that is in the folder, with what its sources have got since. Nothing is written.
 
     Raises InputError if the folder holds something else, or another bundle's answers.
     """
     there = what_is(folder)
     if there not in (None, "a folder"):
         raise InputError(f"{folder}: expected a folder for the answers, but this is {there}; name another one with --out")
-    used = there is not None and any(folder.iterdir())
+    names = {path.name for path in folder.iterdir()} if there else set()
+    used = bool(names - {BEGUN, LOCK, f"_{JOB}.part"})  # of a beginning that failed
     if used and not resume:
         raise InputError(f"{folder} is not empty, and answers are never written over others; name another folder with --out, or go on in it with --resume")
-    known = _stored(folder, answering) if used else []
-    job = Job(folder=folder, answering=answering, chunks=[*known, *find_chunks(sources, known)])
-    lines = [json.dumps(answering.to_json()), *(chunk.to_json() for chunk in job.chunks)]
-    part = folder / f".{JOB}"
-    try:
-        (folder / BEGUN).mkdir(parents=True, exist_ok=True)
-        part.write_text("\n".join([*lines, ""]), encoding="utf-8")
-        part.replace(folder / JOB)
-    except OSError as error:
-        raise InputError(f"{folder}: the answers cannot be written there ({first_line(error)}); name another folder with --out") from error
-    return job
+    known, base = _stored(folder, answering) if used else ([], answering.base)
+    chunks = [*known, *find_chunks(sources, known, folder)]
+    if base != answering.base and not all(Path(name).is_absolute() for chunk in chunks for name in chunk.images or [chunk.table]):
+        raise InputError(f"{folder}: this job was begun in {base}, to which its paths are relative; go on there")
+    return Job(folder=folder, answering=answering, parts=[Part(folder=folder, number=number, chunk=chunk) for number, chunk in enumerate(chunks)])
 
 
-def _stored(folder: Path, answering: Answering) -> list[Chunk]:
-    """The chunks of the job that is in the folder. Raises InputError if it is none, or not this one."""
+def _stored(folder: Path, answering: Answering) -> tuple[list[Chunk], str]:
+    """The chunks of the job that is in the folder, and where it was begun. Raises InputError if it is none, or not this one."""
     try:
         with open_regular(folder / JOB) as file:  # of any length
             found = json.loads(file.readline())
             if found.get("kind") != KIND:
                 raise ValueError(f"it is of the kind {found.get('kind')!r}")
             chunks = [Chunk.from_json(line.decode()) for line in file]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise InputError(f"{folder}: there is no job of `edgeport-run map` to go on with ({first_line(error)}); name another folder with --out") from error
-    for key, value in answering.to_json().items():
+    same: dict[str, Any] = {key: value for key, value in asdict(answering).items() if key != "base"}
+    for key, value in same.items():
         if found.get(key) != value:
             raise InputError(f"{folder}: this job was begun with {key} {found.get(key)!r}, and now it is {value!r}; go on with the same, or name another --out")
-    return chunks
+    return chunks, str(found.get("base"))
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """The folder for this process alone, until the end of the context or of the process. Raises InputError if another one holds it."""
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        yield
+        return
+    is_new = what_is(folder) is None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / LOCK).open("a")
+    except OSError as error:
+        raise InputError(f"{folder}: the answers cannot be written there ({first_line(error)}); name another folder with --out") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError(f"{folder}: another process answers into this folder; wait until it has ended, or name another folder with --out") from error
+        try:
+            yield
+        finally:
+            if is_new and [path.name for path in folder.iterdir()] == [LOCK]:  # nothing was begun
+                (folder / LOCK).unlink()
+                folder.rmdir()

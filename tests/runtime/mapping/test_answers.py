@@ -32,7 +32,7 @@ CASES: dict[str, tuple[Any, Any]] = {
 
 
 def stored(task: str, rows: list[Any], place: Path) -> Any:
-    answers.write_rows(rows, place, task, {"model": "abc int8"})
+    answers.write_rows([rows], place, task, {"model": "abc int8"})
     return answers.read_rows(place)
 
 
@@ -72,7 +72,9 @@ def test_a_name_that_is_no_utf8_is_written_with_escapes(tmp_path: Path) -> None:
 def test_rows_are_counted_and_a_torn_file_has_none(tmp_path: Path) -> None:
     place = tmp_path / "part.parquet"
     assert answers.count_rows(place) is None
-    answers.write_rows([answers.row(str(index), CASES["embedding"][0] if index % 3 else ImageError("no")) for index in range(10)], place, "embedding", {})
+    rows = [answers.row(str(index), CASES["embedding"][0] if index % 3 else ImageError("no")) for index in range(10)]
+    answers.write_rows(iter([rows[:4], rows[4:]]), place, "embedding", {})
+    assert answers.read_rows(place) == [{**row, "answer": row["answer"] if row["answer"] is None else [0.5, -1.5]} for row in rows]
     assert answers.count_rows(place) == (10, 4) and [path.name for path in tmp_path.iterdir()] == ["part.parquet"]
     place.write_bytes(place.read_bytes()[:-20])
     assert answers.count_rows(place) is None
@@ -82,8 +84,8 @@ def test_rows_are_counted_and_a_torn_file_has_none(tmp_path: Path) -> None:
 
 def test_what_cannot_be_written_is_told_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="go on with --resume"):
-        answers.write_rows([answers.row("a", ImageError("no"))], tmp_path / "missing" / "part.parquet", "embedding", {})
+        answers.write_rows([[answers.row("a", ImageError("no"))]], tmp_path / "missing" / "part.parquet", "embedding", {})
     (tmp_path / "part.parquet").mkdir()
     with pytest.raises(InputError, match="cannot be written"):
-        answers.write_rows([answers.row("a", ImageError("no"))], tmp_path / "part.parquet", "embedding", {})
+        answers.write_rows([[answers.row("a", ImageError("no"))]], tmp_path / "part.parquet", "embedding", {})
     assert [path.name for path in tmp_path.iterdir()] == ["part.parquet"]

@@ -88,7 +88,7 @@ def test_two_workers_on_two_processors_give_the_rows_of_predict(classifier: Path
         command(classifier, images, tmp_path / "out", "--workers", "2", "--json"), env=environment(), capture_output=True, text=True, check=False, timeout=600
     )
     assert done.returncode == 1, done.stderr
-    assert json.loads(done.stdout) == {"images": COUNT, "errors": BROKEN}
+    assert json.loads(done.stdout) | {"first_error": ""} == {"images": COUNT, "errors": BROKEN, "first_error": ""}
     assert rows_in(tmp_path / "out") == predicted and sum(row["error"] is not None for row in predicted) == BROKEN
 
 
@@ -148,7 +148,7 @@ def test_workers_and_drivers_are_killed_and_each_image_is_answered_once(
     done = subprocess.run(command(classifier, images, out, "--resume"), env=environment(), capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 1 and f"{COUNT} images are answered" in done.stdout, done.stderr
     assert rows_in(out) == predicted  # each once, in order, and equal
-    assert {path.name.split("-")[0] for path in out.iterdir()} == {"part", "_job.jsonl", "_begun"}
+    assert {path.name.split("-")[0] for path in out.iterdir()} == {"part", "_job.jsonl", "_begun", "_lock"}
 
 
 @pytest.mark.usefixtures("no_other_ray")
@@ -162,12 +162,13 @@ def test_an_image_that_ends_workers_is_an_error_in_its_row(classifier: Path, tmp
     assert done.returncode == 1, done.stderr
     rows = rows_in(tmp_path / "out")
     assert len(rows) == 40 and [Path(row["path"]).name for row in rows if row["error"]] == ["20.png"]
-    assert "2 processes ended while they answered this image" in next(row["error"] for row in rows if row["error"])
+    assert "2 processes ended while they answered this image alone" in next(row["error"] for row in rows if row["error"])
 
 
 WRONG = {
     ("--ray", "127.0.0.1:1"): "Ray at 127.0.0.1:1: it cannot be reached",
     ("--ray", "nowhere"): "Ray at nowhere: it cannot be reached",
+    ("--ray", "local", "--workers", "1", "--threads", "99"): "a worker needs 99 processors on one node, and no node has that",
     ("--ray", "local", "--threads", "999"): "a worker needs 999 processors on one node, and no node has that",
 }
 
@@ -176,15 +177,16 @@ WRONG = {
 def test_a_cluster_that_cannot_do_it_is_one_sentence(given: tuple[str, ...], classifier: Path, images: Path, tmp_path: Path) -> None:
     done = subprocess.run(command(classifier, images, tmp_path / "out", *given), env=environment(), capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 2 and WRONG[given] in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert not (tmp_path / "out").exists()  # the corrected command can be given without --resume
 
 
 def test_a_worker_with_another_bundle_ends_the_job_in_a_sentence(classifier: Path, images: Path, tmp_path: Path) -> None:
     """As on a node whose copy is older: the driver reads the bundle first, and it is replaced before the workers do."""
     shutil.copytree(classifier, tmp_path / "bundle")
     change = (
-        "import sys, json, pathlib, edgeport_runtime.mapping.cluster as c; connect = c._connect\n"
+        "import sys, json, pathlib, edgeport_runtime.mapping.cluster as c; connect = c.connect\n"
         f"place = pathlib.Path({str(tmp_path / 'bundle' / 'manifest.json')!r})\n"
-        "c._connect = lambda pool: (place.write_text(place.read_text() + ' '), connect(pool))[1]\n"
+        "c.connect = lambda pool: (place.write_text(place.read_text() + ' '), connect(pool))[1]\n"
         "from edgeport_runtime.cli import main; sys.exit(main(sys.argv[1:]))"
     )
     call = command(tmp_path / "bundle", images, tmp_path / "out")

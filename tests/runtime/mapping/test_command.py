@@ -48,7 +48,7 @@ def predicted(bundle: Path, images: Path, place: Path, *more: str) -> list[dict[
 
 def test_rows_are_those_of_predict(classifier: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["map", str(classifier), str(images), "--out", str(tmp_path / "out"), "--top", "1"]) == 1
-    assert f"40 images are answered in {tmp_path / 'out'}, 1 of them with an error" in capsys.readouterr().out
+    assert f"40 images are answered in {tmp_path / 'out'}, 1 of them with an error, such as: {images / '07.png'}: expected an image" in capsys.readouterr().out
     wanted = predicted(classifier, images, tmp_path / "rows.jsonl", "--top", "1")
     assert rows_in(tmp_path / "out") == wanted and len(wanted) == 40 and [row["path"] for row in wanted if row["error"]] == [str(images / "07.png")]
 
@@ -77,7 +77,7 @@ def test_failed_images_are_tried_again_and_new_ones_answered(classifier: Path, i
     for name in ("07.png", "99.png"):
         Image.fromarray(np.full((20, 30, 3), 225, np.uint8)).save(images / name)
     assert main([*call, "--resume", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"images": 41, "errors": 0}
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"images": 41, "errors": 0, "first_error": ""}
     assert sorted(row["path"] for row in rows_in(tmp_path / "out")) == sorted(map(str, images.iterdir()))
     assert main([*call, "--resume", "--precision", "int8"]) == 2 and "this job was begun with model" in capsys.readouterr().err
 
@@ -87,7 +87,7 @@ def test_progress_begins_with_what_is_done_and_ends_with_all(classifier: Path, i
     request = {"bundle": classifier, "sources": [str(images)], "out": tmp_path / "out", "options": options, "resume": True}
     told: list[tuple[int, int]] = []
     outcome = command.map_images(command.MapRequest(**request), lambda done, total: told.append((done, total)))
-    assert outcome == command.Outcome(images=40, errors=1) and told == [(0, 40), (16, 40), (32, 40), (40, 40)]
+    assert (outcome.images, outcome.errors) == (40, 1) and "07.png" in outcome.first_error and told == [(0, 40), (16, 40), (32, 40), (40, 40)]
     told.clear()
     command.map_images(command.MapRequest(**request), lambda done, total: told.append((done, total)))
     assert told == [(24, 40), (40, 40)]
@@ -115,10 +115,26 @@ def test_a_run_that_is_killed_goes_on_and_each_image_is_answered_once(classifier
 
 
 def test_rows_that_vanish_are_noticed(classifier: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command.Worker, "answer", lambda self, number: command.Done(number=number, rows=1))  # a worker that says so and writes nothing
+    monkeypatch.setattr(command.Worker, "answer", lambda self, part: command.Done(number=part.number, rows=1))  # a worker that says so and writes nothing
     options = {"device": "cpu", "precision": "auto", "batch": 1, "manifest_sha256": None}
     with pytest.raises(InputError, match="these answers are missing, and 2 more"):
         command.map_images(command.MapRequest(bundle=classifier, sources=[str(images)], out=tmp_path / "out", options=options))
+
+
+def test_a_file_of_rows_that_is_no_part_of_the_job_is_told(classifier: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call = ["map", str(classifier), str(images), "--out", str(tmp_path / "out"), "--resume"]
+    assert main(call) == 1
+    part = next((tmp_path / "out").glob("part-*"))
+    part.with_name(f".{part.name}.abc").write_bytes(b"PAR1")  # of a worker that was killed
+    assert main(call) == 1 and not list((tmp_path / "out").glob(".*"))
+    part.with_name("part-000099-aaaaaaaa.parquet").write_bytes(part.read_bytes())
+    assert main(call) == 2 and "of no image of this job, but readers would take it for answers" in capsys.readouterr().err
+
+
+def test_two_calls_do_not_answer_into_one_folder(classifier: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with command.held(tmp_path / "out"):
+        assert main(["map", str(classifier), str(images), "--out", str(tmp_path / "out")]) == 2
+    assert "another process answers into this folder" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 WRONG = {

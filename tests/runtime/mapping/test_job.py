@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from edgeport_runtime.errors import ImageError, InputError
@@ -12,61 +13,73 @@ pytest.importorskip("pyarrow")
 answers = pytest.importorskip("edgeport_runtime.mapping.answers")
 job = pytest.importorskip("edgeport_runtime.mapping.job")
 
-ANSWERING = {"model": "abc int8", "task": "embedding", "top": 3, "min_score": None, "base": "."}
+ANSWERING = {"model": "abc int8", "task": "embedding", "top": 3, "min_score": None, "base": "/here"}
 
 
 def begin(tmp_path: Path, count: int, *, resume: bool = False, **other: Any) -> Any:
     (tmp_path / "list.txt").write_text("".join(f"{index}.png\n" for index in range(count)))
-    return job.begin(tmp_path / "out", [str(tmp_path / "list.txt")], job.Answering(**{**ANSWERING, **other}), resume=resume)
+    found = job.find_job(tmp_path / "out", [str(tmp_path / "list.txt")], job.Answering(**{**ANSWERING, **other}), resume=resume)
+    found.save()
+    return found
 
 
 def write(begun: Any, number: int, errors: int = 0, missing: int = 0) -> None:
-    rows = [answers.row(name, ImageError("no") if index < errors else [1.0]) for index, name in enumerate(begun.chunks[number].images)]
-    rows = [{**row, "answer": [1.0] if row["error"] is None else None} for row in rows]
-    answers.write_rows(rows[: len(rows) - missing], begun.place(number), "embedding", {})
+    part = begun.parts[number]
+    rows = [answers.row(name, ImageError("no") if index < errors else np.ones(1, np.float32)) for index, name in enumerate(part.chunk.images)]
+    answers.write_rows([rows[: len(rows) - missing]], part.place, "embedding", {})
 
 
-@pytest.fixture(autouse=True)
-def plain_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answers, "_value", lambda answer: answer)
+def left(begun: Any) -> list[int]:
+    return [part.number for part in begun.left()]
 
 
 def test_what_is_left_is_what_has_no_rows_or_errors_among_them(tmp_path: Path) -> None:
     begun = begin(tmp_path, 70)
-    assert begun.images == 70 and begun.left() == [0, 1, 2, 3, 4]
+    assert begun.images == 70 and left(begun) == [0, 1, 2, 3, 4]
     write(begun, 0)
     write(begun, 1, errors=1)
     write(begun, 2, missing=1)  # not these images
     write(begun, 3)
-    begun.place(3).write_bytes(begun.place(3).read_bytes()[:-9])  # torn
-    assert [begun.rows(number) for number in range(5)] == [(16, 0), (16, 1), None, None, None] and begun.left() == [1, 2, 3, 4]
+    place = begun.parts[3].place
+    place.write_bytes(place.read_bytes()[:-9])  # torn
+    assert [part.rows() for part in begun.parts] == [(16, 0), (16, 1), None, None, None] and left(begun) == [1, 2, 3, 4]
 
 
 def test_a_job_is_gone_on_with_and_new_images_are_chunks_of_their_own(tmp_path: Path) -> None:
     first = begin(tmp_path, 20)
     write(first, 0)
     again = begin(tmp_path, 25, resume=True)
-    assert again.chunks[:2] == first.chunks and again.chunks[2].images == tuple(f"{index}.png" for index in range(20, 25))
-    assert again.place(0) == first.place(0) and again.left() == [1, 2]
-    assert begin(tmp_path, 20, resume=True).chunks == again.chunks  # images that are gone from the source stay in the job
+    assert again.parts[:2] == first.parts and again.parts[2].chunk.images == tuple(f"{index}.png" for index in range(20, 25))
+    assert left(again) == [1, 2]
+    assert begin(tmp_path, 20, resume=True).parts == again.parts  # images that are gone from the source stay in the job
     fewer = begin(tmp_path, 1, resume=True)
     assert fewer.images == 25
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"_begun", "_job.jsonl", first.place(0).name}
+    assert names == {"_begun", "_job.jsonl", first.parts[0].place.name}
 
 
 def test_the_same_number_with_other_images_has_another_file(tmp_path: Path) -> None:
     one = begin(tmp_path, 3)
-    (tmp_path / "out" / "_job.jsonl").unlink()
-    (tmp_path / "out" / "_begun").rmdir()
-    assert begin(tmp_path, 4).place(0) != one.place(0)
+    (tmp_path / "out" / "_job.jsonl").unlink()  # an empty `_begun` alone is of a beginning that failed
+    assert begin(tmp_path, 4).parts[0].place != one.parts[0].place
 
 
-@pytest.mark.parametrize("other", [{"model": "xyz int8"}, {"top": 4}, {"min_score": 0.5}, {"base": "/elsewhere"}])
+@pytest.mark.parametrize("other", [{"model": "xyz int8"}, {"top": 4}, {"min_score": 0.5}])
 def test_another_model_or_another_question_is_refused(other: dict[str, Any], tmp_path: Path) -> None:
     begin(tmp_path, 3)
     with pytest.raises(InputError, match=f"begun with {next(iter(other))} .* and now it is {next(iter(other.values()))!r}"):
         begin(tmp_path, 3, resume=True, **other)
+
+
+def test_relative_paths_bind_a_job_to_where_it_was_begun(tmp_path: Path) -> None:
+    begin(tmp_path, 3)
+    with pytest.raises(InputError, match="begun in /here, to which its paths are relative; go on there"):
+        begin(tmp_path, 3, resume=True, base="/elsewhere")
+    (tmp_path / "absolute.txt").write_text("/a.png\n/b.png\n")
+    for base in ("/here", "/elsewhere"):
+        found = job.find_job(tmp_path / "other", [str(tmp_path / "absolute.txt")], job.Answering(**{**ANSWERING, "base": base}), resume=True)
+        found.save()
+        assert found.images == 2
 
 
 def test_a_folder_in_use_is_refused_without_resume_and_a_new_one_taken_with_it(tmp_path: Path) -> None:
@@ -75,10 +88,12 @@ def test_a_folder_in_use_is_refused_without_resume_and_a_new_one_taken_with_it(t
         begin(tmp_path, 3)
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="this is a file"):
-        job.begin(tmp_path / "file", [], job.Answering(**ANSWERING), resume=False)
+        job.find_job(tmp_path / "file", [], job.Answering(**ANSWERING), resume=False)
 
 
-@pytest.mark.parametrize("text", ["", "{}\n", "no JSON\n", "[]\n", '{"kind": "edgeport-run map 2"}\n', "TORN"])
+@pytest.mark.parametrize(
+    "text", ["", "{}\n", "no JSON\n", "[]\n", '{"kind": "edgeport-run map 1"}\n{"images": [1]}\n', '{"kind": "edgeport-run map 2"}\n', "TORN"]
+)
 def test_a_folder_of_something_else_is_refused(text: str, tmp_path: Path) -> None:
     begin(tmp_path, 3)
     place = tmp_path / "out" / "_job.jsonl"
@@ -87,7 +102,7 @@ def test_a_folder_of_something_else_is_refused(text: str, tmp_path: Path) -> Non
     with pytest.raises(InputError, match="no job of `edgeport-run map` to go on with"):
         begin(tmp_path, 3, resume=True)
     assert place.read_text() == before
-    place.unlink()
+    place.rename(place.with_name("other"))
     with pytest.raises(InputError, match="No such file"):
         begin(tmp_path, 3, resume=True)
 
@@ -102,4 +117,37 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "list.txt").write_text("a.png\n")
     with pytest.raises(InputError, match="cannot be written there"):
-        job.begin(tmp_path / "file" / "out", [str(tmp_path / "list.txt")], job.Answering(**ANSWERING), resume=False)
+        job.find_job(tmp_path / "file" / "out", [str(tmp_path / "list.txt")], job.Answering(**ANSWERING), resume=False).save()
+
+
+def test_a_beginning_that_failed_can_be_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as full:
+        full.setattr(job.os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        with pytest.raises(InputError, match="No space left"):
+            begin(tmp_path, 3)
+    assert begin(tmp_path, 3).images == 3
+
+
+def test_files_that_belong_to_no_image_are_found(tmp_path: Path) -> None:
+    begun = begin(tmp_path, 3)
+    write(begun, 0)
+    for name in ("part-000009-00000000.parquet", "more.parquet", "_list.parquet", ".part.parquet"):
+        (tmp_path / "out" / name).write_text("")
+    assert [path.name for path in begun.strangers()] == ["more.parquet", "part-000009-00000000.parquet"]
+
+
+def test_one_process_at_a_time_deals_chunks_out(tmp_path: Path) -> None:
+    out = tmp_path / "new" / "out"
+    with job.held(out):
+        with pytest.raises(InputError, match="another process answers into this folder"), job.held(out):
+            pass
+        assert [path.name for path in out.iterdir()] == ["_lock"]
+    assert not out.exists()  # nothing was begun
+    with job.held(out):
+        (out / "part").write_text("")
+    with job.held(out):
+        pass
+    assert {path.name for path in out.iterdir()} == {"_lock", "part"}
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written there"), job.held(tmp_path / "file" / "out"):
+        pass

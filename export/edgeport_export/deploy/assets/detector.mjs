@@ -49,11 +49,11 @@ function softmax(row) {
   return powers.map((each) => f(each / sum));
 }
 
-/** The first of the highest; the background is none. */
+/** The first of the highest, or of what is no number, as numpy's argmax has it; the background is none. */
 function best(row, background) {
   let found = -1;
   row.forEach((each, column) => {
-    if (column !== background && (found < 0 || each > row[found])) found = column;
+    if (column !== background && (found < 0 || each > row[found] || (Number.isNaN(each) && !Number.isNaN(row[found])))) found = column;
   });
   return Math.max(found, 0);
 }

@@ -35,9 +35,9 @@ async function image(file) {
   const bytes = await readFile(file).catch((error) => {
     throw new Error(`${file}: the image cannot be read (${error.code === "ENOENT" ? "there is no such file" : error.code === "EISDIR" ? "it is a folder" : error.code})`);
   });
-  const opened = sharp(bytes, { ignoreIcc: true }); // color profiles are ignored, as in training
   let data, info;
   try {
+    const opened = sharp(bytes, { ignoreIcc: true }); // color profiles are ignored, as in training
     if ((await opened.metadata()).space === "cmyk") throw new Error("it is CMYK; convert it to RGB");
     ({ data, info } = await opened.rotate().removeAlpha().toColourspace("srgb").raw().toBuffer({ resolveWithObject: true })); // upright, as the runtime
   } catch (error) {

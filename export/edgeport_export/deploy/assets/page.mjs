@@ -17,8 +17,8 @@ let about, contract, shown;
 
 /** inputs by name -> outputs by name, at a precision. */
 async function run(precision, inputs) {
-  sessions[precision] ??= ort.InferenceSession.create(await bytes(about.models[precision]), { executionProviders: ["wasm"] });
-  const session = await sessions[precision];
+  sessions[precision] ??= await ort.InferenceSession.create(await bytes(about.models[precision]), { executionProviders: ["wasm"] });
+  const session = sessions[precision];
   const feeds = Object.fromEntries(Object.entries(inputs).map(([name, each]) => [name, new ort.Tensor(each.dtype, each.data, each.dims)]));
   const outputs = await session.run(feeds);
   return Object.fromEntries(Object.entries(outputs).map(([name, each]) => [name, { data: each.data, dims: each.dims }]));
@@ -35,7 +35,9 @@ function pixelsOf(source, height, width) {
 
 async function decoded(blob) {
   const bitmap = await createImageBitmap(blob, { imageOrientation: "from-image", premultiplyAlpha: "none", colorSpaceConversion: "none" }); // profiles are ignored, as in training
-  return pixelsOf(bitmap, bitmap.height, bitmap.width);
+  const image = pixelsOf(bitmap, bitmap.height, bitmap.width);
+  bitmap.close();
+  return image;
 }
 
 function draw(canvas, { data, height, width, channels }) {
@@ -60,6 +62,7 @@ function colored({ map, height, width }) {
 }
 
 function say(text, bad = false) {
+  if (bad) at("result").hidden = true; // an answer to another image
   at("status").textContent = text;
   at("status").className = bad ? "bad" : "soft";
 }
@@ -115,7 +118,7 @@ function mark(canvas, found) {
       else pen.rect(left, top, right - left, bottom - top);
       pen.stroke();
     }
-    const wide = pen.measureText(text).width + words / 2, x = Math.min(Math.max(0, left), canvas.width - wide), y = Math.max(0, top - 1.3 * words);
+    const wide = pen.measureText(text).width + words / 2, x = Math.max(0, Math.min(left, canvas.width - wide)), y = Math.max(0, top - 1.3 * words);
     pen.fillStyle = "#000000";
     pen.fillRect(x, y, wide, 1.3 * words);
     pen.fillStyle = "#ffd400";
@@ -167,9 +170,9 @@ async function decoderDifference() {
 }
 
 async function checkAll() {
-  at("check").disabled = true;
   const body = at("cases").querySelector("tbody"), golden = await json("golden.json");
   body.replaceChildren();
+  at("checked").className = "";
   let passed = 0, total = 0;
   for (const precision of Object.keys(about.models)) {
     at("checked").textContent = `Running ${precision}…`;
@@ -185,6 +188,16 @@ async function checkAll() {
   at("cases").hidden = false;
   at("checked").textContent = `${passed} of ${total} golden outputs agree.`;
   at("checked").className = passed === total && total > 0 ? "good" : "bad";
+}
+
+async function checkGuarded() {
+  at("check").disabled = true;
+  try {
+    await checkAll();
+  } catch (error) {
+    at("checked").textContent = `The golden cases could not be run: ${error.message}`;
+    at("checked").className = "bad";
+  }
   at("check").disabled = false;
 }
 
@@ -198,25 +211,38 @@ async function guarded(work) {
 
 const take = (file) => file && guarded(async () => answerTo(await decoded(file)));
 
-async function camera() {
-  const stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
-  at("video").srcObject = stream;
-  at("video").hidden = false;
-  await at("video").play();
-  at("shoot").onclick = () =>
-    guarded(async () => {
-      const image = pixelsOf(at("video"), at("video").videoHeight, at("video").videoWidth);
-      for (const track of stream.getTracks()) track.stop();
-      at("video").hidden = at("shoot").hidden = true;
-      await answerTo(image);
-    });
-  at("shoot").hidden = false;
+let stream = null;
+
+function closeCamera() {
+  for (const track of stream?.getTracks() ?? []) track.stop();
+  stream = null;
+  at("video").hidden = at("shoot").hidden = true;
 }
 
-at("file").addEventListener("change", (event) => take(event.target.files[0]));
+/** Opens the camera; a second click closes it. */
+async function camera() {
+  if (stream) return closeCamera();
+  if (!navigator.mediaDevices) throw new Error("a browser gives its camera to pages on https or localhost alone");
+  stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
+  at("video").srcObject = stream;
+  at("video").hidden = at("shoot").hidden = false;
+  await at("video").play();
+}
+
+async function shoot() {
+  const image = pixelsOf(at("video"), at("video").videoHeight, at("video").videoWidth);
+  closeCamera();
+  await answerTo(image);
+}
+
+at("file").addEventListener("change", async (event) => {
+  await take(event.target.files[0]);
+  event.target.value = ""; // so that the same file can be taken again
+});
+at("shoot").addEventListener("click", () => guarded(shoot));
 at("precision").addEventListener("change", () => shown && guarded(() => answerTo(shown)));
 at("camera").addEventListener("click", () => guarded(camera));
-at("check").addEventListener("click", () => guarded(checkAll));
+at("check").addEventListener("click", checkGuarded);
 at("drop").addEventListener("dragover", (event) => {
   event.preventDefault();
   at("drop").classList.add("over");
