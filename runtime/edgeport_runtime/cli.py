@@ -234,7 +234,7 @@ def _map(arguments: argparse.Namespace) -> int:
         _print(asdict(outcome))
     else:
         wrong = f", {outcome.errors} of them with an error, such as: {outcome.first_error}" if outcome.errors else ""
-        _print(f"{outcome.images} images are answered in {arguments.out}{wrong}")
+        _print(f"{outcome.images} {'image is' if outcome.images == 1 else 'images are'} answered in {arguments.out}{wrong}")
     return 1 if outcome.errors else 0
 
 

@@ -63,9 +63,10 @@ def test_files_in_parquet_give_what_the_files_give(classifier: Path, images: Pat
     assert found[7]["error"] is not None and "an image of 4 bytes" in found[7]["error"]
 
 
-def test_answers_that_are_images_are_the_files_of_predict(generator: Path, tmp_path: Path) -> None:
+def test_answers_that_are_images_are_the_files_of_predict(generator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.fromarray(np.full((20, 30, 3), 100, np.uint8)).save(tmp_path / "a.png")
     assert main(["map", str(generator), str(tmp_path / "a.png"), "--out", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out == f"1 image is answered in {tmp_path / 'out'}\n"
     assert main(["predict", str(generator), str(tmp_path / "a.png"), "--out", str(tmp_path / "files")]) == 0
     (row,) = rows_in(tmp_path / "out")
     assert row["answer"] == (tmp_path / "files" / "a.png").read_bytes() and row["path"] == str(tmp_path / "a.png")
