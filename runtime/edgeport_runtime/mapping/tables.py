@@ -49,7 +49,7 @@ def _opened(name: str) -> Any:
 
 
 def _footer(name: str) -> str:
-    """Sizes, places and statistics of all columns stand in it: another content has another one."""
+    """Sizes, places and statistics of all columns stand in it, so another content has the same one only if it was written without statistics."""
     with open(name, "rb") as file:  # noqa: PTH123  # a regular file, which was opened before
         end = file.seek(0, 2)
         file.seek(max(0, end - 8))

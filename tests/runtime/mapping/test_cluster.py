@@ -152,9 +152,10 @@ def test_an_image_that_ends_workers_is_an_error_in_its_row(classifier: Path, tmp
     for index in range(40):
         Image.new("RGB", (3, 5) if index == 20 else (30, 20)).save(tmp_path / "in" / f"{index:02d}.png")
     (tmp_path / "sitecustomize.py").write_text(DEADLY)
-    call = command(classifier, tmp_path / "in", tmp_path / "out", "--workers", "2")
+    call = command(classifier, tmp_path / "in", tmp_path / "out", "--workers", "2", "--json")
     done = subprocess.run(call, env=environment(tmp_path), capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 1, done.stderr
+    assert json.loads(done.stdout)["errors"] == 1 and "A worker died or was killed" in done.stderr  # what Ray tells of it is no part of the JSON
     rows = rows_in(tmp_path / "out")
     assert len(rows) == 40 and [Path(row["path"]).name for row in rows if row["error"]] == ["20.png"]
     assert "2 processes ended while they answered this image alone" in next(row["error"] for row in rows if row["error"])
