@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from .file_lock import locked
+from edgeport_runtime.file_lock import locked
 
 PREFIX = "edgeport-scratch-"
 LOCK = "lock"

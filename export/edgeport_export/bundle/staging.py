@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeport_export.errors import OutputError
-from edgeport_export.file_lock import locked
 from edgeport_export.scratch import lasting_folder
+from edgeport_runtime.file_lock import locked
 
 RENAME_EXCHANGE = 2  # linux/fs.h: swap two paths atomically
 AT_FDCWD = -100

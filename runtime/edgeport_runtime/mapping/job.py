@@ -11,12 +11,13 @@ A chunk's rows have one name, whoever writes them, so no image can have two rows
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from edgeport_runtime.errors import InputError, first_line
+from edgeport_runtime.file_lock import locked
 from edgeport_runtime.regular_files import open_regular, what_is
 
 from .answers import count_rows
@@ -150,25 +151,18 @@ def _stored(folder: Path, answering: Answering) -> tuple[list[Chunk], str]:
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
     """The folder for this process alone, until the end of the context or of the process. Raises InputError if another one holds it."""
-    try:
-        import fcntl
-    except ImportError:  # not on Windows
-        yield
-        return
-    is_new = what_is(folder) is None
+    is_new, lock = what_is(folder) is None, ExitStack()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / LOCK).open("a")
+        is_free = lock.enter_context(locked(folder / LOCK))
     except OSError as error:
         raise InputError(f"{folder}: the answers cannot be written there ({first_line(error)}); name another folder with --out") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise InputError(f"{folder}: another process answers into this folder; wait until it has ended, or name another folder with --out") from error
-        try:
+    try:
+        with lock:
+            if not is_free:
+                raise InputError(f"{folder}: another process answers into this folder; wait until it has ended, or name another folder with --out")
             yield
-        finally:
-            if is_new and [path.name for path in folder.iterdir()] == [LOCK]:  # nothing was begun
-                (folder / LOCK).unlink()
+    finally:
+        if is_new:
+            with suppress(OSError):  # something was begun in it
                 folder.rmdir()

@@ -144,7 +144,7 @@ def test_workers_and_drivers_are_killed_and_each_image_is_answered_once(
     done = subprocess.run(command(classifier, images, out, "--resume"), env=environment(), capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 1 and f"{COUNT} images are answered" in done.stdout, done.stderr
     assert rows_in(out) == predicted  # each once, in order, and equal
-    assert {path.name.split("-")[0] for path in out.iterdir()} == {"part", "_job.jsonl", "_begun", "_lock"}
+    assert {path.name.split("-")[0] for path in out.iterdir()} == {"part", "_job.jsonl", "_begun"}
 
 
 def test_an_image_that_ends_workers_is_an_error_in_its_row(classifier: Path, tmp_path: Path) -> None:

@@ -4,12 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from edgeport_export import file_lock
-from edgeport_export.file_lock import locked
+from edgeport_runtime import file_lock
+from edgeport_runtime.file_lock import locked
 
 HOLD = """import sys
 from pathlib import Path
-from edgeport_export.file_lock import locked
+from edgeport_runtime.file_lock import locked
 with locked(Path(sys.argv[1])) as free:
     print(free, flush=True)
     input()
