@@ -10,6 +10,7 @@ from edgeport_runtime.outline import read_outline
 from .float_graph.exact_kernels import exact_kernels
 from .float_graph.precise_mean import precise_mean
 from .float_graph.precise_norm import precise_norm
+from .float_graph.prelu import prelu
 from .float_graph.stored_constants import stored_constants
 from .graph import GraphEditor
 from .names import LEVELS_SUFFIX
@@ -34,6 +35,7 @@ def finalize(model: onnx.ModelProto, contract: Contract, *, check: bool = True) 
         if value.endswith(LEVELS_SUFFIX):
             editor.remove_output(value)
     precise_mean(editor, contract)
+    prelu(editor, contract)
     stored_constants(editor)
     kept = {each.key: each.value for each in model.metadata_props if each.key == NARROW_KEY}
     onnx.helper.set_model_props(editor.model, {METADATA_KEY: contract.to_json(), **kept})
