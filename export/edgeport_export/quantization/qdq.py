@@ -7,7 +7,7 @@ Static Q/DQ with int8 weights per channel. By rule:
    integers of two activations.
 2. Relu, Clip, MaxPool, Add and their like are quantized if every product that they follow is, because left in float they break the fusion of
    their neighbors. Before the first product (normalization) and after the network they stay float. So are the mean over a map, Sigmoid,
-   HardSigmoid, nearest upsampling, and Mul by something computed (a gate). Mul by constants is not, because small ones would become zero,
+   HardSigmoid, nearest upsampling, PReLU, and Mul by something computed (a gate). Mul by constants is not, because small ones would become zero,
    nor is a Clip between limits on one side of zero.
 3. The passes of `rewrites/int8_graph` give the integer kernels the shapes that they run fastest on; each says what it does and why.
 """
@@ -33,6 +33,7 @@ from edgeport_export.rewrites.int8_graph.global_pool import is_global_pool
 from edgeport_export.rewrites.int8_graph.hard_sigmoid import has_integer_steps
 from edgeport_export.rewrites.int8_graph.layout import LAYOUT
 from edgeport_export.rewrites.int8_graph.nearest_upsampling import repeats
+from edgeport_export.rewrites.int8_graph.prelu_steps import has_integer_slopes
 from edgeport_export.rewrites.int8_graph.transposed_convolution import refusal
 from edgeport_export.rewrites.names import is_wrapper_node
 from edgeport_runtime import Contract
@@ -44,7 +45,7 @@ from .recovery.recovered_weights import NOTHING, Recovered, put_in_place
 from .targets import Target
 
 # Elementwise and pooling operators that fuse with a quantized neighbor; see rule 2.
-FOLLOWERS = ("Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool", "Add", "Concat", "LeakyRelu", "Mul", "Sigmoid", "HardSigmoid", "Resize")
+FOLLOWERS = ("Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool", "Add", "Concat", "LeakyRelu", "Mul", "Sigmoid", "HardSigmoid", "Resize", "PRelu")
 TWO_ACTIVATIONS = "a product of two activations, whose sums are as short as a head is wide: left as it is, unmeasured"
 
 
@@ -130,7 +131,7 @@ def _follows(editor: GraphEditor, node: onnx.NodeProto, constants: set[str]) -> 
         return False
     if (node.op_type == "Clip" and not _holds_zero(editor, node)) or (node.op_type == "HardSigmoid" and not has_integer_steps(editor, node)):
         return False
-    if node.op_type == "Resize" and repeats(editor, node) is None:
+    if (node.op_type == "Resize" and repeats(editor, node) is None) or (node.op_type == "PRelu" and not has_integer_slopes(editor, node)):
         return False
     return node.op_type in FOLLOWERS or is_global_pool(editor, node)
 
