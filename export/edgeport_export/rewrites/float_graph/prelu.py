@@ -1,7 +1,7 @@
 """PReLU (arXiv:1502.01852) from operators that onnxruntime runs fast; its PRelu goes through a map channel by channel, a value at a time.
 
-MTCNN's P-Net on 10 images of 96 px, two threads: PRelu took 7.0 of 8.9 ms. A map of 16 x 128 x 28 x 28: 4.3 ms, 1.3 as rule 2 has it, and
-nothing as rule 1 has it, because onnxruntime computes a LeakyRelu where the convolution before it stores its values (onnxruntime 1.32.0).
+MTCNN's P-Net on 10 images of 96 px, two threads: PRelu took 7.0 of 8.9 ms. A map of 16 x 128 x 28 x 28 took 4.3 ms, and 1.3 by rule 2. By
+rule 1 it takes nothing: onnxruntime computes a LeakyRelu where the convolution before it stores its values (onnxruntime 1.32.0).
 
 1. `leaky_relu`: one slope for all channels is a LeakyRelu, which has an integer kernel as well.
 2. `prelu`: a slope for each channel is Relu(x) + slope * Min(x, 0). One of the two is zero, so that the bits are PRelu's.
