@@ -12,6 +12,7 @@ from edgeport_export.rewrites.float_graph import FLOAT_PASSES
 from edgeport_export.rewrites.float_graph.exact_kernels import exact_kernels
 from edgeport_export.rewrites.float_graph.precise_mean import precise_mean
 from edgeport_export.rewrites.float_graph.precise_norm import precise_norm
+from edgeport_export.rewrites.float_graph.prelu import prelu
 from edgeport_export.rewrites.float_graph.stored_constants import stored_constants
 from edgeport_export.rewrites.graph import PassResult
 from edgeport_export.rewrites.int8_graph import FOLLOWER_PASSES, GUARDS, QDQ_PASSES, SHAPING_PASSES, X86_PASSES
@@ -121,7 +122,8 @@ def test_no_module_imports_itself_by_a_detour() -> None:
 
 
 def passes() -> list[object]:
-    return [*FLOAT_PASSES, exact_kernels, precise_mean, precise_norm, stored_constants, *SHAPING_PASSES, *FOLLOWER_PASSES, *QDQ_PASSES, *X86_PASSES, *GUARDS]
+    last = (exact_kernels, precise_mean, precise_norm, prelu, stored_constants)
+    return [*FLOAT_PASSES, *last, *SHAPING_PASSES, *FOLLOWER_PASSES, *QDQ_PASSES, *X86_PASSES, *GUARDS]
 
 
 @pytest.mark.parametrize("one_pass", passes(), ids=lambda each: each.__name__)
