@@ -53,7 +53,6 @@ def prepare(name: str, folder: Path) -> None:
     from subjects import images as random_images
 
     from edgeport_export import ExportOptions, export_bundle
-    from edgeport_export.quantization.image_roles import HELD_BACK, PROBES
 
     folder.mkdir(parents=True, exist_ok=True)
     subject = SUBJECTS[name]()
@@ -67,21 +66,24 @@ def prepare(name: str, folder: Path) -> None:
             program = torch.onnx.export(module, (inputs,), dynamo=True, verbose=False, input_names=["pixels"], **more)
         program.save(folder / f"{file}.onnx", external_data=False)
     _quantize(folder, images[:PEERS_IMAGES])
-    # on the very images that edgeport will measure itself on: of networks with random weights, other images may be 5 dB away
-    floor_db = min(SQNR_FLOOR_DB, _plain_db(folder, images[::HELD_BACK][:PROBES]) - SEEN_DB)
-    options = ExportOptions(always_keep_int8=True, sqnr_floor_db=floor_db, benchmark_batch=max(BATCHES))
+    options = ExportOptions(always_keep_int8=True, sqnr_floor_db=floor_db(folder, images), benchmark_batch=max(BATCHES))
     export_bundle(subject.network, subject.contract, folder / "bundle", name=name, calibration=images, options=options, force=True)
 
 
-def _plain_db(folder: Path, images: np.ndarray) -> float:
-    """How far plain U8S8 is from plain fp32: signal over error in dB."""
+def floor_db(folder: Path, images: np.ndarray) -> float:
+    """The budget of edgeport's int8. Plain U8S8 is measured on the very images that edgeport will measure itself on: of networks with random weights,
+    other images may be 5 dB away."""
     import onnxruntime
 
+    from edgeport_export.quantization.image_roles import HELD_BACK, PROBES
+    from edgeport_export.quantization.output_error import sqnr_db
+
+    probes = images[::HELD_BACK][:PROBES]
     exact, rounded = (
-        onnxruntime.InferenceSession(folder / f"{file}.onnx", providers=["CPUExecutionProvider"]).run(None, {"pixels": images})[0].astype(np.float64)
+        onnxruntime.InferenceSession(folder / f"{file}.onnx", providers=["CPUExecutionProvider"]).run(None, {"pixels": probes})[0]
         for file in ("dynamic", "u8s8")
     )
-    return float(10 * np.log10(np.sum((exact - exact.mean(axis=0)) ** 2) / np.sum((exact - rounded) ** 2)))  # as a budget counts it
+    return min(SQNR_FLOOR_DB, sqnr_db([exact], [rounded]) - SEEN_DB)
 
 
 @contextmanager

@@ -9,19 +9,17 @@ OLD is a folder of edgeport's source. `--folder` is what `make bench` filled; wh
 """
 
 import argparse
-import math
 import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
-from bench import BATCHES, ROUND_SECONDS, SEEN_DB, SQNR_FLOOR_DB, _plain_db, timed
+from bench import BATCHES, ROUND_SECONDS, floor_db, timed
 from reference_workload import ReferenceWorkload
 
 UNSEEN, SEED = 32, 500
@@ -42,13 +40,10 @@ def export_older(checkout: Path, name: str, folder: Path) -> None:
     """Make the older checkout's bundle, unless it is there."""
     if (folder / "older" / "manifest.json").exists():
         return
-    from edgeport_export.quantization.image_roles import HELD_BACK, PROBES
-
-    floor_db = min(SQNR_FLOOR_DB, _plain_db(folder, np.load(folder / "images.npy")[::HELD_BACK][:PROBES]) - SEEN_DB)
     packages = [str(checkout.resolve() / package) for package in ("runtime", "models", "export")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(packages)}
-    given = [checkout.resolve() / "tests" / "bench", name, folder, floor_db, max(BATCHES)]
-    subprocess.run([sys.executable, "-c", EXPORT, *map(str, given)], env=environment, cwd=checkout, check=True)
+    given = [checkout.resolve() / "tests" / "bench", name, folder, floor_db(folder, np.load(folder / "images.npy")), max(BATCHES)]
+    subprocess.run([sys.executable, "-c", EXPORT, *map(str, given)], env=environment, check=True)
 
 
 def int8_file(bundle: Path) -> Path:
@@ -57,36 +52,36 @@ def int8_file(bundle: Path) -> Path:
     return found
 
 
-def sqnr_db(files: Sequence[Path], exact: Path, images: np.ndarray) -> list[float]:
-    """Of each file's first output, on images that nothing was fitted to."""
+def answers(file: Path, images: np.ndarray) -> np.ndarray:
+    """A model file's first output."""
     import onnxruntime
 
-    def answers(file: Path) -> np.ndarray:
-        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-        return np.asarray(session.run(None, {"pixels": images})[0], np.float64)
-
-    truth = answers(exact)
-    return [10 * math.log10(float(np.square(truth).sum() / np.square(answers(file) - truth).sum())) for file in files]
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, {"pixels": images})[0])
 
 
 def main() -> None:
-    from subjects import OTHERS, OWN, SUBJECTS
+    from subjects import SUBJECTS
     from subjects import images as random_images
+
+    from edgeport_export.quantization.output_error import sqnr_db
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("older", type=Path)
     parser.add_argument("--folder", type=Path, default=Path("bench"))
-    parser.add_argument("--only", nargs="*", default=[name for name in (*OWN, *OTHERS) if name != "swin_t"])
+    parser.add_argument("--only", nargs="*", help="Networks, all that --folder holds if left out.")
     parser.add_argument("--batch", nargs="*", type=int, default=sorted(BATCHES, reverse=True))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     given = parser.parse_args()
     workload = ReferenceWorkload()
-    for name in given.only:
+    for name in given.only or [name for name in SUBJECTS if (given.folder / name / "bundle").exists()]:
         folder = given.folder / name
         export_older(given.older, name, folder)
         files = {"older": int8_file(folder / "older"), "newer": int8_file(folder / "bundle")}
-        distances = sqnr_db(list(files.values()), folder / "bundle" / "model.onnx", random_images(SUBJECTS[name](), UNSEEN, seed=SEED))
+        unseen = random_images(SUBJECTS[name](), UNSEEN, seed=SEED)
+        exact = answers(folder / "bundle" / "model.onnx", unseen)
+        distances = [sqnr_db([exact], [answers(path, unseen)]) for path in files.values()]
         for batch in given.batch:
             basis = {"subject": name, "kind": "onnxruntime", "images": str(folder / "images.npy"), "batch": batch, "threads": given.threads}
             more: dict[str, Any] = {"seconds": ROUND_SECONDS, "precision": "", "latency": "lowest"}

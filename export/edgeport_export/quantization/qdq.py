@@ -14,6 +14,7 @@ Static Q/DQ with int8 weights per channel. By rule:
 
 import logging
 import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -129,10 +130,8 @@ def _follows(editor: GraphEditor, node: onnx.NodeProto, constants: set[str]) -> 
     """Rule 2, as far as the node itself goes."""
     if is_wrapper_node(node.name) or (node.op_type == "Mul" and constants & set(node.input)):
         return False
-    if (node.op_type == "Clip" and not _holds_zero(editor, node)) or (node.op_type == "HardSigmoid" and not has_integer_steps(editor, node)):
-        return False
-    if (node.op_type == "Resize" and repeats(editor, node) is None) or (node.op_type == "PRelu" and not has_integer_slopes(editor, node)):
-        return False
+    if node.op_type in CONDITIONS:
+        return CONDITIONS[node.op_type](editor, node)
     return node.op_type in FOLLOWERS or is_global_pool(editor, node)
 
 
@@ -143,6 +142,15 @@ def _holds_zero(editor: GraphEditor, clip: onnx.NodeProto) -> bool:
         return False  # computed while it runs
     least, most = (float(editor.array(name).max()) if name else 0.0 for name in (low, high))
     return least <= 0.0 <= most
+
+
+# Followers that have an integer form under a condition.
+CONDITIONS: Mapping[str, Callable[[GraphEditor, onnx.NodeProto], bool]] = {
+    "Clip": _holds_zero,
+    "HardSigmoid": has_integer_steps,
+    "PRelu": has_integer_slopes,
+    "Resize": lambda editor, node: repeats(editor, node) is not None,
+}
 
 
 def observed_values(model: onnx.ModelProto, target: Target) -> list[str]:
