@@ -126,6 +126,38 @@ def test_the_page_answers_images_and_nothing_leaves_it(name: str, width: int, sc
         context.close()
 
 
+SLOW_CAMERA = """
+const canvas = document.createElement("canvas");
+canvas.width = canvas.height = 64;
+navigator.mediaDevices.getUserMedia = async () => {
+  const pen = canvas.getContext("2d"), stream = canvas.captureStream(0);
+  window.firstFrame = () => { pen.fillRect(0, 0, 64, 64); stream.getVideoTracks()[0].requestFrame(); };
+  return stream;
+};
+"""
+
+
+def test_a_picture_can_be_taken_once_the_camera_has_shown_one(pages: Path, browser: Any) -> None:
+    with engines.served(pages / "classifier") as address:
+        page = browser.new_page()
+        page.add_init_script(SLOW_CAMERA)
+        page.goto(address)
+        page.wait_for_selector("#status:text('Ready')", timeout=120_000)
+        page.click("#camera")
+        page.wait_for_function("() => window.firstFrame && !document.getElementById('video').hidden")
+        assert page.is_hidden("#shoot") and page.is_disabled("#camera")
+        page.evaluate("() => window.firstFrame()")
+        page.wait_for_selector("#shoot:visible", timeout=60_000)
+        page.click("#shoot")
+        page.wait_for_selector("#status:text-is('Answered.')", timeout=60_000)
+        assert page.is_hidden("#shoot") and page.is_enabled("#camera")
+        page.evaluate("() => { navigator.mediaDevices.getUserMedia = async () => { throw new Error('no camera here'); }; }")
+        page.click("#camera")
+        page.wait_for_selector("#status:text('no camera here')", timeout=60_000)
+        assert page.is_hidden("#shoot") and page.is_hidden("#video") and page.is_enabled("#camera")
+        page.close()
+
+
 class ThreeBoxes(torch.nn.Module):
     """Boxes that hardly depend on the image: two of them are sure, one is not."""
 

@@ -219,14 +219,23 @@ function closeCamera() {
   at("video").hidden = at("shoot").hidden = true;
 }
 
-/** Opens the camera; a second click closes it. */
+/** Opens the camera; a second click closes it. A picture can be taken when the first frame is there: before it, a video has no size. */
 async function camera() {
   if (stream) return closeCamera();
   if (!navigator.mediaDevices) throw new Error("a browser gives its camera to pages on https or localhost alone");
-  stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
-  at("video").srcObject = stream;
-  at("video").hidden = at("shoot").hidden = false;
-  await at("video").play();
+  at("camera").disabled = true; // or a second click, before the camera has answered, would open it twice
+  try {
+    stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
+    at("video").srcObject = stream;
+    at("video").hidden = false;
+    await at("video").play();
+    at("shoot").hidden = false;
+  } catch (error) {
+    closeCamera();
+    throw error;
+  } finally {
+    at("camera").disabled = false;
+  }
 }
 
 async function shoot() {
