@@ -21,6 +21,7 @@ from .pixel_convolution import pixel_convolution
 from .position_blocks import position_blocks
 from .positions_last import positions_last
 from .prelu_steps import integer_halves, prelu_steps
+from .quantized_rows import quantized_rows
 from .separable_fusion import separable_fusion
 from .transposed_convolution import transposed_convolution
 from .width_branches import width_branches
@@ -37,6 +38,6 @@ SHAPING_PASSES = (
     layout_ranges,
 )
 FOLLOWER_PASSES = (global_pool, nearest_upsampling, hard_sigmoid, prelu_steps)
-QDQ_PASSES = (keep_value_scales, drop_factors, integer_halves, float_linear, last_pairs, integer_shapes)
+QDQ_PASSES = (keep_value_scales, quantized_rows, drop_factors, integer_halves, float_linear, last_pairs, integer_shapes)
 X86_PASSES = (batch_as_depth, width_branches)
 GUARDS = (float_products,)
