@@ -95,6 +95,11 @@ class GraphEditor:
             if each.type.tensor_type.HasField("shape")
         }
 
+    @property
+    def has_open_sizes(self) -> bool:
+        """Whether some size of an input is known only while the network runs."""
+        return any(isinstance(size, str) for value in self.graph.input for size in self.dims.get(value.name, ("",)))
+
     def array(self, name: str) -> NDArray[Any]:
         """The value of a constant."""
         return numpy_helper.to_array(self.constants[name])

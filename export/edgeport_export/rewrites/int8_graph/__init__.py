@@ -7,6 +7,7 @@ Q/DQ pairs. `X86_PASSES`: after these, for targets on which they were measured. 
 
 from .attention_product import attention_product, keep_value_scales
 from .batch_as_depth import batch_as_depth
+from .biased_linear import biased_linear
 from .channel_padding import channel_padding
 from .column_quads import column_quads
 from .float_linear import float_linear
@@ -23,6 +24,7 @@ from .positions_last import positions_last
 from .prelu_steps import integer_halves, prelu_steps
 from .quantized_rows import quantized_rows
 from .separable_fusion import separable_fusion
+from .split_linear import split_linear
 from .transposed_convolution import transposed_convolution
 from .width_branches import width_branches
 
@@ -38,6 +40,16 @@ SHAPING_PASSES = (
     layout_ranges,
 )
 FOLLOWER_PASSES = (global_pool, nearest_upsampling, hard_sigmoid, prelu_steps)
-QDQ_PASSES = (keep_value_scales, quantized_rows, drop_factors, integer_halves, float_linear, last_pairs, integer_shapes)
+QDQ_PASSES = (
+    keep_value_scales,
+    drop_factors,
+    integer_halves,
+    float_linear,
+    split_linear,
+    biased_linear,
+    quantized_rows,
+    last_pairs,
+    integer_shapes,
+)
 X86_PASSES = (batch_as_depth, width_branches)
 GUARDS = (float_products,)

@@ -24,8 +24,7 @@ from .layout import LAYOUT
 
 def quantized_rows(editor: GraphEditor, context: Int8Context) -> PassResult:
     """Rules 1 and 3, on a graph with its Q/DQ pairs. `changed`: number of products."""
-    has_open_sizes = any(isinstance(size, str) for value in editor.graph.input for size in editor.dims.get(value.name, ("",)))
-    return PassResult(changed=sum(_round_by_row(editor, rows) for rows in context.known(ScaledRows)) if has_open_sizes else 0)
+    return PassResult(changed=sum(editor.has_open_sizes and _round_by_row(editor, rows) for rows in context.known(ScaledRows)))
 
 
 def _round_by_row(editor: GraphEditor, rows: ScaledRows) -> bool:
