@@ -234,9 +234,9 @@ class Mixer(nn.Module):
 @pytest.mark.parametrize(
     ("between", "bias", "first"),
     [
-        (nn.GELU(), True, ["Add", "Gelu"]),
+        (nn.GELU(), True, ["Cast", "Mul", "Add", "Gelu"]),
         (nn.GELU(), False, ["Gelu"]),
-        (nn.Sequential(nn.Unflatten(2, (2, 16)), nn.Tanh(), nn.Flatten(2)), True, ["Add", "Reshape"]),
+        (nn.Sequential(nn.Unflatten(2, (2, 16)), nn.Tanh(), nn.Flatten(2)), True, ["Cast", "Mul", "Add", "Reshape"]),
         (nn.ReLU(), True, ["QuantizeLinear", "DequantizeLinear", "Add", "QuantizeLinear"]),
         (nn.Sequential(nn.Unflatten(2, (2, 16)), nn.Flatten(2)), True, ["QuantizeLinear", "DequantizeLinear", "Add", "QuantizeLinear"]),
         (nn.Identity(), True, ["QuantizeLinear", "DequantizeLinear", "Add", "QuantizeLinear"]),
@@ -251,7 +251,7 @@ def test_a_linear_layer_between_float_operators_gives_floats(
     graph = quantizable(network, class_contract)
     photos = [Example(source=np.random.default_rng(i).integers(0, 256, (16, 16, 3), dtype=np.uint8), truth=0) for i in range(8)]
     made = all_integer(graph, photos)
-    for name, expected in (("first", first), ("second", ["Add", "Mul"])):
+    for name, expected in (("first", first), ("second", ["Cast", "Mul", "Add", "Mul"])):  # Cast, Mul and Add: of the integer sums, their scale, the bias
         value = next(node.output[0] for node in made.graph.node if node.name == f"{name}/MatMul")
         way = []
         while len(way) < len(expected):
