@@ -360,11 +360,21 @@ def int8_three_steps(planting: Planting) -> Words:
     return ("int8 is not what this network exports to: ", int8_weights(planting).removeprefix("network."))
 
 
+def int8_steps(graph: onnx.GraphProto, weights: str) -> str:
+    """The constant that has the steps of these weights: what dequantizes them reads it, or what scales the sums of a MatMulInteger."""
+    reader = next(each for each in graph.node if weights in each.input)
+    if reader.op_type == "DequantizeLinear":
+        return reader.input[1]
+    cast = next(each for each in graph.node if reader.output[0] in each.input)
+    scaled = next(each for each in graph.node if cast.output[0] in each.input)
+    return next(each for each in graph.node if scaled.input[1] in each.output).input[1]
+
+
 def int8_scale(planting: Planting) -> Words:
     """One channel's weights come out a tenth larger."""
-    node = next(each for each in planting.int8.graph.node if each.op_type == "DequantizeLinear" and each.input[0] == int8_weights(planting))
-    changed(planting.int8, node.input[1], lambda values: values.__setitem__(0, values[0] * 1.1))
-    return ("int8 is not what this network exports to: ", node.input[1].removeprefix("network."))
+    steps = int8_steps(planting.int8.graph, int8_weights(planting))
+    changed(planting.int8, steps, lambda values: values.__setitem__(0, values[0] * 1.1))
+    return ("int8 is not what this network exports to: ", steps.removeprefix("network."))
 
 
 def quantizer(planting: Planting) -> onnx.NodeProto:
