@@ -43,6 +43,13 @@ def test_what_a_graph_holds(editor: GraphEditor) -> None:
     assert editor.first("Conv") is None
 
 
+@pytest.mark.parametrize(("sizes", "expected"), [(["n", 3], True), ([2, None], True), (None, True), ([2, 3], False), ([], False)])
+def test_sizes_that_are_known_only_while_the_network_runs(sizes: list[str | int | None] | None, expected: bool) -> None:
+    made = model()
+    made.graph.input[0].CopyFrom(helper.make_tensor_value_info("x", TensorProto.FLOAT, sizes))
+    assert GraphEditor(made).has_open_sizes == expected
+
+
 def test_a_node_is_asked_for_by_its_operator(editor: GraphEditor) -> None:
     assert editor.producer("a", "Relu", "Clip") == named(editor, "relu")
     assert editor.producer("a", "Neg") is None and editor.producer("x", "Relu") is None

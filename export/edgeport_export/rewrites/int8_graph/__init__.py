@@ -45,11 +45,9 @@ QDQ_PASSES = (
     drop_factors,
     integer_halves,
     float_linear,
-    split_linear,
-    biased_linear,
     quantized_rows,
     last_pairs,
     integer_shapes,
 )
-X86_PASSES = (batch_as_depth, width_branches)
+X86_PASSES = (batch_as_depth, width_branches, split_linear, biased_linear)
 GUARDS = (float_products,)

@@ -104,11 +104,12 @@ def test_one_kernel_adds_the_bias(apply: Apply, class_contract: Contract, tmp_pa
     [
         (Layer().graph((3, 5, 6)), ["layer"]),
         (Layer().graph(bias=np.ones((5, 4), np.float32)), ["layer"]),
+        (Layer().graph(("n", 4, 6), bias=np.ones((4, 1), np.float32)), ["layer"]),
         (Layer().graph(bias=np.ones(1, np.float32)), ["layer"]),
         (Layer().graph(read_twice=True), ["layer"]),
         (Layer().graph(), []),
     ],
-    ids=["no open size", "a bias for each position", "one number", "sums that are read elsewhere", "no product"],
+    ids=["no open size", "a bias for each position", "as many positions as outputs", "one number", "sums that are read elsewhere", "no product"],
 )
 def test_others_stay(apply: Apply, class_contract: Contract, model: onnx.ModelProto, products: list[str]) -> None:
     made, result = apply(biased_linear, model, class_contract, products=set(products))
