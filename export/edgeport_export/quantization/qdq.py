@@ -7,8 +7,8 @@ Static Q/DQ with int8 weights per channel. By rule:
    integers of two activations.
 2. Relu, Clip, MaxPool, Add and their like are quantized if every product that they follow is, because left in float they break the fusion of
    their neighbors. Before the first product (normalization) and after the network they stay float. So are the mean over a map, Sigmoid,
-   HardSigmoid, nearest upsampling, PReLU, and Mul by something computed (a gate). Mul by constants is not, because small ones would become zero,
-   nor is a Clip between limits on one side of zero.
+   HardSigmoid, nearest upsampling, PReLU, batch normalization, and Mul by something computed (a gate). Mul by constants is not, because small ones
+   would become zero, nor is a Clip between limits on one side of zero.
 3. The passes of `rewrites/int8_graph` give the integer kernels the shapes that they run fastest on; each says what it does and why.
 """
 
@@ -28,6 +28,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from edgeport_export.rewrites.graph import GraphEditor, Ranges
 from edgeport_export.rewrites.int8_graph import FOLLOWER_PASSES, GUARDS, QDQ_PASSES, SHAPING_PASSES, X86_PASSES
 from edgeport_export.rewrites.int8_graph.attention_product import attention_parts
+from edgeport_export.rewrites.int8_graph.batch_norm import has_integer_norm
 from edgeport_export.rewrites.int8_graph.context import Int8Context, run_passes
 from edgeport_export.rewrites.int8_graph.float_linear import float_followers
 from edgeport_export.rewrites.int8_graph.global_pool import is_global_pool
@@ -46,7 +47,10 @@ from .recovery.recovered_weights import NOTHING, Recovered, put_in_place
 from .targets import Target
 
 # Elementwise and pooling operators that fuse with a quantized neighbor; see rule 2.
-FOLLOWERS = ("Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool", "Add", "Concat", "LeakyRelu", "Mul", "Sigmoid", "HardSigmoid", "Resize", "PRelu")
+FOLLOWERS = (
+    *("Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool", "Add", "Concat", "LeakyRelu", "Mul", "Sigmoid", "HardSigmoid", "Resize"),
+    *("PRelu", "BatchNormalization"),
+)
 TWO_ACTIVATIONS = "a product of two activations, whose sums are as short as a head is wide: left as it is, unmeasured"
 
 
@@ -146,6 +150,7 @@ def _holds_zero(editor: GraphEditor, clip: onnx.NodeProto) -> bool:
 
 # Followers that have an integer form under a condition.
 CONDITIONS: Mapping[str, Callable[[GraphEditor, onnx.NodeProto], bool]] = {
+    "BatchNormalization": has_integer_norm,
     "Clip": _holds_zero,
     "HardSigmoid": has_integer_steps,
     "PRelu": has_integer_slopes,

@@ -1,15 +1,17 @@
 """Passes that let integer kernels run. One file each; a pass is called with a `GraphEditor` and an `Int8Context`.
 
 `SHAPING_PASSES`: before the quantizer, on the float graph; they give the products the shapes that are fast, and their new values ranges.
-`FOLLOWER_PASSES`: before the quantizer, for the operators that follow a product. `QDQ_PASSES`: after it, on the graph with its
+`FOLLOWER_PASSES`: after these, for the operators that follow a product, and for biases. `QDQ_PASSES`: after the quantizer, on the graph with its
 Q/DQ pairs. `X86_PASSES`: after these, for targets on which they were measured. `GUARDS`: last, against what onnxruntime would do to the graph.
 """
 
 from .attention_product import attention_product, keep_value_scales
 from .batch_as_depth import batch_as_depth
+from .batch_norm import batch_norm
 from .biased_linear import biased_linear
 from .channel_padding import channel_padding
 from .column_quads import column_quads
+from .empty_channels import empty_channels
 from .float_linear import float_linear
 from .float_products import float_products
 from .global_pool import global_pool
@@ -39,7 +41,7 @@ SHAPING_PASSES = (
     channel_padding,
     layout_ranges,
 )
-FOLLOWER_PASSES = (global_pool, nearest_upsampling, hard_sigmoid, prelu_steps)
+FOLLOWER_PASSES = (global_pool, nearest_upsampling, hard_sigmoid, prelu_steps, batch_norm, empty_channels)
 QDQ_PASSES = (
     keep_value_scales,
     drop_factors,
