@@ -102,11 +102,11 @@ def about(folder: Path, step: str) -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    from edgeport_export.bundle.environment import processor, versions
+    from report import packages
+
     from edgeport_export.quantization.label_changes import share_interval
 
-    packages = ", ".join(f"{name} {version}" for name, version in {**versions(), **rows[0]["peers"]}.items())
-    lines = ["# int8 on real weights", "", f"Written by `make bench-accuracy`. {processor()}, {rows[0]['threads']} threads; {packages}.", ""]
+    lines = ["# int8 on real weights", "", f"Written by `make bench-accuracy`. {packages(rows[0]['peers'])}.", ""]
     lines += [
         (__doc__ or "").split("\n\n")[1],
         "",
@@ -115,7 +115,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         fp32 = statistics.median(row["times"]["edgeport fp32"])
         lines += ["", f"## {row['name']}, {row['side']} px", ""]
-        lines += [f"{row['images']} photographs judged, batch {BATCH}, {row['threads']} threads.", ""]
+        lines += [f"{row['images']} photographs judged, batch {BATCH}, {row['threads']} threads, {row['processor']}.", ""]
         lines += ["| | agreement of top-1 (95 %) | SQNR dB | ms per batch | times fp32 | integer share |", "|---|---:|---:|---:|---:|---:|"]
         for label, found in row["found"].items():
             ms = statistics.median(row["times"][label])
@@ -130,6 +130,8 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     from real_weights import FACES, SIDES, UnavailableError, fetched_packages, fetched_photographs
+
+    from edgeport_export.bundle.environment import processor
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", default=[*SIDES, *FACES])
@@ -159,7 +161,8 @@ def main() -> None:
         expected = list(np.load(folder / "expected.npz").values())
         found = {label: compared(expected, list(np.load(entries[label][1]["every"]).values()), name in SIDES) for label in times}
         plans = {step: about(folder, step) for step in STEPS}
-        row = {"name": name, "side": {**SIDES, **FACES}[name], "threads": given.threads, "images": len(expected[0]), "peers": _peers(given.peers)}
+        made_on = {"threads": given.threads, "processor": processor(), "peers": _peers(given.peers)}
+        row = {"name": name, "side": {**SIDES, **FACES}[name], "images": len(expected[0]), **made_on}
         rows.append({**row, "times": times, "found": found, "plans": plans, "failed": failed})
         with given.results.open("a") as file:
             file.write(json.dumps(rows[-1]) + "\n")

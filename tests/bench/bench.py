@@ -207,6 +207,8 @@ def _peers(python: str) -> dict[str, str]:
 def main() -> None:
     from subjects import OF_TIMM, OTHERS, OWN
 
+    from edgeport_export.bundle.environment import processor
+
     parser = argparse.ArgumentParser()
     parser.add_argument("--only", nargs="*", default=[*OWN, *OTHERS, *OF_TIMM])
     parser.add_argument("--batch", nargs="*", type=int, default=sorted(BATCHES, reverse=True))
@@ -235,7 +237,7 @@ def main() -> None:
             distances = sqnr_db(entries, list(times))
             side = {**OWN, **OTHERS}.get(name, 224)
             counts = {"processes": len(next(iter(times.values()))) // given.rounds, "unsteady": unsteady}
-            about = {"name": name, "side": side, "batch": batch, "threads": given.threads, "peers": _peers(given.peers)}
+            about = {"name": name, "side": side, "batch": batch, "threads": given.threads, "processor": processor(), "peers": _peers(given.peers)}
             rows.append({**about, **counts, "times": times, "sqnr_db": distances, "failed": failed})
             with given.results.open("a") as file:
                 file.write(json.dumps(rows[-1]) + "\n")

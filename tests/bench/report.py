@@ -14,7 +14,7 @@ NORMAL = "edgeport, default latency"
 
 def table(rows: list[dict[str, Any]], method: str) -> str:
     """The results as Markdown: one table for each network and batch, and what follows from all of them. `method`: how they were measured."""
-    lines = ["# edgeport against its peers", "", f"Written by `make bench`. {about_machine(rows[0]['threads'], rows[0]['peers'])}", ""]
+    lines = ["# edgeport against its peers", "", f"Written by `make bench`. {packages(rows[0]['peers'])}.", ""]
     lines += method.splitlines()
     lines += ["", "![chart](bench.svg)", "", *summary(rows)]
     for row in rows:
@@ -23,6 +23,8 @@ def table(rows: list[dict[str, Any]], method: str) -> str:
         lines += [
             "",
             f"## {row['name']}, {row['side']}x{row['side']}, batch {row['batch']}",
+            "",
+            f"{row['processor']}, {row['threads']} threads.",
             "",
             "| engine | ms per call | times edgeport auto | spread of rounds | dB from fp32 |",
         ]
@@ -38,12 +40,18 @@ def table(rows: list[dict[str, Any]], method: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def about_machine(threads: int, peers: Mapping[str, str] | None = None) -> str:
-    """The processor and the packages, as a sentence. `peers`: packages of another environment, with their versions."""
-    from edgeport_export.bundle.environment import processor, versions
+def about_machine(threads: int) -> str:
+    """The processor and the packages, as a sentence."""
+    from edgeport_export.bundle.environment import processor
 
-    packages = ", ".join(f"{package} {version}" for package, version in {**versions(), **(peers or {})}.items())
-    return f"{processor()}, {threads} threads; {packages}."
+    return f"{processor()}, {threads} threads; {packages({})}."
+
+
+def packages(peers: Mapping[str, str]) -> str:
+    """What was measured, with versions. `peers`: packages of another environment."""
+    from edgeport_export.bundle.environment import versions
+
+    return ", ".join(f"{package} {version}" for package, version in {**versions(), **peers}.items())
 
 
 def _decibels(value: float | None) -> str:
@@ -54,8 +62,8 @@ def summary(rows: list[dict[str, Any]]) -> list[str]:
     """edgeport's auto against the best of each kind of peer."""
     lines = ["How many times as long as edgeport's `auto` the best of each kind takes:", ""]
     lines += [
-        "| network | batch | auto | its default latency | plain ORT fp32 | plain U8S8 | best of both | best PyTorch | OpenVINO + NNCF int8 |",
-        "|---|---:|---|---:|---:|---:|---:|---:|---:|",
+        "| network | batch | auto | its default latency | plain ORT fp32 | plain U8S8 | best of both | best PyTorch | OpenVINO + NNCF int8 | on |",
+        "|---|---:|---|---:|---:|---:|---:|---:|---:|---|",
     ]
     gains = {}
     for row in rows:
@@ -68,7 +76,7 @@ def summary(rows: list[dict[str, Any]]) -> list[str]:
         normal = median.get(NORMAL)
         shares = [normal, fp32, u8s8, min(fp32, u8s8), torch, nncf]
         cells = ["" if each is None else f"{each / auto:.2f}" for each in shares]
-        lines.append(f"| {row['name']} | {row['batch']} | {label.split('(')[1].rstrip(')')} | {' | '.join(cells)} |")
+        lines.append(f"| {row['name']} | {row['batch']} | {label.split('(')[1].rstrip(')')} | {' | '.join(cells)} | {row['processor']} |")
     own = [gain for (name, batch), gain in gains.items() if batch == 16 and name in ("resnet18", "generator", "attention", "cnn")]
     if len(own) == 4:
         logs = [math.log(gain) for gain in own]

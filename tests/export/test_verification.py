@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -24,11 +25,19 @@ def network_of_two_outputs() -> nn.Module:
     return Two()
 
 
-@pytest.fixture
-def made(checkpoint: Path, tmp_path: Path) -> tuple[Bundle, nn.Module]:
+@pytest.fixture(scope="module")
+def exported(checkpoint: Path, fix_latencies: Callable[[pytest.MonkeyPatch], None], tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = load_source(checkpoint)
     calibration, _ = load_examples("digits", source.contract)
-    return export_bundle(source.network, source.contract, tmp_path / "cnn", calibration=calibration), source.network
+    with pytest.MonkeyPatch.context() as patch:
+        fix_latencies(patch)
+        return export_bundle(source.network, source.contract, tmp_path_factory.mktemp("exported") / "cnn", calibration=calibration).folder
+
+
+@pytest.fixture
+def made(exported: Path, checkpoint: Path, tmp_path: Path) -> tuple[Bundle, nn.Module]:
+    """A copy, for a test to change, and the network."""
+    return Bundle(shutil.copytree(exported, tmp_path / "cnn")), load_source(checkpoint).network
 
 
 def test_a_sound_bundle_verifies_and_a_changed_network_does_not(made: tuple[Bundle, nn.Module]) -> None:

@@ -1,8 +1,12 @@
+import io
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +19,22 @@ from edgeport_runtime import Bundle, BundleError, load
 pytestmark = pytest.mark.usefixtures("fixed_latencies")
 
 
-@pytest.fixture
-def bundle(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
-    command = ["export", "cnn", "--checkpoint", str(checkpoint), "--calibration", "digits", "--batch", "4", "--out", str(tmp_path / "cnn")]
-    assert main(command) == 0
-    text = capsys.readouterr().out
+@pytest.fixture(scope="module")
+def exported(checkpoint: Path, fix_latencies: Callable[[pytest.MonkeyPatch], None], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("exported") / "cnn"
+    command = ["export", "cnn", "--checkpoint", str(checkpoint), "--calibration", "digits", "--batch", "4", "--out", str(out)]
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as written:
+        fix_latencies(patch)
+        assert main(command) == 0
     for words in ("PyTorch", "fp32", "int8", "labels changed", "fp32 agrees with PyTorch at 1", "auto: int8, because int8 is "):
-        assert words in text
-    return tmp_path / "cnn"
+        assert words in written.getvalue()
+    return out
+
+
+@pytest.fixture
+def bundle(exported: Path, tmp_path: Path) -> Path:
+    """A copy, for a test to change."""
+    return shutil.copytree(exported, tmp_path / "cnn")
 
 
 def test_train_export_verify_predict(bundle: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
