@@ -2,8 +2,9 @@
 
 Calibrated with crops of one half of the photographs, judged on crops of the other half, against PyTorch in float32. EfficientNet-Lite0, 1 and 2 have
 ImageNet's weights; the photographs are not ImageNet's, and PyTorch itself is often unsure, so agreement is a hard measure. MTCNN's three networks
-look for faces. Peers: plain `quantize_static` with U8 activations and S8 weights per channel; OpenVINO + NNCF with its defaults, with accurate bias
-correction, and with its preset for mixed ranges. edgeport's rows are the steps of its recovery; `int8` is what a bundle made without options gets.
+look for faces; behind each of their convolutions is a PReLU, which OpenVINO joins with it and onnxruntime has no kernel for. Peers: plain
+`quantize_static` with U8 activations and S8 weights per channel; OpenVINO + NNCF with its defaults, with accurate bias correction, and with its
+preset for mixed ranges. edgeport's rows are the steps of its recovery; `int8` is what a bundle made without options gets.
 
     python tests/bench/accuracy.py [--only NAME …] [--peers .venv-peers/bin/python] [--folder FOLDER] [--results FILE] [--table FILE]
 """
@@ -110,7 +111,8 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines += [
         (__doc__ or "").split("\n\n")[1],
         "",
-        "`nearest` rounds each weight to its nearest step and has everything in integers; `thorough` is `--recover thorough`.",
+        "`nearest` rounds each weight to its nearest step and accepts any distance, so it is integer wherever that was faster; `thorough` is",
+        "`--recover thorough`. Where int8 is not taken, its rows are what was refused.",
     ]
     for row in rows:
         fp32 = statistics.median(row["times"]["edgeport fp32"])

@@ -98,6 +98,29 @@ def test_the_measurement_that_counts_brings_its_split_batches_along(measured: Ca
     assert found == Selection(precision="fp32", reason=found.reason) and "it is 0.50 times as fast as fp32 at batch 8" in found.reason
 
 
+@pytest.mark.parametrize(
+    ("attempts", "used", "speedup"),
+    [
+        ([(1.12, 1.0), (1.0, 1.05), (1.01, 1.03)], 3, 1.0),  # int8 had the better process
+        ([(1.2, 1.0), (1.2, 1.1), (1.25, 1.05)], 3, 1.2),
+        ([(1.0, 1.1), (1.3, 1.0), (1.2, 0.9)], 3, 1.11),  # fp32 had it
+        ([(2.0, 1.6), (1.0, 1.6)], 1, 1.25),
+        ([(1.5, 1.3), (1.6, 1.1)], 2, 1.36),
+    ],
+)
+def test_a_narrow_win_is_measured_again_as_a_loss_is(
+    measured: Callable[..., MeasuredVariant], attempts: list[tuple[float, float]], used: int, speedup: float
+) -> None:
+    left = list(attempts)
+
+    def latencies(_: object, *, batch: int, **__: object) -> dict[str, LatencyStats]:
+        return stats(dict(zip(("fp32", "int8"), left.pop(0) if batch > 1 else (2.0, 1.0), strict=True)))
+
+    found = selection(measured(latencies))
+    assert len(attempts) - len(left) == used
+    assert f"it is {speedup:.2f} times" in found.reason or f"int8 is {speedup:.2f} times" in found.reason
+
+
 def test_one_slow_process_decides_nothing(measured: Callable[..., MeasuredVariant]) -> None:
     alone = iter([(2.0, 3.0), (1.5, 1.0)])  # int8 lost on one image, and then did not
 
